@@ -1,0 +1,194 @@
+"""The homotopic layer f_eq + gamma f_neq, and the projection of what is built from it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jaxtyping import Array, Float
+
+GAMMA = "gamma"
+"""Name of the variable collection that holds gamma, and of the variable in it."""
+RELAXATION = "relaxation"
+"""Name of the submodule that computes f_neq; reserved for it in parameter trees."""
+
+Variables = Mapping[str, Any]
+
+_MEAN_SQUARE_FLOOR = 1e-12
+
+
+class Homotopic(nn.Module):
+  """Adds a non-equivariant branch, weighted by a trained gamma, to an equivariant map.
+
+  .. math:: y = f_{eq}(x) + \\gamma f_{neq}(x)
+
+  The module takes the *output* of the equivariant map and its input. It adds the branch if the
+  collection `gamma` is passed to `apply` (or is being initialised), and otherwise returns
+  `y_eq` untouched, without computing or creating anything: the strict model is the relaxed one
+  without the `gamma` collection.
+
+  Attributes:
+    branch: Constructor of f_neq, called as `branch(features=..., name=...)`; any Linen module
+      that maps [..., in] to [..., features], such as `flax.linen.Dense` or those of
+      `ace_jax.relaxations`. Not a module instance: its parameters would live elsewhere.
+    scale: "free" is f_neq as it stands. "fixed" divides f_neq by its root mean square over
+      batch and features (a running value where `batch_stats` is not mutable), so that gammas
+      and multipliers of different layers can be compared and a bound on gamma binds.
+    axis_name: Mapped axis over which the root mean square is averaged, if any.
+    gamma_shape: Shape of gamma: () for one number a layer, (features,) for one a channel.
+    initial_gamma: Initial value of every entry of gamma.
+    momentum: Decay of the running mean square of a "fixed" branch.
+
+  Reference: Manolache et al., "Learning (Approximately) Equivariant Networks via Constrained
+  Optimization", NeurIPS 2025, Eq. (1).
+  """
+
+  branch: Callable[..., nn.Module]
+  scale: str = "free"
+  axis_name: str | None = None
+  gamma_shape: tuple[int, ...] = ()
+  initial_gamma: float = 1.0
+  momentum: float = 0.99
+
+  @nn.compact
+  def __call__(self, y_eq: Any, x: Any, *args, **kwargs) -> Any:
+    """Returns f_eq(x) + gamma f_neq(x), or `y_eq` itself for a projection.
+
+    Args:
+      y_eq: Output of the equivariant map: an array [..., out], or an e3nn `IrrepsArray`.
+      x: What f_neq sees, an array [..., in] or an `IrrepsArray`; its leading axes are y_eq's.
+      *args: Passed on to the branch after x.
+      **kwargs: Passed on to the branch.
+
+    Returns:
+      The same type and shape as `y_eq`.
+
+    Raises:
+      ValueError: scale is neither "free" nor "fixed", or the branch returns another shape.
+    """
+    if self.scale not in ("free", "fixed"):
+      raise ValueError(f"Homotopic.scale is {self.scale!r}; it must be 'free' or 'fixed'.")
+    if not self._is_relaxed():
+      return y_eq
+    gamma = self.variable(
+      GAMMA, GAMMA, lambda: jnp.full(self.gamma_shape, self.initial_gamma, jnp.float32)
+    ).value
+    flat_y, flat_x = _flat(y_eq), _flat(x)
+    f_neq = self.branch(features=flat_y.shape[-1], name=RELAXATION)(flat_x, *args, **kwargs)
+    if f_neq.shape != flat_y.shape:
+      raise ValueError(
+        f"{'/'.join(self.path)}: the branch returned shape {f_neq.shape} where the equivariant "
+        f"map has {flat_y.shape}."
+      )
+    if self.scale == "fixed":
+      f_neq = f_neq * jax.lax.rsqrt(self._mean_square(f_neq) + _MEAN_SQUARE_FLOOR)
+    self.sow("intermediates", "input", flat_x)
+    self.sow("intermediates", "equivariant", flat_y)
+    self.sow("intermediates", "non_equivariant", f_neq)
+    y = flat_y + gamma.astype(flat_y.dtype) * f_neq
+    return type(y_eq)(y_eq.irreps, y) if hasattr(y_eq, "irreps") else y
+
+  def _is_relaxed(self) -> bool:
+    # The second test alone would relax every `apply` with a broad `mutable`.
+    initialising = self.is_initializing() and self.is_mutable_collection(GAMMA)
+    return self.has_variable(GAMMA, GAMMA) or initialising
+
+  def _mean_square(self, f_neq: Float[Array, "... features"]) -> Float[Array, ""]:
+    running = self.variable("batch_stats", "mean_square", lambda: jnp.mean(jnp.square(f_neq)))
+    if self.is_initializing() or not self.is_mutable_collection("batch_stats"):
+      return running.value
+    mean_square = jnp.mean(jnp.square(f_neq))
+    if self.axis_name is not None:
+      mean_square = jax.lax.pmean(mean_square, self.axis_name)
+    decayed = self.momentum * running.value + (1 - self.momentum) * mean_square
+    running.value = jax.lax.stop_gradient(decayed)
+    return mean_square
+
+
+def _flat(x: Any) -> Float[Array, "... features"]:
+  return x.array if hasattr(x, "irreps") else x
+
+
+def split(variables: Variables) -> tuple[Any, Any, dict[str, Any]]:
+  """Splits what `model.init` returns into (theta, gamma, model_state).
+
+  Args:
+    variables: Variable collections; `gamma` may be missing (a strict model).
+
+  Returns:
+    theta: The collection `params`.
+    gamma: The collection `gamma`, {} for a strict model.
+    model_state: All other collections (`batch_stats`, ...), by name.
+  """
+  rest = {k: v for k, v in variables.items() if k not in ("params", GAMMA, "intermediates")}
+  return variables["params"], variables.get(GAMMA, {}), rest
+
+
+def merge(theta: Any, gamma: Any, model_state: Variables | None = None) -> dict[str, Any]:
+  """Inverse of `split`; an empty gamma gives the variables of the projection."""
+  variables = {"params": theta, **(model_state or {})}
+  return {**variables, GAMMA: gamma} if gamma else variables
+
+
+def project(variables: Variables) -> dict[str, Any]:
+  """Returns the variables of the projection f_{theta,0}: all but the collection `gamma`."""
+  return {k: v for k, v in variables.items() if k != GAMMA}
+
+
+def prune(variables: Variables) -> dict[str, Any]:
+  """Returns the variables of the plain strict model: no gamma, no parameters of any f_neq.
+
+  The result has exactly the tree that `strict(model.init)` gives, and computes f_{theta,0}.
+
+  Args:
+    variables: Variables of a relaxed model; every subtree named `relaxation`, and the running
+      scale of `Homotopic`, is dropped from every collection.
+  """
+  kept = {}
+  for collection, tree in project(variables).items():
+    leaves = traverse_util.flatten_dict(tree)
+    leaves = {path: leaf for path, leaf in leaves.items() if not _of_relaxation(path)}
+    if leaves:
+      kept[collection] = traverse_util.unflatten_dict(leaves)
+  return kept
+
+
+def _of_relaxation(path: tuple[str, ...]) -> bool:
+  return RELAXATION in path or path[-1] == "mean_square"
+
+
+def strict(init: Callable[..., Any]) -> Callable[..., Any]:
+  """Turns `model.init` into one that creates the plain equivariant model, without f_neq.
+
+  Example: `variables = strict(model.init)(key, x)`; shared parameters get the values that
+  `model.init(key, x)` gives them, bit for bit.
+  """
+  hidden = nn.DenyList((GAMMA, "intermediates"))  # pyright: ignore[reportCallIssue]
+
+  def strict_init(*args, **kwargs):
+    return init(*args, **kwargs, mutable=hidden)
+
+  return strict_init
+
+
+def names(gamma: Any) -> list[str]:
+  """Returns the name of every homotopic layer, "layers_2/update_1", in the order of tree leaves.
+
+  Args:
+    gamma: The collection `gamma`, or a tree of the same structure (multipliers, slack).
+  """
+  paths, _ = jax.tree_util.tree_flatten_with_path(gamma)
+  return [_name(path) for path, _ in paths]
+
+
+def by_name(gamma: Any) -> dict[str, Array]:
+  """Returns {name of the homotopic layer: leaf} for the collection `gamma` or a tree like it."""
+  paths, _ = jax.tree_util.tree_flatten_with_path(gamma)
+  return {_name(path): leaf for path, leaf in paths}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  parts = [str(entry.key) for entry in path]
+  return "/".join(parts[:-1]) or parts[-1]

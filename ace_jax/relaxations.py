@@ -1,0 +1,155 @@
+"""Non-equivariant branches f_neq on flat features, to be given to `Homotopic`.
+
+Each module maps [..., in] to [..., features] and knows nothing of the group. The shapes that the
+branch needs beyond `features` default to those of its input, so that the class itself is a valid
+constructor: `Homotopic(MLP)(y_eq, x)`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+gelu: Callable[[Array], Array] = partial(jax.nn.gelu, approximate=False)
+"""The exact GELU, x Phi(x) (Flax's default is the tanh approximation)."""
+
+# PyTorch's default initialisation of a linear layer: both weight and bias uniform within
+# +-1 / sqrt(inputs). The published relaxations start from it.
+_torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_dense(features: int, inputs: int, *, name: str | None = None) -> nn.Dense:
+  """A dense layer whose weights and biases start uniform within +-1 / sqrt(inputs).
+
+  Args:
+    features: Number of outputs.
+    inputs: Number of inputs (the bias initialiser needs it).
+    name: Name of the submodule.
+  """
+
+  def bias_init(key, shape, dtype=jnp.float32):
+    bound = 1 / jnp.sqrt(inputs)
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return nn.Dense(features, kernel_init=_torch_kernel, bias_init=bias_init, name=name)
+
+
+class Linear(nn.Module):
+  """f_neq(x) = x W, without bias.
+
+  Attributes:
+    features: Number of outputs.
+    kernel_init: Initialiser of W.
+
+  Reference: Pertigkiozoglou et al., "Improving Equivariant Model Training via Constraint
+  Relaxation", NeurIPS 2024.
+  """
+
+  features: int
+  kernel_init: nn.initializers.Initializer = _torch_kernel
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... features"]:
+    return nn.Dense(self.features, use_bias=False, kernel_init=self.kernel_init, name="linear")(x)
+
+
+class MLP(nn.Module):
+  """A perceptron, f_neq(x) = W_n act(... act(W_1 x + b_1) ...) + b_n.
+
+  Attributes:
+    features: Number of outputs.
+    hidden: Widths of the hidden layers; by default (2 features, features).
+    activation: Between layers; exact GELU by default.
+  """
+
+  features: int
+  hidden: tuple[int, ...] | None = None
+  activation: Callable[[Array], Array] = gelu
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... features"]:
+    hidden = (2 * self.features, self.features) if self.hidden is None else self.hidden
+    for i, width in enumerate(hidden):
+      x = self.activation(torch_dense(width, x.shape[-1], name=f"linear_{i}")(x))
+    return torch_dense(self.features, x.shape[-1], name=f"linear_{len(hidden)}")(x)
+
+
+class SpectralMLP(nn.Module):
+  """A perceptron whose weights are divided by their largest singular value.
+
+  With a 1-Lipschitz activation, N = bound^n is a Lipschitz constant of the branch with n linear
+  layers. The singular value is computed by power iteration on W^T W from a fixed start vector
+  and differentiated through: no state, so evaluation and training see the same function.
+
+  Attributes:
+    features: Number of outputs.
+    hidden: Widths of the hidden layers; by default (2 features, features).
+    bound: Spectral norm of every weight.
+    iterations: Power iterations for each weight.
+    activation: Between layers; SiLU is 1.1-Lipschitz, ReLU and tanh are 1-Lipschitz.
+
+  Reference: Miyato et al., "Spectral Normalization for Generative Adversarial Networks",
+  ICLR 2018, Eq. (8).
+  """
+
+  features: int
+  hidden: tuple[int, ...] | None = None
+  bound: float = 1.0
+  iterations: int = 8
+  activation: Callable[[Array], Array] = jnp.tanh
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... features"]:
+    hidden = (2 * self.features, self.features) if self.hidden is None else self.hidden
+    widths = (*hidden, self.features)
+    for i, width in enumerate(widths):
+      kernel = self.param(f"kernel_{i}", _torch_kernel, (x.shape[-1], width))
+      bias = self.param(f"bias_{i}", nn.initializers.zeros, (width,))
+      x = x @ (kernel * (self.bound / spectral_norm(kernel, self.iterations))) + bias
+      if i + 1 < len(widths):
+        x = self.activation(x)
+    return x
+
+
+class LowRank(nn.Module):
+  """f_neq(x) = x A B with A [in, rank] and B [rank, features]: few parameters, no bias.
+
+  Attributes:
+    features: Number of outputs.
+    rank: Inner dimension.
+  """
+
+  features: int
+  rank: int = 4
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... features"]:
+    down = nn.Dense(self.rank, use_bias=False, kernel_init=_torch_kernel, name="down")
+    up = nn.Dense(self.features, use_bias=False, kernel_init=_torch_kernel, name="up")
+    return up(down(x))
+
+
+def spectral_norm(kernel: Float[Array, "inputs outputs"], iterations: int) -> Float[Array, ""]:
+  """Estimates the largest singular value of a matrix by power iteration.
+
+  The estimate is never above the true value: v = W^T W v / norm(...), sigma = norm(W v). The
+  iterates are constants of the gradient (Miyato et al., 2018, Sec. 2.1), which is u^T dW v.
+
+  Args:
+    kernel: The matrix W.
+    iterations: Number of iterations.
+  """
+  frozen = jax.lax.stop_gradient(kernel)
+  # A fixed pseudo-random start is orthogonal to the top singular vector with probability 0.
+  v = jax.random.normal(jax.random.key(0), (kernel.shape[1],), kernel.dtype)
+
+  def iterate(v, _):
+    v = frozen.T @ (frozen @ v)
+    return v / (jnp.linalg.norm(v) + 1e-12), None
+
+  v, _ = jax.lax.scan(iterate, v / jnp.linalg.norm(v), length=iterations)
+  u = frozen @ v
+  return (u / (jnp.linalg.norm(u) + 1e-12)) @ kernel @ v
