@@ -1,0 +1,46 @@
+"""Learning (approximately) equivariant networks by constrained optimization.
+
+Source: Manolache, Chamon, Niepert, "Learning (Approximately) Equivariant Networks via Constrained
+Optimization", NeurIPS 2025, arXiv:2505.13631.
+"""
+
+from ace_jax.constraints import (
+  Equality,
+  Formulation,
+  Inequality,
+  OneSided,
+  Resilient,
+  Ridge,
+  Unconstrained,
+)
+from ace_jax.errors import AceError
+from ace_jax.fitting import Fit, fit
+from ace_jax.homotopy import Homotopic, project, prune, strict
+from ace_jax.primal_dual import apply_gradients, gradients, primal_dual_step
+from ace_jax.state import AceState, Primal
+from ace_jax.task import Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+  "AceError",
+  "AceState",
+  "Equality",
+  "Fit",
+  "Formulation",
+  "Homotopic",
+  "Inequality",
+  "OneSided",
+  "Primal",
+  "Resilient",
+  "Ridge",
+  "Task",
+  "Unconstrained",
+  "apply_gradients",
+  "fit",
+  "gradients",
+  "primal_dual_step",
+  "project",
+  "prune",
+  "strict",
+]

@@ -1,0 +1,146 @@
+"""Checkpoints: written by Orbax, sealed by a manifest of checksums, verified before they are read.
+
+A folder holds the newest few, `checkpoints/000120/` after 120 epochs: `state/` is Orbax's, and
+`manifest.json`, written last, lists the sha256 of every file in it. A folder without a manifest
+is a save that was cut short. Orbax itself restores flipped bits without a word, hence the sums.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from flax import serialization, traverse_util
+
+from ace_jax import history
+from ace_jax.errors import CheckpointError
+from ace_jax.state import AceState
+
+_MANIFEST = "manifest.json"
+
+
+def save(folder: Path, state: AceState, keep: int = 3) -> Path:
+  """Saves a state; older checkpoints are removed only after it is complete.
+
+  Args:
+    folder: Holds the checkpoints of one run; made if missing.
+    state: What to save, all of it.
+    keep: How many to keep, this one included.
+
+  Returns:
+    The new checkpoint's folder, named by the number of epochs done.
+
+  Raises:
+    CheckpointError: the disk is full or read-only, say; what was saved before is untouched.
+  """
+  place = folder.absolute() / f"{int(state.epoch):06d}"
+  try:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / _MANIFEST).unlink(missing_ok=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(place / "state", _arrays(state), force=True)
+      checkpointer.wait_until_finished()
+    manifest = {"epoch": int(state.epoch), "step": int(state.step), "sha256": _sums(place)}
+    history.write_json(place / _MANIFEST, manifest)
+  except (OSError, ValueError, RuntimeError) as error:
+    raise CheckpointError(
+      f"cannot write checkpoint {place}: {_first_line(error)}; free or change the disk, then "
+      "resume: earlier checkpoints are untouched."
+    ) from error
+  for old in _sealed(folder)[keep:]:
+    shutil.rmtree(old, ignore_errors=True)
+  return place
+
+
+def restore(folder: Path, state: AceState) -> AceState:
+  """Restores the newest checkpoint that is whole, falling back from damaged ones.
+
+  Args:
+    folder: Holds the checkpoints of one run.
+    state: A state of the same structure, such as a fresh one.
+
+  Returns:
+    The saved state. Each damaged checkpoint met on the way is named in a warning.
+
+  Raises:
+    CheckpointError: no checkpoint is whole, or it belongs to another model or formulation.
+  """
+  for place in sorted((p for p in folder.glob("[0-9]*") if p.is_dir()), reverse=True):
+    damage = _damage(place)
+    if damage:
+      logging.warning("checkpoint %s; falling back to the one before it.", damage)
+      continue
+    return _load(place, state)
+  raise CheckpointError(
+    f"{folder} holds no whole checkpoint; start afresh with another workdir, or remove this one."
+  )
+
+
+def exists(folder: Path) -> bool:
+  """Whether a folder holds a checkpoint that was completed (and perhaps damaged since)."""
+  return bool(_sealed(folder))
+
+
+def newest(folder: Path) -> Path:
+  """Returns the newest completed checkpoint of a folder that has one."""
+  return _sealed(folder)[0]
+
+
+def _sealed(folder: Path) -> list[Path]:
+  return sorted((path.parent for path in folder.glob(f"[0-9]*/{_MANIFEST}")), reverse=True)
+
+
+def _load(place: Path, state: AceState) -> AceState:
+  target = _arrays(state)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      saved = checkpointer.restore(place.absolute() / "state", target)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(
+      f"checkpoint {place} does not fit this model and constraint: {_first_line(error)}"
+    ) from error
+  # Empty containers are not stored; they come back from the given state.
+  flat = traverse_util.flatten_dict(serialization.to_state_dict(state), keep_empty_nodes=True)
+  flat |= traverse_util.flatten_dict(saved)
+  return serialization.from_state_dict(state, traverse_util.unflatten_dict(flat))
+
+
+def _arrays(state: AceState) -> Any:
+  flat = traverse_util.flatten_dict(serialization.to_state_dict(state))
+  return traverse_util.unflatten_dict({k: v for k, v in flat.items() if _is_array(v)})
+
+
+def _is_array(leaf: Any) -> bool:
+  return bool(jax.tree.leaves(leaf))
+
+
+def _sums(place: Path) -> dict[str, str]:
+  files = sorted(path for path in (place / "state").rglob("*") if path.is_file())
+  return {
+    str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+  }
+
+
+def _damage(place: Path) -> str:
+  """Returns what is wrong with a checkpoint, "" if nothing."""
+  try:
+    manifest = json.loads((place / _MANIFEST).read_text())["sha256"]
+  except FileNotFoundError:
+    return f"{place} is incomplete (it has no {_MANIFEST})"
+  except (OSError, ValueError, KeyError, TypeError):
+    return f"{place / _MANIFEST} is damaged"
+  found = _sums(place)
+  for name, digest in manifest.items():
+    if name not in found:
+      return f"{place / name} is missing"
+    if found[name] != digest:
+      return f"{place / name} is damaged (its sha256 is not the manifest's)"
+  return ""
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,246 @@
+"""The constrained problems on gamma, each a pytree of its constants and a few pure functions.
+
+=============  ======================================  ==================  ==================
+formulation    problem                                 violation v         domains
+=============  ======================================  ==================  ==================
+Unconstrained  min loss                                none
+Equality       min loss, gamma = 0                     gamma               lambda real
+Inequality     min loss, abs(gamma) <= eps             abs(gamma) - eps    lambda >= 0
+Resilient      min loss + rho/2 norm(u)^2,             abs(gamma) - u      lambda >= 0, u >= 0
+               abs(gamma) <= u
+OneSided       min loss, gamma <= 0                    gamma               lambda >= 0
+Ridge          min loss + rho/2 norm(gamma)^2          none
+=============  ======================================  ==================  ==================
+
+Every entry of every gamma is one constraint. Reference: Manolache et al., NeurIPS 2025 (equality
+and resilient); Hounie et al., "Resilient Constrained Learning", NeurIPS 2023 (slack).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ace_jax import homotopy
+from ace_jax.state import Primal
+from ace_jax.task import Batch, Task
+
+Scalar = Float[Array, ""]
+
+
+class Terms(NamedTuple):
+  """What a formulation contributes to the Lagrangian at one point.
+
+  Attributes:
+    loss: Mean training loss of the batch.
+    cost: What the formulation adds to it, such as rho/2 norm(u)^2.
+    violation: v, a tree like the multipliers; drives them, and is weighted by them.
+    model_state: New `batch_stats` and the like.
+    aux: Anything that the formulation's own `update` needs.
+  """
+
+  loss: Scalar
+  cost: Scalar
+  violation: Any
+  model_state: dict[str, Any]
+  aux: Any = None
+
+
+@struct.dataclass
+class Formulation:
+  """Base of all formulations: the unconstrained problem.
+
+  A training rule is written by overriding what differs. Leaves (rho, epsilon, ...) are arrays or
+  floats, so that they can be mapped over; nothing here is mutated.
+
+  Attributes:
+    augmented: c of the augmented Lagrangian; 0 is the plain one.
+  """
+
+  augmented: float | Scalar = 0.0
+
+  def init_slack(self, gamma: Any) -> Any:
+    """Returns u at the start: {} where the problem has none."""
+    del gamma
+    return {}
+
+  def init_multipliers(self, gamma: Any) -> Any:
+    """Returns lambda at the start: {} where the problem has no constraint."""
+    del gamma
+    return {}
+
+  def init_state(self, gamma: Any) -> Any:
+    """Returns the formulation's own state, carried from step to step."""
+    del gamma
+    return {}
+
+  def violation(self, primal: Primal) -> Any:
+    """Returns v(gamma, u), a tree like the multipliers."""
+    del primal
+    return {}
+
+  def cost(self, primal: Primal) -> Scalar:
+    """Returns what is added to the loss."""
+    del primal
+    return jnp.zeros(())
+
+  def excess(self, violation: Any) -> Any:
+    """Returns what the augmented term squares: v, or [v]_+ for inequalities."""
+    return violation
+
+  def terms(
+    self,
+    task: Task,
+    primal: Primal,
+    model_state: dict[str, Any],
+    batch: Batch,
+    key: PRNGKeyArray,
+    own_state: Any,
+  ) -> Terms:
+    """Evaluates loss, cost and violation on a batch.
+
+    Args:
+      task: The model and its loss.
+      primal: The point (theta, gamma, slack).
+      model_state: `batch_stats` and the like.
+      batch: The samples of this device.
+      key: Drives whatever is random in the model or the formulation.
+      own_state: What `init_state` and `update` returned.
+    """
+    del own_state
+    variables = homotopy.merge(primal.theta, primal.gamma, model_state)
+    prediction, model_state = task.apply(variables, batch, key)
+    loss = jnp.mean(task.loss(prediction, batch))
+    return Terms(loss, self.cost(primal), self.violation(primal), model_state)
+
+  def update(
+    self, primal: Primal, multipliers: Any, own_state: Any, aux: Any, step: Array
+  ) -> tuple[Primal, Any, Any]:
+    """Has the last word on a step, after the optimizers moved every block: the projections.
+
+    Args:
+      primal: (theta, gamma, slack) after the descent step.
+      multipliers: lambda after the ascent step.
+      own_state: The formulation's own state.
+      aux: `Terms.aux` of this step.
+      step: Number of steps done before this one.
+
+    Returns:
+      (primal, multipliers, own_state) after projection.
+    """
+    del aux, step
+    return primal, multipliers, own_state
+
+
+@struct.dataclass
+class Unconstrained(Formulation):
+  """min loss: the relaxed model (or, without gamma, the plain one) without a constraint."""
+
+
+@struct.dataclass
+class Equality(Formulation):
+  """min loss subject to gamma = 0; violation gamma, multipliers of either sign."""
+
+  def init_multipliers(self, gamma):
+    return _zeros_like(gamma)
+
+  def violation(self, primal):
+    return primal.gamma
+
+
+@struct.dataclass
+class _OneSidedMultipliers(Formulation):
+  """Inequality constraints v <= 0: multipliers are projected to lambda >= 0."""
+
+  def init_multipliers(self, gamma):
+    return _zeros_like(gamma)
+
+  def excess(self, violation):
+    return _positive(violation)
+
+  def update(self, primal, multipliers, own_state, aux, step):
+    return primal, _positive(multipliers), own_state
+
+
+@struct.dataclass
+class Inequality(_OneSidedMultipliers):
+  """min loss subject to abs(gamma) <= epsilon.
+
+  Attributes:
+    epsilon: Largest admitted absolute value. Binds only where the scale of f_neq is fixed.
+  """
+
+  epsilon: float | Scalar = 0.1
+
+  def violation(self, primal):
+    return jax.tree.map(lambda gamma: magnitude(gamma) - self.epsilon, primal.gamma)
+
+
+@struct.dataclass
+class Resilient(_OneSidedMultipliers):
+  """min loss + rho/2 norm(u)^2 subject to abs(gamma) <= u, with a learned slack u >= 0.
+
+  Attributes:
+    rho: Price of slack; at a stationary point u = lambda / rho.
+
+  Reference: Hounie, Ribeiro, Chamon, "Resilient Constrained Learning", NeurIPS 2023.
+  """
+
+  rho: float | Scalar = 1.0
+
+  def init_slack(self, gamma):
+    return _zeros_like(gamma)
+
+  def violation(self, primal):
+    return jax.tree.map(lambda gamma, u: magnitude(gamma) - u, primal.gamma, primal.slack)
+
+  def cost(self, primal):
+    return 0.5 * self.rho * _squared_norm(primal.slack)
+
+  def update(self, primal, multipliers, own_state, aux, step):
+    return primal._replace(slack=_positive(primal.slack)), _positive(multipliers), own_state
+
+
+@struct.dataclass
+class OneSided(_OneSidedMultipliers):
+  """min loss subject to gamma <= 0, what the published motion-capture code solves.
+
+  The sign of f_neq is free, so this constrains next to nothing once gamma has crossed 0; it is
+  here to understand the published numbers.
+  """
+
+  def violation(self, primal):
+    return primal.gamma
+
+
+@struct.dataclass
+class Ridge(Formulation):
+  """min loss + rho/2 norm(gamma)^2: where `Resilient` ends, without its path and multipliers.
+
+  Attributes:
+    rho: Weight of the penalty.
+  """
+
+  rho: float | Scalar = 1.0
+
+  def cost(self, primal):
+    return 0.5 * self.rho * _squared_norm(primal.gamma)
+
+
+def magnitude(gamma: Float[Array, "..."]) -> Float[Array, "..."]:
+  """Returns abs(gamma), with sign(gamma) for its gradient: 0 at 0."""
+  return gamma * jax.lax.stop_gradient(jnp.sign(gamma))
+
+
+def _zeros_like(tree: Any) -> Any:
+  return jax.tree.map(jnp.zeros_like, tree)
+
+
+def _positive(tree: Any) -> Any:
+  return jax.tree.map(lambda x: jnp.maximum(x, 0), tree)
+
+
+def _squared_norm(tree: Any) -> Scalar:
+  return sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), jnp.zeros(()))

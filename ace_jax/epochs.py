@@ -1,0 +1,141 @@
+"""An epoch of training and an evaluation, each as one device program."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from ace_jax import parallel, primal_dual, task
+from ace_jax.state import AceState, Best
+from ace_jax.task import Batch
+
+
+def compile_epoch(mesh: Mesh, batch_size: int):
+  """Compiles `epoch(state, data) -> (state, outputs)`; the state is donated.
+
+  All steps of an epoch are one `lax.scan`. The order is one permutation of all samples, a
+  function of the run's key and the epoch alone; the last incomplete batch is dropped. A state
+  that is not active comes back as it was.
+
+  Args:
+    mesh: Devices; they share every batch.
+    batch_size: Samples in a batch, over all devices.
+
+  Returns:
+    The compiled function; its outputs are a `StepOutput` with a leading axis of steps.
+
+  Raises:
+    ConfigurationError: the batch does not divide over the devices.
+  """
+  parallel.check_divides(batch_size, mesh)
+  devices = mesh.shape[parallel.DATA]
+
+  def epoch(state: AceState, data: Batch):
+    samples = task.size(data)
+    steps = samples // batch_size
+    key = jax.random.fold_in(state.stream(primal_dual.ORDER_STREAM), state.epoch)
+    order = jax.random.permutation(key, samples)[: steps * batch_size]
+    order = order.reshape(steps, devices, batch_size // devices)
+    order = order[:, jax.lax.axis_index(parallel.DATA)]
+
+    def step(state, index):
+      batch = task.take(data, index)
+      return primal_dual.primal_dual_step(state, batch, parallel.DATA)
+
+    trained, outputs = jax.lax.scan(step, state, order)
+    trained = trained.replace(epoch=state.epoch + 1)
+    keep = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), trained, state)
+    return keep, outputs
+
+  return parallel.on_mesh(epoch, mesh, donate_argnums=(0,))
+
+
+def compile_evaluation(mesh: Mesh, batch_size: int, patience: int | None = None):
+  """Compiles `evaluate(state, data) -> (state, errors)`; the state is donated.
+
+  Evaluates every predictor on all samples, keeps for each the variables of its lowest error,
+  and makes the state inactive once every predictor has stalled for `patience` evaluations.
+
+  Args:
+    mesh: Devices; they share the samples.
+    batch_size: Samples evaluated at once, over all devices (at most; does not change results).
+    patience: Evaluations without improvement that are waited for; None never stops.
+  """
+  measure = _mean_error(mesh, batch_size)
+
+  def evaluate(state: AceState, data: Batch):
+    theta, model_state = state.primal.theta, state.model_state
+    errors, best = {}, {}
+    for name, gamma in state.predictors().items():
+      errors[name] = measure(state, theta, gamma, model_state, data)
+      best[name] = _better(state.best[name], errors[name], state, gamma)
+    active = state.active
+    if patience is not None:
+      going = [b.stalled < patience for b in best.values()]
+      active = active & jnp.any(jnp.stack(going))
+    kept = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), best, state.best)
+    return state.replace(best=kept, active=active), errors  # pyright: ignore[reportAttributeAccessIssue]
+
+  return parallel.on_mesh(evaluate, mesh, donate_argnums=(0,))
+
+
+def compile_test(mesh: Mesh, batch_size: int):
+  """Compiles `test(state, data) -> {"best": errors, "current": errors}`.
+
+  "best" is each predictor at its own lowest validation error, "current" is the state as it is.
+
+  Args:
+    mesh: Devices; they share the samples.
+    batch_size: Samples evaluated at once, over all devices.
+  """
+  measure = _mean_error(mesh, batch_size)
+
+  def test(state: AceState, data: Batch):
+    theta, model_state = state.primal.theta, state.model_state
+    current = {
+      name: measure(state, theta, gamma, model_state, data)
+      for name, gamma in state.predictors().items()
+    }
+    best = {
+      name: measure(state, kept.theta, kept.gamma, kept.model_state, data)
+      for name, kept in state.best.items()
+    }
+    return {"best": best, "current": current}
+
+  return parallel.on_mesh(test, mesh)
+
+
+def _mean_error(mesh: Mesh, batch_size: int):
+  devices = mesh.shape[parallel.DATA]
+  share = max(1, batch_size // devices)
+
+  def mean_error(state, theta, gamma, model_state, data) -> Float[Array, ""]:
+    samples = task.size(data)
+    chunks = -(-samples // (share * devices))
+    # The last chunk is filled up with copies of the last sample, which weigh nothing.
+    index = jnp.arange(chunks * devices * share).reshape(chunks, devices, share)
+    index = index[:, jax.lax.axis_index(parallel.DATA)]
+
+    def total(index):
+      batch = task.take(data, jnp.minimum(index, samples - 1))
+      errors = state.task.evaluate(theta, gamma, model_state, batch)
+      return jnp.sum(jnp.where(index < samples, errors, 0))
+
+    sums = jax.lax.map(total, index)
+    return jax.lax.psum(jnp.sum(sums), parallel.DATA) / samples
+
+  return mean_error
+
+
+def _better(best: Best, error: Float[Array, ""], state: AceState, gamma) -> Best:
+  better = error < best.error  # False for a NaN
+  found = Best(
+    error=error,
+    epoch=state.epoch,
+    stalled=jnp.zeros_like(best.stalled),
+    theta=state.primal.theta,
+    gamma=gamma,
+    model_state=state.model_state,
+  )
+  old = best.replace(stalled=best.stalled + 1)  # pyright: ignore[reportAttributeAccessIssue]
+  return jax.tree.map(lambda new, old: jnp.where(better, new, old), found, old)

@@ -1,0 +1,27 @@
+"""Errors that a user can cause, and the exit code with which a program should end on them."""
+
+
+class AceError(Exception):
+  """Base of every error of this package; its message is one line that says how to mend it."""
+
+  exit_code = 1
+
+
+class ConfigurationError(AceError, ValueError):
+  """Settings that contradict each other, the data or the workdir."""
+
+  exit_code = 2
+
+
+class CheckpointError(AceError):
+  """A checkpoint cannot be written, or none can be read."""
+
+
+class NonFiniteError(AceError, ArithmeticError):
+  """Training produced a NaN or an infinity; names the epoch and the step."""
+
+
+class Interrupted(AceError):
+  """Training was asked to end (SIGTERM) and has saved its state."""
+
+  exit_code = 0

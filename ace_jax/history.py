@@ -1,0 +1,119 @@
+"""What a run records: one flat dictionary of numbers for each epoch, one line of JSON in a file."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ace_jax import homotopy
+from ace_jax.primal_dual import StepOutput
+from ace_jax.state import AceState
+
+Record = dict[str, float]
+FILE = "metrics.jsonl"
+
+
+def record(state: AceState, outputs: StepOutput, seconds: float) -> Record:
+  """Summarises an epoch.
+
+  Args:
+    state: After the epoch.
+    outputs: Of its steps, each leaf with a leading axis of steps.
+    seconds: What the epoch took.
+
+  Returns:
+    epoch and step (both counted from 1 up to now), mean loss and lagrangian, mean gradient norms,
+    and for each homotopic layer NAME `gamma/NAME`, `multiplier/NAME`, `slack/NAME` after the
+    epoch and `violation/NAME` before its last step (of a vector: the entry of largest absolute
+    value).
+  """
+  trees = {
+    "gamma": state.primal.gamma,
+    "multiplier": state.multipliers,
+    "slack": state.primal.slack,
+    "violation": jax.tree.map(lambda v: v[-1], outputs.violation),
+  }
+  trees, outputs, step, epoch = jax.device_get((trees, outputs, state.step, state.epoch))
+  result = {
+    "epoch": int(epoch),
+    "step": int(step),
+    "loss": float(np.mean(outputs.loss)),
+    "lagrangian": float(np.mean(outputs.lagrangian)),
+    "gradient_norm/theta": float(np.mean(outputs.theta_norm)),
+    "gradient_norm/gamma": float(np.mean(outputs.gamma_norm)),
+    "seconds": seconds,
+    "steps_per_second": len(outputs.loss) / seconds,
+  }
+  for kind, tree in trees.items():
+    for name, leaf in homotopy.by_name(tree).items():
+      result[f"{kind}/{name}"] = float(np.ravel(leaf)[np.argmax(np.abs(leaf))])
+  return result
+
+
+def first_non_finite(outputs: StepOutput) -> tuple[int, str] | None:
+  """Returns (step within the epoch, which quantity) of the first NaN or infinity, else None."""
+  scalars = {
+    "loss": outputs.loss,
+    "Lagrangian": outputs.lagrangian,
+    "gradient for theta": outputs.theta_norm,
+    "gradient for gamma": outputs.gamma_norm,
+  }
+  table = ~np.isfinite(np.stack([np.asarray(values) for values in scalars.values()]))
+  steps = np.flatnonzero(table.any(axis=0))
+  if not steps.size:
+    return None
+  return int(steps[0]), list(scalars)[int(np.argmax(table[:, steps[0]]))]
+
+
+def largest(record: Mapping[str, float], kind: str) -> float | None:
+  """Returns the largest absolute value over the layers of `kind`, None where there are none."""
+  values = [abs(v) for k, v in record.items() if k.startswith(f"{kind}/")]
+  return max(values) if values else None
+
+
+def read(path: Path) -> list[Record]:
+  """Reads a metrics file; a last line that was cut off by a kill is left out."""
+  records = []
+  for line in path.read_text().splitlines():
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return records
+
+
+def truncate(path: Path, epoch: int) -> list[Record]:
+  """Drops what lies after `epoch` from a metrics file, so that a resumed run can append to it.
+
+  Args:
+    path: The file; it may be missing.
+    epoch: Last epoch to keep.
+
+  Returns:
+    The records kept.
+  """
+  records = [r for r in read(path) if r["epoch"] <= epoch] if path.exists() else []
+  write_text(path, "".join(json.dumps(r) + "\n" for r in records))
+  return records
+
+
+def write_text(path: Path, text: str) -> None:
+  """Replaces a file atomically: readers see the old text or the new one, never a part."""
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with temporary.open("w") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a value as indented JSON, atomically."""
+  write_text(path, json.dumps(value, indent=2) + "\n")

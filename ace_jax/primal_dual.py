@@ -1,0 +1,198 @@
+"""The step: one pure function that moves theta, gamma, slack and multipliers at once.
+
+Written for one device of a mapped axis: with `axis_name`, losses and gradients are averaged over
+it, so the same function runs alone, under `jax.shard_map` and under `jax.pmap`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from ace_jax.lagrangian import ascend, lagrangian
+from ace_jax.state import AceState, Primal
+from ace_jax.task import Batch
+
+Scalar = Float[Array, ""]
+
+# Independent random streams of a run (`AceState.stream`).
+ORDER_STREAM, STEP_STREAM = 0, 1
+
+
+class Gradients(NamedTuple):
+  """The Lagrangian at one point, and its gradients there.
+
+  Attributes:
+    loss: Training loss, averaged over the batch of all devices.
+    lagrangian: Value of the (augmented) Lagrangian.
+    primal: Its gradients for theta, gamma and slack.
+    violation: v, its gradient for the multipliers.
+    model_state: New `batch_stats` and the like.
+    aux: What the formulation hands from its terms to its update.
+  """
+
+  loss: Scalar
+  lagrangian: Scalar
+  primal: Primal
+  violation: Any
+  model_state: Any
+  aux: Any
+
+
+class StepOutput(NamedTuple):
+  """What a step reports.
+
+  Attributes:
+    loss: Training loss at the point where the step started.
+    lagrangian: The Lagrangian there.
+    violation: v there, the violation that drove the multipliers.
+    theta_norm: Norm of the gradient for theta.
+    gamma_norm: Norm of the gradient for gamma.
+  """
+
+  loss: Scalar
+  lagrangian: Scalar
+  violation: Any
+  theta_norm: Scalar
+  gamma_norm: Scalar
+
+
+def gradients(state: AceState, batch: Batch, axis_name: str | None = None) -> Gradients:
+  """Returns the gradients of the Lagrangian for every block, all at the same point.
+
+  Args:
+    state: The point.
+    batch: The samples of this device.
+    axis_name: Mapped axis that shares the batch; None on one device.
+  """
+  key = jax.random.fold_in(state.stream(STEP_STREAM), state.step)
+  if axis_name is not None:
+    key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+  def value(primal: Primal):
+    terms = state.formulation.terms(
+      state.task, primal, state.model_state, batch, key, state.formulation_state
+    )
+    # Averaged *before* it is differentiated. Under shard_map the gradients of replicated
+    # parameters arrive summed over devices; only this order is right there and under pmap.
+    terms = _mean(terms, axis_name)
+    return lagrangian(state.formulation, terms, state.multipliers), terms
+
+  (value_here, terms), grads = jax.value_and_grad(value, has_aux=True)(state.primal)
+  return Gradients(
+    loss=terms.loss,
+    lagrangian=value_here,
+    primal=_mean(grads, axis_name),
+    violation=terms.violation,
+    model_state=terms.model_state,
+    aux=terms.aux,
+  )
+
+
+def apply_gradients(state: AceState, gradients: Gradients) -> tuple[AceState, StepOutput]:
+  """Moves every block by its optimizer, then lets the formulation project.
+
+  Args:
+    state: The point at which `gradients` were taken.
+    gradients: What `gradients(state, batch)` returned.
+  """
+  updates, primal_state = state.primal_optimizer.update(
+    gradients.primal,  # pyright: ignore[reportArgumentType]
+    state.primal_state,
+    state.primal,  # pyright: ignore[reportArgumentType]
+  )
+  primal = optax.apply_updates(state.primal, updates)  # pyright: ignore[reportArgumentType]
+  multipliers, dual_state = ascend(
+    state.dual_optimizer, gradients.violation, state.multipliers, state.dual_state
+  )
+  primal, multipliers, formulation_state = state.formulation.update(
+    primal, multipliers, state.formulation_state, gradients.aux, state.step
+  )
+  output = StepOutput(
+    loss=gradients.loss,
+    lagrangian=gradients.lagrangian,
+    violation=gradients.violation,
+    theta_norm=optax.global_norm(gradients.primal.theta),
+    gamma_norm=_norm(gradients.primal.gamma),
+  )
+  state = state.replace(  # pyright: ignore[reportAttributeAccessIssue]
+    primal=primal,
+    multipliers=multipliers,
+    primal_state=primal_state,
+    dual_state=dual_state,
+    model_state=gradients.model_state,
+    formulation_state=formulation_state,
+    step=state.step + 1,
+  )
+  return state, output
+
+
+def primal_dual_step(
+  state: AceState, batch: Batch, axis_name: str | None = None
+) -> tuple[AceState, StepOutput]:
+  """One step of the primal-dual method.
+
+  With every gradient taken at the same point (theta, gamma, u, lambda),
+
+  .. math::
+     \\theta, \\gamma, u \\leftarrow [\\, \\cdot - opt(\\nabla L) ]_U, \\qquad
+     \\lambda \\leftarrow [\\lambda + opt(v)]_\\Lambda
+
+  Args:
+    state: The run before the step.
+    batch: The samples of this device.
+    axis_name: Mapped axis that shares the batch; None on one device.
+
+  Returns:
+    The run after the step, and what happened.
+
+  Reference: Manolache et al., NeurIPS 2025, Algorithm 1 and 2.
+  """
+  return apply_gradients(state, gradients(state, batch, axis_name))
+
+
+def primal_adam(
+  learning_rate: float,
+  gamma_lr: float | None = None,
+  slack_lr: float | None = None,
+  clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+  """Adam on every primal block, each with a step size of its own that rides in the state.
+
+  Args:
+    learning_rate: Step size of theta.
+    gamma_lr: Step size of gamma; that of theta by default.
+    slack_lr: Step size of the slack; that of theta by default.
+    clip_norm: Largest norm of the gradients for theta and gamma together; None does not clip.
+
+  Returns:
+    A transformation of `Primal`.
+  """
+  adam = optax.inject_hyperparams(optax.adam)
+  rates = {"theta": learning_rate, "gamma": gamma_lr, "slack": slack_lr}
+  blocks = {
+    name: adam(learning_rate=learning_rate if rate is None else rate)
+    for name, rate in rates.items()
+  }
+  move = optax.partition(blocks, Primal("theta", "gamma", "slack"))
+  if clip_norm is None:
+    return move
+  clip = optax.masked(optax.clip_by_global_norm(clip_norm), Primal(True, True, False))
+  return optax.chain(clip, move)
+
+
+def _mean(tree: Any, axis_name: str | None) -> Any:
+  if axis_name is None:
+    return tree
+
+  def mean(x):
+    floating = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    return jax.lax.pmean(x, axis_name) if floating else jax.lax.pmax(x, axis_name)
+
+  return jax.tree.map(mean, tree)
+
+
+def _norm(tree: Any) -> Scalar:
+  return optax.global_norm(tree) if jax.tree.leaves(tree) else jnp.zeros(())

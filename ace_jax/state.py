@@ -1,0 +1,143 @@
+"""Everything that decides the future of a run, as one pytree."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
+
+from ace_jax import homotopy
+from ace_jax.task import Task
+
+
+class Primal(NamedTuple):
+  """The blocks that descend.
+
+  Attributes:
+    theta: Weights, the collection `params`.
+    gamma: The collection `gamma`; {} for a strict model.
+    slack: u, a tree like gamma for a resilient problem, else {}.
+  """
+
+  theta: Any
+  gamma: Any
+  slack: Any
+
+
+@struct.dataclass
+class Best:
+  """The variables of one predictor where its validation error was lowest.
+
+  Attributes:
+    error: Lowest validation error so far.
+    epoch: Number of epochs after which it was met.
+    stalled: Evaluations since then.
+    theta: Weights.
+    gamma: The collection `gamma`; {} for the projection.
+    model_state: `batch_stats` and the like.
+  """
+
+  error: Float[Array, ""]
+  epoch: Int[Array, ""]
+  stalled: Int[Array, ""]
+  theta: Any
+  gamma: Any
+  model_state: Any
+
+
+@struct.dataclass
+class AceState:
+  """The state of a run; a restored one continues bit for bit.
+
+  Attributes:
+    primal: theta, gamma and slack.
+    multipliers: lambda, a tree like the violation.
+    primal_state: State of the primal optimizer, with its step sizes.
+    dual_state: State of the dual optimizer, with its step size.
+    model_state: `batch_stats` and other collections that the model updates.
+    formulation: The constrained problem (`ace_jax.constraints`) with its constants.
+    formulation_state: The formulation's own state.
+    key: Key data of the run; every random number derives from it, the epoch and the step.
+    step: Steps done.
+    epoch: Epochs done.
+    active: Whether training still moves the state (False once stopped early).
+    best: For each predictor, "projection" and (where gamma exists) "relaxed", its `Best`.
+    task: Model and loss; static.
+    primal_optimizer: Transformation of `Primal`; static.
+    dual_optimizer: Transformation of the multipliers; static.
+  """
+
+  primal: Primal
+  multipliers: Any
+  primal_state: Any
+  dual_state: Any
+  model_state: Any
+  formulation: Any
+  formulation_state: Any
+  key: UInt32[Array, "..."]
+  step: Int[Array, ""]
+  epoch: Int[Array, ""]
+  active: Bool[Array, ""]
+  best: dict[str, Best]
+  task: Task = struct.field(pytree_node=False)
+  primal_optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+  dual_optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+
+  def stream(self, name: int) -> PRNGKeyArray:
+    """Returns the key of one of the run's independent random streams."""
+    return jax.random.fold_in(jax.random.wrap_key_data(self.key), name)
+
+  def predictors(self) -> dict[str, Any]:
+    """Returns {name of the predictor: its gamma}; a strict model has the projection alone."""
+    relaxed = {"relaxed": self.primal.gamma} if self.primal.gamma else {}
+    return {"projection": {}, **relaxed}
+
+
+def create(
+  task: Task,
+  variables: homotopy.Variables,
+  formulation: Any,
+  primal_optimizer: optax.GradientTransformation,
+  dual_optimizer: optax.GradientTransformation,
+  key: PRNGKeyArray,
+) -> AceState:
+  """Starts a run: multipliers and slack at 0, gamma as the model initialised it.
+
+  Args:
+    task: Model and loss.
+    variables: What `model.init` returned; without the collection `gamma` the model is strict.
+    formulation: One of `ace_jax.constraints`.
+    primal_optimizer: Transformation of a `Primal`, such as `primal_dual.primal_adam`.
+    dual_optimizer: Transformation of the multipliers, such as `lagrangian.dual_optimizer`.
+    key: Drives the order of samples and whatever is random in training.
+  """
+  # Copies, since the state's buffers are donated and must be neither shared nor the caller's.
+  theta, gamma, model_state = jax.tree.map(jnp.array, homotopy.split(variables))
+  primal = Primal(theta, gamma, formulation.init_slack(gamma))
+  multipliers = formulation.init_multipliers(gamma)
+
+  def best(gamma):
+    theta, kept_gamma, kept_state = jax.tree.map(jnp.array, (primal.theta, gamma, model_state))
+    infinite = jnp.full((), jnp.inf)
+    return Best(infinite, jnp.int32(0), jnp.int32(0), theta, kept_gamma, kept_state)
+
+  state = AceState(
+    primal=primal,
+    multipliers=multipliers,
+    primal_state=primal_optimizer.init(primal),  # pyright: ignore[reportArgumentType]
+    dual_state=dual_optimizer.init(multipliers),
+    model_state=model_state,
+    formulation=jax.tree.map(jnp.asarray, formulation),
+    formulation_state=formulation.init_state(gamma),
+    key=jax.random.key_data(key),
+    step=jnp.int32(0),
+    epoch=jnp.int32(0),
+    active=jnp.array(True),
+    best={},
+    task=task,
+    primal_optimizer=primal_optimizer,
+    dual_optimizer=dual_optimizer,
+  )
+  return state.replace(best={name: best(gamma) for name, gamma in state.predictors().items()})  # pyright: ignore[reportAttributeAccessIssue]
