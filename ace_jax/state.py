@@ -114,13 +114,13 @@ def create(
     key: Drives the order of samples and whatever is random in training.
   """
   # Copies, since the state's buffers are donated and must be neither shared nor the caller's.
-  theta, gamma, model_state = jax.tree.map(jnp.array, homotopy.split(variables))
+  theta, gamma, model_state = _copy(homotopy.split(variables))
   primal = Primal(theta, gamma, formulation.init_slack(gamma))
   multipliers = formulation.init_multipliers(gamma)
 
   def best(gamma):
-    theta, kept_gamma, kept_state = jax.tree.map(jnp.array, (primal.theta, gamma, model_state))
-    infinite = jnp.full((), jnp.inf)
+    theta, kept_gamma, kept_state = _copy((primal.theta, gamma, model_state))
+    infinite = jnp.full((), jnp.inf, jnp.float32)
     return Best(infinite, jnp.int32(0), jnp.int32(0), theta, kept_gamma, kept_state)
 
   state = AceState(
@@ -129,7 +129,7 @@ def create(
     primal_state=primal_optimizer.init(primal),  # pyright: ignore[reportArgumentType]
     dual_state=dual_optimizer.init(multipliers),
     model_state=model_state,
-    formulation=jax.tree.map(jnp.asarray, formulation),
+    formulation=_copy(formulation),
     formulation_state=formulation.init_state(gamma),
     key=jax.random.key_data(key),
     step=jnp.int32(0),
@@ -141,3 +141,8 @@ def create(
     dual_optimizer=dual_optimizer,
   )
   return state.replace(best={name: best(gamma) for name, gamma in state.predictors().items()})  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _copy(tree: Any) -> Any:
+  # An explicit dtype, since a weakly typed leaf would compile every program twice.
+  return jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x)), tree)

@@ -1,0 +1,183 @@
+"""Connectivity of graphs: a static topology shared by a batch, or a jraph.GraphsTuple.
+
+Two layouts are understood by every function here:
+
+- dense: arrays [batch, nodes, ...] with a `Topology`, where all graphs of a batch have the same
+  edges. Nothing is scattered if every node has the same in-degree.
+- sparse: arrays [nodes, ...] with a `jraph.GraphsTuple`, possibly padded by
+  `jraph.pad_with_graphs`: padding edges connect padding nodes only, so that real nodes never see
+  them.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from jaxtyping import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """The edges that all graphs of a batch share; static and hashable.
+
+  Edges are sorted by (receiver, sender) on construction, so that the messages into a node lie
+  together: with equal in-degrees aggregation is a reshape and a sum, which is faster than a
+  scatter and deterministic on every device. Edge features must follow this order.
+
+  Attributes:
+    num_nodes: Number of nodes of every graph.
+    senders: Source node of each edge.
+    receivers: Target node of each edge.
+
+  Raises:
+    ValueError: senders and receivers differ in length, or name a node that does not exist.
+  """
+
+  num_nodes: int
+  senders: tuple[int, ...]
+  receivers: tuple[int, ...]
+
+  def __post_init__(self):
+    if len(self.senders) != len(self.receivers):
+      raise ValueError(
+        f"Topology has {len(self.senders)} senders but {len(self.receivers)} receivers."
+      )
+    edges = sorted((int(r), int(s)) for s, r in zip(self.senders, self.receivers, strict=True))
+    if any(not 0 <= node < self.num_nodes for node in itertools.chain.from_iterable(edges)):
+      raise ValueError(f"Topology names a node outside 0..{self.num_nodes - 1}.")
+    object.__setattr__(self, "senders", tuple(s for _, s in edges))
+    object.__setattr__(self, "receivers", tuple(r for r, _ in edges))
+
+  @property
+  def num_edges(self) -> int:
+    """Number of edges."""
+    return len(self.senders)
+
+  @functools.cached_property
+  def in_degree(self) -> int | None:
+    """The in-degree that all nodes share, or None."""
+    degrees = np.bincount(self.receivers, minlength=self.num_nodes)
+    return int(degrees[0]) if self.num_edges and np.all(degrees == degrees[0]) else None
+
+
+Graph = Topology | jraph.GraphsTuple
+
+
+@functools.lru_cache(maxsize=64)
+def fully_connected(num_nodes: int) -> Topology:
+  """Returns the topology in which every node sends to every other node (no self-loops)."""
+  edges = list(itertools.permutations(range(num_nodes), 2))
+  return Topology(num_nodes, tuple(s for _, s in edges), tuple(r for r, _ in edges))
+
+
+def gather_receivers(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
+  """Returns for each edge the features of its receiver.
+
+  Args:
+    x: Node features, [batch, nodes, ...] with a Topology, [nodes, ...] with a GraphsTuple.
+    graph: The connectivity.
+  """
+  if not isinstance(graph, Topology):
+    return x[_indices(graph.receivers)]
+  if graph.in_degree is None:
+    return x[:, np.asarray(graph.receivers)]
+  shape = (*x.shape[:2], graph.in_degree, *x.shape[2:])
+  return jnp.broadcast_to(x[:, :, None], shape).reshape(x.shape[0], -1, *x.shape[2:])
+
+
+def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
+  """Returns for each edge the features of its sender; shapes as in `gather_receivers`."""
+  if not isinstance(graph, Topology):
+    return x[_indices(graph.senders)]
+  return x[:, np.asarray(graph.senders)]
+
+
+def aggregate(
+  messages: Float[Array, "..."],
+  graph: Graph,
+  num_nodes: int | None = None,
+  *,
+  mean: bool = False,
+) -> Float[Array, "..."]:
+  """Sums (or averages) messages over the edges into each node.
+
+  Args:
+    messages: [batch, edges, ...] with a Topology, [edges, ...] with a GraphsTuple.
+    graph: The connectivity.
+    num_nodes: Number of nodes of a GraphsTuple; by default that of its `nodes`.
+    mean: Whether to divide by the in-degree (of nodes without edges: by 1).
+
+  Returns:
+    [batch, nodes, ...] or [nodes, ...].
+  """
+  if isinstance(graph, Topology):
+    if graph.in_degree is not None:
+      grouped = messages.reshape(
+        messages.shape[0], graph.num_nodes, graph.in_degree, *messages.shape[2:]
+      )
+      return grouped.mean(2) if mean else grouped.sum(2)
+    receivers, count = np.asarray(graph.receivers), graph.num_nodes
+    total = jnp.moveaxis(_segment_sum(jnp.moveaxis(messages, 1, 0), receivers, count), 0, 1)
+    degrees = np.maximum(np.bincount(receivers, minlength=count), 1).astype(messages.dtype)
+    return total / degrees.reshape(count, *[1] * (messages.ndim - 2)) if mean else total
+  count = _num_nodes(graph) if num_nodes is None else num_nodes
+  receivers = _indices(graph.receivers)
+  total = _segment_sum(messages, receivers, count)
+  if not mean:
+    return total
+  degrees = _segment_sum(jnp.ones(receivers.shape, messages.dtype), receivers, count)
+  return total / jnp.maximum(degrees, 1).reshape(count, *[1] * (messages.ndim - 1))
+
+
+def pool_mean(x: Float[Array, "..."], graph: Graph) -> Float[Array, "graphs ..."]:
+  """Averages node features over each graph; graphs without nodes give 0.
+
+  Args:
+    x: Node features, [batch, nodes, ...] or [nodes, ...].
+    graph: The connectivity.
+  """
+  if isinstance(graph, Topology):
+    return x.mean(1)
+  num_graphs = graph.n_node.shape[0]
+  total = _segment_sum(x, _graph_of_node(graph, x.shape[0]), num_graphs)
+  counts = jnp.maximum(graph.n_node, 1).astype(x.dtype)
+  return total / counts.reshape(num_graphs, *[1] * (x.ndim - 1))
+
+
+def to_nodes(pooled: Float[Array, "graphs ..."], graph: Graph, num_nodes: int) -> Array:
+  """Gives every node the value of its graph, in a shape that broadcasts against node features.
+
+  Args:
+    pooled: One value a graph, [graphs, ...] or [batch, ...].
+    graph: The connectivity.
+    num_nodes: Number of nodes of a GraphsTuple.
+
+  Returns:
+    [batch, 1, ...] with a Topology, [nodes, ...] with a GraphsTuple.
+  """
+  if isinstance(graph, Topology):
+    return pooled[:, None]
+  return pooled[_graph_of_node(graph, num_nodes)]
+
+
+def _segment_sum(x, segments, count: int):
+  return jax.ops.segment_sum(x, segments, count, indices_are_sorted=False)
+
+
+def _graph_of_node(graph: jraph.GraphsTuple, num_nodes: int) -> Array:
+  graphs = jnp.arange(graph.n_node.shape[0])
+  return jnp.repeat(graphs, graph.n_node, total_repeat_length=num_nodes)
+
+
+def _num_nodes(graph: jraph.GraphsTuple) -> int:
+  return jax.tree.leaves(graph.nodes)[0].shape[0]
+
+
+def _indices(indices) -> Array:
+  if indices is None:
+    raise ValueError("The GraphsTuple has no edges (senders or receivers are None).")
+  return jnp.asarray(indices)
