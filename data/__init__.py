@@ -1,0 +1,1 @@
+"""Datasets: simulate, download, verify, load. No training code."""

@@ -1,0 +1,5 @@
+"""The error of data that cannot be used."""
+
+
+class DataError(ValueError):
+  """Data is missing, damaged or does not fit; one line that names the file, the place, the remedy."""

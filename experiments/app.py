@@ -1,0 +1,74 @@
+"""How every experiment binary starts and ends: flags first, JAX later, errors in one line."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags
+
+
+def launch(main: Callable[[], Any]) -> None:
+  """Parses the flags, runs `main`, and turns errors that a user can mend into an exit code.
+
+  Exit codes: 0 done, or saved after SIGTERM; 1 the run failed; 2 wrong usage.
+
+  Args:
+    main: Imports JAX and does the work; raises errors with a one-line message.
+  """
+
+  def guarded(argv: list[str]) -> None:
+    if len(argv) > 1:
+      _end(f"unexpected argument {argv[1]!r}; flags start with --.", 2)
+    from experiments.flags import UsageError
+
+    try:
+      main()
+    except UsageError as error:
+      _end(str(error), 2)
+    except KeyboardInterrupt:
+      _end("interrupted; continue with --resume and the same flags, if it was training.", 130)
+    except Exception as error:
+      # The libraries' own errors carry an exit code or are DataErrors; anything else is a defect
+      # and keeps its traceback.
+      code = _exit_code(error)
+      if code is None:
+        raise
+      _end(str(error), code)
+
+  app.run(guarded, flags_parser=_parse)
+
+
+def set_up_jax() -> None:
+  """Turns on the persistent compilation cache (JAX_COMPILATION_CACHE_DIR has precedence)."""
+  import os
+
+  import jax
+  import platformdirs
+
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    folder = platformdirs.user_cache_path("ace_jax") / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    return _end(f"{' '.join(str(error).split())} (--help lists the flags)", 2)
+
+
+def _exit_code(error: Exception) -> int | None:
+  from ace_jax.errors import AceError
+  from data.errors import DataError
+
+  if isinstance(error, AceError):
+    return error.exit_code
+  return 1 if isinstance(error, DataError) else None
+
+
+def _end(message: str, code: int) -> Any:
+  prefix = "error: " if code in (1, 2) else ""
+  sys.stderr.write(f"{prefix}{message}\n")
+  sys.exit(code)

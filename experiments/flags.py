@@ -1,0 +1,132 @@
+"""Flags that mean the same in every experiment, and the checks that need no data.
+
+Nothing here imports JAX, so that `--help` and a usage error answer at once.
+"""
+
+from typing import Any
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+CONSTRAINTS = ["strict", "none", "equality", "inequality", "resilient", "ridge", "one_sided"]
+_WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided"}
+
+flags.DEFINE_enum("constraint", "equality", CONSTRAINTS, "Constraint on every layer's gamma.")
+flags.DEFINE_float("rho", None, "Price of slack (resilient) or weight of the penalty (ridge).")
+flags.DEFINE_float("epsilon", None, "Bound on abs(gamma) (inequality).")
+flags.DEFINE_float("augmented", None, "c of the augmented Lagrangian term.")
+flags.DEFINE_float("lr", None, "Adam step size of theta.")
+flags.DEFINE_float("gamma_lr", None, "Adam step size of gamma; by default the preset's, or --lr.")
+flags.DEFINE_float("slack_lr", None, "Adam step size of the slack (resilient).")
+flags.DEFINE_float("dual_lr", None, "Step size of the multipliers.")
+flags.DEFINE_enum("dual_optimizer", None, ["sgd", "adam", "nu_pi"], "Moves the multipliers.")
+flags.DEFINE_float("clip_norm", None, "Largest gradient norm, of theta and gamma together.")
+flags.DEFINE_enum(
+  "relaxation", "mlp", ["mlp", "linear", "spectral_mlp", "low_rank"], "The branch f_neq."
+)
+flags.DEFINE_enum(
+  "relaxation_scale",
+  None,
+  ["free", "fixed"],
+  "Whether f_neq is divided by its root mean square; fixed is the default of inequality and "
+  "resilient under --preset=quick.",
+)
+flags.DEFINE_enum(
+  "preset", "quick", ["quick", "paper"], "quick: minutes on two cores; paper: published settings."
+)
+flags.DEFINE_integer("epochs", None, "Passes over the training data.", lower_bound=1)
+flags.DEFINE_integer("batch_size", None, "Samples in a batch.", lower_bound=1)
+flags.DEFINE_integer("eval_every", None, "Epochs between evaluations.", lower_bound=1)
+flags.DEFINE_integer("checkpoint_every", None, "Epochs between checkpoints.", lower_bound=1)
+flags.DEFINE_integer("patience", None, "Evaluations without improvement to stop at.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Moves initial values and the order of samples, never the data.")
+flags.DEFINE_integer("data_seed", 0, "Moves simulated data.", lower_bound=0)
+flags.DEFINE_list("train_samples", None, "Training set size; several, by commas, give a curve.")
+flags.DEFINE_string("workdir", None, "Where the run writes; runs/EXPERIMENT_CONSTRAINT_TIME.")
+flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
+flags.DEFINE_bool(
+  "log_test", False, "Record the test error at every evaluation (never selected by)."
+)
+flags.DEFINE_integer("devices", None, "Devices that share a batch; all by default.", lower_bound=1)
+
+_COMMON = [
+  *("constraint", "rho", "epsilon", "augmented", "lr", "gamma_lr", "slack_lr", "dual_lr"),
+  *("dual_optimizer", "clip_norm", "relaxation", "relaxation_scale", "preset", "epochs"),
+  *("batch_size", "eval_every", "checkpoint_every", "patience", "seed", "data_seed"),
+  *("train_samples", "log_test"),
+]
+
+
+class UsageError(Exception):
+  """Flags that contradict each other; its message is one line."""
+
+
+def settings(preset: dict[str, Any], own: tuple[str, ...]) -> dict[str, Any]:
+  """Returns all settings of a run: flags where given, else the preset's values.
+
+  Args:
+    preset: Values of the chosen preset for flags left alone.
+    own: Names of the experiment's own flags.
+
+  Raises:
+    UsageError: flags contradict each other, or a value is out of range.
+  """
+  given = {name: FLAGS[name].value for name in (*_COMMON, *own)}
+  _check(given)
+  merged = {**given, **{k: v for k, v in preset.items() if given[k] is None}}
+  merged["train_samples"] = _sizes(merged["train_samples"])
+  if merged["relaxation_scale"] is None:
+    scaled = given["constraint"] in ("inequality", "resilient") and given["preset"] == "quick"
+    merged["relaxation_scale"] = "fixed" if scaled else "free"
+  constraint = given["constraint"]
+  for name, default, users in (
+    ("rho", 1.0, ("resilient", "ridge")),
+    ("epsilon", 0.1, ("inequality",)),
+  ):
+    if constraint in users:
+      merged[name] = default if given[name] is None else given[name]
+  return merged
+
+
+def _check(given: dict[str, Any]) -> None:
+  constraint = given["constraint"]
+  only = {
+    "rho": {"resilient", "ridge"},
+    "epsilon": {"inequality"},
+    "slack_lr": {"resilient"},
+    "dual_lr": _WITH_MULTIPLIERS,
+    "dual_optimizer": _WITH_MULTIPLIERS,
+    "augmented": _WITH_MULTIPLIERS,
+    "gamma_lr": set(CONSTRAINTS) - {"strict"},
+    "relaxation_scale": set(CONSTRAINTS) - {"strict"},
+  }
+  for name, users in only.items():
+    if given[name] is not None and constraint not in users:
+      raise UsageError(
+        f"--{name} has no meaning with --constraint={constraint}; "
+        f"leave it out, or take --constraint={'|'.join(sorted(users))}."
+      )
+  for name in ("lr", "gamma_lr", "slack_lr", "dual_lr", "rho", "clip_norm"):
+    if given[name] is not None and not 0 < given[name] < float("inf"):
+      raise UsageError(f"--{name}={given[name]:g} must be positive and finite.")
+  for name in ("epsilon", "augmented"):
+    if given[name] is not None and not 0 <= given[name] < float("inf"):
+      raise UsageError(f"--{name}={given[name]:g} must not be negative, and finite.")
+  if FLAGS.resume and not FLAGS.workdir:
+    raise UsageError("--resume needs to know what: add --workdir=FOLDER of the run to continue.")
+
+
+def _sizes(train_samples: list[str] | list[int] | None) -> list[int] | None:
+  if train_samples is None:
+    return None
+  try:
+    sizes = [int(size) for size in train_samples]
+  except ValueError:
+    sizes = []
+  if not sizes or min(sizes) < 1:
+    raise UsageError(
+      f"--train_samples={','.join(map(str, train_samples))} must be positive whole numbers, "
+      "separated by commas."
+    )
+  return sizes

@@ -1,0 +1,139 @@
+"""The folder of a run: who may write to it, its configuration, its result."""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ace_jax import history
+from ace_jax.errors import CheckpointError, ConfigurationError
+
+CONFIG, RESULT = "config.json", "result.json"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "orbax-checkpoint", "numpy")
+
+
+def default_workdir(experiment: str, constraint: str) -> Path:
+  """Returns runs/EXPERIMENT_CONSTRAINT_TIME, a folder that no earlier run has used."""
+  now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+  return Path("runs") / f"{experiment}_{constraint}_{now}"
+
+
+@contextlib.contextmanager
+def opened(workdir: Path, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
+  """Takes a workdir for one run: makes it, locks it, writes or compares its configuration.
+
+  Args:
+    workdir: The folder.
+    settings: What decides the run; must equal what is there when resuming.
+    resume: Whether a run that is there may be continued.
+
+  Raises:
+    ConfigurationError: another process uses the folder, or it holds another run.
+    CheckpointError: the folder cannot be written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = (workdir / ".lock").open("w")
+  except OSError as error:
+    raise CheckpointError(
+      f"cannot write to workdir {workdir}: {error.strerror}; choose another with --workdir."
+    ) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise ConfigurationError(
+        f"another process is running in {workdir}; wait for it, or choose another --workdir."
+      ) from error
+    _check_config(workdir / CONFIG, settings, resume)
+    try:
+      history.write_json(workdir / CONFIG, {"settings": settings, "environment": environment()})
+    except OSError as error:
+      raise CheckpointError(
+        f"cannot write to workdir {workdir}: {error.strerror}; choose another with --workdir."
+      ) from error
+    yield workdir
+
+
+def _check_config(path: Path, settings: dict[str, Any], resume: bool) -> None:
+  if not path.exists():
+    return
+  try:
+    there = json.loads(path.read_text())["settings"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ConfigurationError(
+      f"{path} is damaged; restore it, or choose another --workdir."
+    ) from error
+  here = json.loads(json.dumps(settings))
+  differing = sorted(k for k in {*there, *here} if there.get(k) != here.get(k))
+  if differing:
+    shown = ", ".join(f"{k}: {there.get(k)} there, {here.get(k)} asked for" for k in differing[:3])
+    raise ConfigurationError(
+      f"{path.parent} holds a run with another configuration ({shown}); "
+      "give the same flags, or choose another --workdir."
+    )
+  if not resume:
+    raise ConfigurationError(
+      f"{path.parent} already holds this run; add --resume, or choose another --workdir."
+    )
+
+
+def environment() -> dict[str, Any]:
+  """Returns versions, device and git commit, for the record."""
+  return {
+    "python": platform.python_version(),
+    "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    "device": jax.devices()[0].device_kind,
+    "devices": jax.device_count(),
+    "processor": _processor(),
+    "cores": os.cpu_count(),
+    "commit": _commit(),
+    "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
+  }
+
+
+def _module() -> str:
+  spec = getattr(sys.modules["__main__"], "__spec__", None)
+  return spec.name if spec else Path(sys.argv[0]).stem
+
+
+def _processor() -> str:
+  with contextlib.suppress(OSError):
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+      if line.startswith("model name"):
+        return line.split(":", 1)[1].strip()
+  return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+  command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+  try:
+    done = subprocess.run(
+      command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+    )
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return done.stdout.strip() or None
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+  """Formats rows as aligned text: the first column to the left, the others to the right."""
+  columns = list(zip(header, *rows, strict=True))
+  widths = [max(len(cell) for cell in column) for column in columns]
+
+  def line(cells):
+    first, *rest = zip(cells, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])
+
+  rule = "  ".join("-" * width for width in widths)
+  return "\n".join([line(header), rule, *(line(row) for row in rows)])
