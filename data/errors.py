@@ -2,4 +2,4 @@
 
 
 class DataError(ValueError):
-  """Data is missing, damaged or does not fit; one line that names the file, the place, the remedy."""
+  """Data is missing, damaged or does not fit; one line names file, place and remedy."""

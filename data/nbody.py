@@ -145,20 +145,33 @@ def load_file(path: str | Path, train: int | None = None) -> Dataset:
   for name in names:
     _check_array(path, name, arrays)
   splits = _splits(arrays)
-  available = len(splits["train"]["positions"])
-  if train is not None and not 1 <= train <= available:
-    raise DataError(
-      f"{path} has {available} training trajectories, but {train} are asked for: lower "
-      "--train_samples."
-    )
-  splits["train"] = {field: array[:train] for field, array in splits["train"].items()}
   summary = {
     "source": "file",
     "file": str(path),
     "sizes": {name: len(split["positions"]) for name, split in splits.items()},
     "linear_mse": {name: linear_error(split) for name, split in splits.items()},
   }
-  return Dataset(**splits, summary=summary)
+  data = Dataset(**splits, summary=summary)
+  return data if train is None else first(data, train)
+
+
+def first(data: Dataset, train: int) -> Dataset:
+  """Returns the data set with its first so many training trajectories.
+
+  Raises:
+    DataError: there are fewer.
+  """
+  available = len(data.train["positions"])
+  if not 1 <= train <= available:
+    raise DataError(
+      f"{train} training trajectories asked for, but there are {available}: lower --train_samples."
+    )
+  split = {field: array[:train] for field, array in data.train.items()}
+  sizes = {**data.summary["sizes"], "train": train}
+  linear = {**data.summary["linear_mse"], "train": linear_error(split)}
+  return dataclasses.replace(
+    data, train=split, summary={**data.summary, "sizes": sizes, "linear_mse": linear}
+  )
 
 
 def linear_error(split: Split) -> float:
@@ -322,7 +335,7 @@ def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
       raise DataError(f"{path}: content and checksum differ.")
   except DataError as error:
     warnings.warn(
-      f"cached data is damaged and is simulated again (delete the file if this comes back): {error}",
+      f"cached data is damaged and is simulated again: {error}",
       stacklevel=3,
     )
     return None

@@ -3,9 +3,10 @@
 Lengths, times and charges are dimensionless. Arrays inside have shape [3, particles, trajectories]:
 the longest axis last, so that every operation runs over contiguous memory.
 
-Sources: charged particles, Kipf et al., "Neural Relational Inference", ICML 2018, with the settings
-of Satorras et al., "E(n) Equivariant Graph Neural Networks", ICML 2021; gravity, Brandstetter et al.,
-"Geometric and Physical Quantities Improve E(3) Equivariant Message Passing", ICLR 2022.
+Sources: charged particles, Kipf et al., "Neural Relational Inference", ICML 2018, with the
+settings of Satorras et al., "E(n) Equivariant Graph Neural Networks", ICML 2021; gravity,
+Brandstetter et al., "Geometric and Physical Quantities Improve E(3) Equivariant Message Passing",
+ICLR 2022.
 """
 
 import dataclasses
@@ -186,7 +187,7 @@ def _add(total, lost, increment):
 
 
 def energy(physics: Physics, motion: Motion, charges: Array) -> tuple[Array, Array]:
-  """Returns the energy of the unbroken system and its scale |kinetic| + sum |pairs|, [trajectories].
+  """Returns the energy without breaking, and kinetic + sum |pairs| as its scale.
 
   Args:
     physics: Which system.

@@ -45,9 +45,7 @@ flags.DEFINE_integer("data_seed", 0, "Moves simulated data.", lower_bound=0)
 flags.DEFINE_list("train_samples", None, "Training set size; several, by commas, give a curve.")
 flags.DEFINE_string("workdir", None, "Where the run writes; runs/EXPERIMENT_CONSTRAINT_TIME.")
 flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
-flags.DEFINE_bool(
-  "log_test", False, "Record the test error at every evaluation (never selected by)."
-)
+flags.DEFINE_bool("log_test", False, "Record test errors while training; selects nothing.")
 flags.DEFINE_integer("devices", None, "Devices that share a batch; all by default.", lower_bound=1)
 
 _COMMON = [

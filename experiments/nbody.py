@@ -19,9 +19,7 @@ flags.DEFINE_string(
 flags.DEFINE_enum(
   "breaking_from", "input", ["input", "start"], "When the breaking field starts to act."
 )
-flags.DEFINE_enum(
-  "force_clip", "component", ["component", "norm"], "How forces are clipped at 100."
-)
+flags.DEFINE_enum("force_clip", "component", ["component", "norm"], "Clip of forces at 100.")
 flags.DEFINE_enum(
   "centring", "none", ["none", "center_of_mass"], "Origin of the positions that the model sees."
 )
