@@ -106,7 +106,8 @@ def _load(place: Path, state: AceState) -> AceState:
   # Empty containers are not stored; they come back from the given state.
   flat = traverse_util.flatten_dict(serialization.to_state_dict(state), keep_empty_nodes=True)
   flat |= traverse_util.flatten_dict(saved)
-  return serialization.from_state_dict(state, traverse_util.unflatten_dict(flat))
+  restored: Any = serialization.from_state_dict(state, traverse_util.unflatten_dict(flat))
+  return restored
 
 
 def _arrays(state: AceState) -> Any:

@@ -43,7 +43,7 @@ def compile_epoch(mesh: Mesh, batch_size: int):
       return primal_dual.primal_dual_step(state, batch, parallel.DATA)
 
     trained, outputs = jax.lax.scan(step, state, order)
-    trained = trained.replace(epoch=state.epoch + 1)
+    trained = trained.replace(epoch=state.epoch + 1)  # pyright: ignore[reportAttributeAccessIssue]
     keep = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), trained, state)
     return keep, outputs
 

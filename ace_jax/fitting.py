@@ -97,7 +97,8 @@ def fit(
   """
   init_key, run_key = jax.random.split(jax.random.key(seed))
   if variables is None:
-    variables = jax.jit(model.init)(init_key, *inputs(task.take(train, slice(0, 2))))
+    sample = task.take(train, slice(0, 2))
+    variables = dict(jax.jit(model.init)(init_key, *inputs(sample)))
   begin = state.create(
     task.from_model(model, loss, inputs, metric),
     variables,

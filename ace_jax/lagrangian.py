@@ -93,7 +93,7 @@ def nu_pi(learning_rate: Any, proportional: Any = 0.0, nu: Any = 0.0) -> Any:
     )
     return updates, NuPIState(average)
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def dual_optimizer(name: str, learning_rate: float, **options: float) -> Any:

@@ -13,7 +13,7 @@ REPLICA, DATA = "replica", "data"
 """Names of the mesh axes: independent runs, and samples of one batch."""
 
 
-def make_mesh(data: int | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(data: int | None = None, devices: Sequence[Any] | None = None) -> Mesh:
   """Makes the mesh ("replica", "data") with all devices along "data".
 
   Args:

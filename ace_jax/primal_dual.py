@@ -176,7 +176,8 @@ def primal_adam(
     name: adam(learning_rate=learning_rate if rate is None else rate)
     for name, rate in rates.items()
   }
-  move = optax.partition(blocks, Primal("theta", "gamma", "slack"))
+  labels = Primal("theta", "gamma", "slack")
+  move = optax.partition(blocks, labels)  # pyright: ignore[reportArgumentType]
   if clip_norm is None:
     return move
   clip = optax.masked(optax.clip_by_global_norm(clip_norm), Primal(True, True, False))

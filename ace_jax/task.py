@@ -69,7 +69,7 @@ def from_model(
 
   def apply(variables, batch, key):
     model_state = {k: v for k, v in variables.items() if k not in ("params", homotopy.GAMMA)}
-    keywords = {"train": key is not None} if takes_train else {}
+    keywords: dict[str, Any] = {"train": key is not None} if takes_train else {}
     if key is None:
       return model.apply(variables, *inputs(batch), **keywords), model_state
     prediction, updated = model.apply(

@@ -7,6 +7,7 @@ from absl import flags
 
 from experiments import app
 from experiments import flags as common
+from experiments.nbody_presets import PRESETS
 
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
@@ -33,33 +34,6 @@ OWN = (
   *("system", "data_file", "symmetry_breaking", "breaking_from", "force_clip", "centring"),
   *("hidden_features", "layers", "lmax", "lmax_attributes", "norm"),
 )
-
-PRESETS = {
-  # Published: Brandstetter et al., ICLR 2022 (model, data), Manolache et al., 2025 (the rest).
-  "paper": {
-    "epochs": 2000,
-    "batch_size": 100,
-    "eval_every": 1,
-    "checkpoint_every": 20,
-    "lr": 9e-4,
-    "dual_lr": 8e-4,
-    "dual_optimizer": "adam",
-    "augmented": 0.0,
-  },
-  # Adam on both sides oscillates; a faster gamma and the augmented term make it settle within
-  # a few thousand steps.
-  "quick": {
-    "epochs": 150,
-    "batch_size": 100,
-    "eval_every": 5,
-    "checkpoint_every": 10,
-    "lr": 9e-4,
-    "gamma_lr": 5e-3,
-    "dual_lr": 1e-3,
-    "dual_optimizer": "adam",
-    "augmented": 1.0,
-  },
-}
 
 
 def main() -> None:

@@ -16,12 +16,13 @@ from ace_jax import history, homotopy, plotting, relaxations, state, task, train
 from ace_jax.errors import CheckpointError
 from ace_jax.lagrangian import dual_optimizer
 from ace_jax.logging import ProgressBar, TensorBoardLogger
-from ace_jax.models.segnn import NBodySEGNN
+from ace_jax.models.segnn import SEGNN, NBodySEGNN
 from ace_jax.parallel import DATA, make_mesh
 from ace_jax.primal_dual import primal_adam
 from ace_jax.symmetry import equivariance_error, random_rotations
 from data import nbody
 from experiments import runs
+from experiments.nbody_presets import PRESETS
 
 RELAXATIONS = {
   "mlp": relaxations.MLP,
@@ -94,7 +95,7 @@ def say_data(data: nbody.Dataset) -> None:
 
 def make_model(settings: dict[str, Any]) -> NBodySEGNN:
   """Builds the SEGNN of the settings."""
-  return NBodySEGNN(
+  network = SEGNN(
     hidden_features=settings["hidden_features"],
     num_layers=settings["layers"],
     lmax_hidden=settings["lmax"],
@@ -103,8 +104,8 @@ def make_model(settings: dict[str, Any]) -> NBodySEGNN:
     relaxation=RELAXATIONS[settings["relaxation"]],
     relaxation_scale=settings["relaxation_scale"],
     axis_name=DATA,
-    centring=settings["centring"],
   )
+  return NBodySEGNN(network, centring=settings["centring"])
 
 
 def make_constraint(settings: dict[str, Any]) -> ace_jax.Formulation:
@@ -288,6 +289,7 @@ def make_result(
     "train_samples": len(data.train["positions"]),
     "linear_mse": data.summary["linear_mse"]["test"],
     "predictors": predictors,
+    "curve": [_evaluation(record) for record in records if "valid/projection" in record],
     "final": final,
     "largest_gamma_in_last_tenth": max((history.largest(r, "gamma") or 0.0) for r in tail),
     "seconds": sum(record["seconds"] for record in records),
@@ -301,8 +303,6 @@ def make_result(
 
 def differences(settings: dict[str, Any]) -> dict[str, list[Any]]:
   """Returns {setting: [ours, published]} for every setting that is not the published one."""
-  from experiments.nbody import PRESETS
-
   published = {**PRESETS["paper"], "hidden_features": 64, "layers": 4, "lmax": 1, "norm": "none"}
   published |= {"system": "charged", "centring": "none", "relaxation_scale": "free"}
   published |= {"gamma_lr": None, "clip_norm": None, "patience": None, "relaxation": "mlp"}
@@ -316,6 +316,13 @@ def differences(settings: dict[str, Any]) -> dict[str, list[Any]]:
 
 def _last(records: list[history.Record]) -> history.Record:
   return next((r for r in reversed(records) if "valid/projection" in r), {})
+
+
+def _evaluation(record: history.Record) -> history.Record:
+  kept = ("valid/", "test/", "equivariance/")
+  numbers = {k: float(f"{v:.6g}") for k, v in record.items() if k.startswith(kept)}
+  largest = history.largest(record, "gamma")
+  return {"epoch": record["epoch"], **numbers, **({} if largest is None else {"gamma": largest})}
 
 
 def _of_kind(record: history.Record, kind: str) -> dict[str, float]:

@@ -75,7 +75,9 @@ def _check_config(path: Path, settings: dict[str, Any], resume: bool) -> None:
       f"{path} is damaged; restore it, or choose another --workdir."
     ) from error
   here = json.loads(json.dumps(settings))
-  differing = sorted(k for k in {*there, *here} if there.get(k) != here.get(k))
+  # A run may be resumed to a longer one: its past does not depend on where it ends.
+  compared = {*there, *here} - {"epochs"}
+  differing = sorted(k for k in compared if there.get(k) != here.get(k))
   if differing:
     shown = ", ".join(f"{k}: {there.get(k)} there, {here.get(k)} asked for" for k in differing[:3])
     raise ConfigurationError(

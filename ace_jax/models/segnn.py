@@ -4,6 +4,7 @@ Reference: Brandstetter, Hesselink, van der Pol, Bekkers, Welling, "Geometric an
 Quantities Improve E(3) Equivariant Message Passing", ICLR 2022.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -306,24 +307,18 @@ class NBodySEGNN(nn.Module):
   about the origin only; with the centre of mass as origin also under translations.
 
   Attributes:
-    model: The network; its parameters appear without a prefix.
+    network: The network. Its parameters, gammas and attributes' degrees are used as they are,
+      without a prefix.
     centring: "none" (as published), or "center_of_mass": the mean position of each graph (equal
       masses) is the origin of the positions that the network sees.
   """
 
-  hidden_features: int = 64
-  lmax_hidden: int = 1
-  lmax_attributes: int = 1
-  num_layers: int = 4
-  norm: str = "none"
-  relaxation: Callable[..., nn.Module] = relaxations.MLP
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
-  hidden_irreps: str | None = None
-  formulation: str = "auto"
+  network: SEGNN = dataclasses.field(default_factory=SEGNN)
   centring: str = "none"
 
-  @nn.compact
+  def setup(self):
+    nn.share_scope(self, self.network)
+
   def __call__(
     self,
     positions: Float[Array, "*batch nodes 3"],
@@ -335,8 +330,21 @@ class NBodySEGNN(nn.Module):
 
     Args:
       positions: Particle positions, [batch, nodes, 3], or [nodes, 3] with a GraphsTuple.
-      velocities: Particle velocities.
+      velocities: Particle velocities, in the same shape.
       charges: Particle charges, [batch, nodes] or [nodes].
       graph: The connectivity; by default all particles of a sample interact.
+
+    Raises:
+      ValueError: `centring` has a value that does not exist.
     """
-    raise NotImplementedError
+    if self.centring not in _CENTRINGS:
+      raise ValueError(
+        f"NBodySEGNN.centring is {self.centring!r}; it must be one of {', '.join(_CENTRINGS)}."
+      )
+    nodes = positions.shape[-2]
+    graph = graphs.fully_connected(nodes) if graph is None else graph
+    seen = positions
+    if self.centring == "center_of_mass":
+      seen = positions - graphs.to_nodes(graphs.pool_mean(positions, graph), graph, nodes)
+    inputs = nbody_inputs(seen, velocities, charges, graph, self.network.lmax_attributes)
+    return positions + self.network(**inputs)
