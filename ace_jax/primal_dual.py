@@ -114,7 +114,7 @@ def apply_gradients(state: AceState, gradients: Gradients) -> tuple[AceState, St
     loss=gradients.loss,
     lagrangian=gradients.lagrangian,
     violation=gradients.violation,
-    theta_norm=optax.global_norm(gradients.primal.theta),
+    theta_norm=optax.tree.norm(gradients.primal.theta),
     gamma_norm=_norm(gradients.primal.gamma),
   )
   state = state.replace(  # pyright: ignore[reportAttributeAccessIssue]
@@ -196,4 +196,4 @@ def _mean(tree: Any, axis_name: str | None) -> Any:
 
 
 def _norm(tree: Any) -> Scalar:
-  return optax.global_norm(tree) if jax.tree.leaves(tree) else jnp.zeros(())
+  return optax.tree.norm(tree) if jax.tree.leaves(tree) else jnp.zeros(())

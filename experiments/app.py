@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -21,6 +21,7 @@ def launch(main: Callable[[], Any]) -> None:
       _end(f"unexpected argument {argv[1]!r}; flags start with --.", 2)
     from experiments.flags import UsageError
 
+    logging.set_verbosity(logging.WARNING)
     try:
       main()
     except UsageError as error:

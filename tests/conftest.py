@@ -1,0 +1,51 @@
+"""Set-up of all tests: four CPU devices, a compilation cache, the folder of parity fixtures."""
+
+import os
+from pathlib import Path
+
+# Before JAX is imported, which reads it once.
+_FLAG = "--xla_force_host_platform_device_count"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=4".strip()
+
+import jax
+import platformdirs
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--parity_dir", default=str(ROOT / "tests" / "parity"), help="Folder of parity fixtures."
+  )
+
+
+def pytest_configure(config):
+  del config
+  folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  folder = folder or str(platformdirs.user_cache_path("ace_jax") / "xla_tests")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # for the processes that tests start
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def fixtures(config, family: str) -> list[Path]:
+  """All files of a family in --parity_dir."""
+  return sorted(Path(config.getoption("--parity_dir")).glob(f"{family}*.npz"))
+
+
+def pytest_generate_tests(metafunc):
+  """Runs a test that takes `segnn_fixture` on every file segnn_*.npz, and so on."""
+  for name in metafunc.fixturenames:
+    if name.endswith("_fixture"):
+      files = fixtures(metafunc.config, name.removesuffix("_fixture"))
+      metafunc.parametrize(name, files, ids=[file.stem for file in files])
+
+
+@pytest.fixture
+def parity_dir(request) -> Path:
+  folder = Path(request.config.getoption("--parity_dir"))
+  assert any(folder.glob("*.npz")), f"{folder} holds no parity fixtures"
+  return folder

@@ -1,0 +1,128 @@
+import e3nn_jax as e3nn
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ace_jax import homotopy
+from ace_jax.homotopy import Homotopic
+from ace_jax.relaxations import MLP
+
+
+class Model(nn.Module):
+  scale: str = "free"
+
+  @nn.compact
+  def __call__(self, x):
+    for i in range(2):
+      x = Homotopic(MLP, self.scale, name=f"layer_{i}")(nn.Dense(3, name=f"dense_{i}")(x), x)
+    return x
+
+
+X = jax.random.normal(jax.random.key(1), (6, 4))
+KEY = jax.random.key(0)
+
+
+def test_strict_init_gives_the_relaxed_tree_without_branches_bit_for_bit():
+  relaxed, strict = Model().init(KEY, X), homotopy.strict(Model().init)(KEY, X)
+  pruned = homotopy.prune(relaxed)
+  assert set(strict) == {"params"}
+  assert jax.tree.structure(pruned) == jax.tree.structure(strict)
+  assert all(jax.tree.leaves(jax.tree.map(np.array_equal, pruned, strict)))
+
+
+def test_prune_drops_the_running_scale_too():
+  pruned = homotopy.prune(Model("fixed").init(KEY, X))
+  assert set(pruned) == {"params"}
+
+
+def test_projection_has_no_trace_of_the_branch():
+  variables = Model().init(KEY, X)
+  shorter = jax.make_jaxpr(Model().apply)(homotopy.project(variables), X)
+  longer = jax.make_jaxpr(Model().apply)(variables, X)
+  products = [str(jaxpr).count("dot_general") for jaxpr in (shorter, longer)]
+  assert products == [2, 2 + 2 * 3]
+
+
+def test_output_is_linear_in_gamma_of_the_last_layer():
+  variables = Model().init(KEY, X)
+
+  def output(value):
+    gamma = {**variables["gamma"], "layer_1": {"gamma": jnp.float32(value)}}
+    return Model().apply({**variables, "gamma": gamma}, X)
+
+  np.testing.assert_allclose(output(3.0) - output(0.0), 3 * (output(1.0) - output(0.0)), rtol=2e-5)
+
+
+def test_broad_mutable_does_not_relax_a_projection():
+  variables = homotopy.project(Model().init(KEY, X))
+  output, updated = Model().apply(variables, X, mutable=True)
+  np.testing.assert_array_equal(output, Model().apply(variables, X))
+  assert "gamma" not in updated
+
+
+def test_gamma_of_some_layers_relaxes_those_alone():
+  variables = Model().init(KEY, X)
+  partial = {**variables, "gamma": {"layer_0": variables["gamma"]["layer_0"]}}
+  zeroed = {**variables["gamma"], "layer_1": {"gamma": jnp.float32(0)}}
+  np.testing.assert_allclose(
+    Model().apply(partial, X), Model().apply({**variables, "gamma": zeroed}, X), rtol=1e-6
+  )
+
+
+def test_fixed_scale_has_unit_rms_whatever_the_branch_weights():
+  variables = Model("fixed").init(KEY, X)
+  scaled = jax.tree_util.tree_map_with_path(
+    lambda path, w: 7 * w if "linear_2" in str(path) else w, variables["params"]
+  )
+  for params in (variables["params"], scaled):
+    _, seen = Model("fixed").apply(
+      {**variables, "params": params}, X, mutable=["batch_stats", "intermediates"]
+    )
+    f_neq = seen["intermediates"]["layer_0"]["non_equivariant"][0]
+    np.testing.assert_allclose(jnp.mean(f_neq**2), 1, rtol=1e-5)
+
+
+def test_fixed_scale_uses_the_running_value_in_evaluation():
+  variables = Model("fixed").init(KEY, X)
+  _, updated = Model("fixed").apply(variables, 10 * X, mutable=["batch_stats"])
+  old = variables["batch_stats"]["layer_0"]["mean_square"]
+  new = updated["batch_stats"]["layer_0"]["mean_square"]
+  assert 1.05 * old < new < 3 * old
+  first, batch = Model("fixed").apply(variables, X), X[:2]
+  np.testing.assert_allclose(Model("fixed").apply(variables, batch), first[:2], rtol=1e-5)
+
+
+def test_irreps_arrays_pass_and_keep_their_type():
+  class Equivariant(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return Homotopic(MLP, name="layer")(e3nn.flax.Linear("2x0e+1x1o")(x), x)
+
+  x = e3nn.IrrepsArray("1x0e+1x1o", X)
+  y = Equivariant().apply(Equivariant().init(KEY, x), x)
+  assert isinstance(y, e3nn.IrrepsArray)
+  assert y.irreps == "2x0e+1x1o"
+
+
+def test_names_are_paths_and_align_with_leaves():
+  gamma = {"layers_0": {"update_1": {"gamma": 1.0}, "update_2": {"gamma": 2.0}}}
+  assert homotopy.names(gamma) == ["layers_0/update_1", "layers_0/update_2"]
+  assert homotopy.by_name(gamma)["layers_0/update_2"] == 2.0
+
+
+def test_gamma_a_channel_and_any_linen_branch():
+  class PerChannel(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return Homotopic(nn.Dense, gamma_shape=(3,), name="h")(nn.Dense(3)(x), x)
+
+  assert PerChannel().init(KEY, X)["gamma"]["h"]["gamma"].shape == (3,)
+
+
+def test_unknown_scale_and_wrong_branch_shape_are_refused():
+  with pytest.raises(ValueError, match="'free' or 'fixed'"):
+    Homotopic(MLP, scale="unit").init(KEY, X, X)
+  with pytest.raises(ValueError, match="branch returned shape"):
+    Homotopic(lambda features, name: nn.Dense(features + 1, name=name)).init(KEY, X, X)

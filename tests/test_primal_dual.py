@@ -1,0 +1,204 @@
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+import ace_jax
+from ace_jax import epochs, parallel, primal_dual, state, task
+from ace_jax.homotopy import Homotopic
+from ace_jax.lagrangian import dual_optimizer
+from ace_jax.relaxations import MLP
+
+
+class LinearHomotopy(nn.Module):
+  """y = X W + (X V) * gamma."""
+
+  outputs: int
+  gamma_shape: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x):
+    dense = partial(nn.Dense, use_bias=False)
+    y = dense(self.outputs, name="w")(x)
+    return Homotopic(dense, gamma_shape=self.gamma_shape, name="layer")(y, x)
+
+
+def squared_error(prediction, batch):
+  return jnp.square(prediction - batch[1])
+
+
+def test_published_trajectory(primal_dual_fixture):
+  arrays = np.load(primal_dual_fixture)
+  _, _, problem, dual, *_ = (*primal_dual_fixture.stem.split("_"), "")
+  constants = {name: float(arrays[name]) for name in ("rho", "eps", "c") if name in arrays.files}
+  augmented = constants.get("c", 0.0) if "augmented" in primal_dual_fixture.stem else 0.0
+  formulation = {
+    "equality": lambda: ace_jax.Equality(augmented),
+    "inequality": lambda: ace_jax.Inequality(augmented, constants["eps"]),
+    "resilient": lambda: ace_jax.Resilient(augmented, constants["rho"]),
+  }[problem]()
+  with jax.enable_x64(True):
+    x, y, w, v = (jnp.asarray(arrays[name]) for name in ("X", "Y", "W0", "V0"))
+    gamma = jnp.asarray(arrays["gamma"][0])
+    model = LinearHomotopy(y.shape[1], gamma.shape)
+    variables = {
+      "params": {"w": {"kernel": w}, "layer": {"relaxation": {"kernel": v}}},
+      "gamma": {"layer": {"gamma": gamma}},
+    }
+    run = state.create(
+      task.from_model(model, squared_error),
+      variables,
+      formulation,
+      primal_dual.primal_adam(1e-2),
+      dual_optimizer(dual, 0.05),
+      jax.random.key(0),
+    )
+
+    def body(run, _):
+      gradients = primal_dual.gradients(run, (x, y))
+      seen = {
+        "loss": gradients.loss,
+        "lagrangian": gradients.lagrangian,
+        "gamma": run.primal.gamma,
+        "slack": run.primal.slack,
+        "multiplier": run.multipliers,
+        "violation": gradients.violation,
+      }
+      return primal_dual.apply_gradients(run, gradients)[0], seen
+
+    run, seen = jax.lax.scan(body, run, length=len(arrays["loss"]))
+    final = {
+      "final_W": run.primal.theta["w"]["kernel"],
+      "final_V": run.primal.theta["layer"]["relaxation"]["kernel"],
+      "final_gamma": run.primal.gamma,
+      "final_slack": run.primal.slack,
+      "final_multiplier": run.multipliers,
+    }
+    compared = 0
+    for name, value in {**seen, **final}.items():
+      leaves = jax.tree.leaves(value)
+      if leaves and name in arrays.files:
+        np.testing.assert_allclose(leaves[0], arrays[name], rtol=1e-9, atol=1e-12, err_msg=name)
+        compared += 1
+    assert compared >= 9 + 2 * (problem == "resilient")
+
+
+class Small(nn.Module):
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    y = nn.tanh(nn.Dense(5)(x))
+    y = Homotopic(MLP, "fixed", self.axis_name, name="layer_0")(y, x)
+    return Homotopic(MLP, name="layer_1")(nn.Dense(2)(y), y)
+
+
+def small_run(axis_name=None, formulation=None):
+  x = jax.random.normal(jax.random.key(1), (48, 3))
+  data = (x, jnp.stack([x[:, 0] * x[:, 1], jnp.sin(x[:, 2])], axis=1))
+  variables = jax.tree.map(lambda leaf: leaf.astype(x.dtype), Small().init(jax.random.key(0), x))
+  # Multipliers that are not 0, so that their share in the gradients is tested.
+  run = state.create(
+    task.from_model(Small(axis_name), squared_error),
+    variables,
+    formulation or ace_jax.Resilient(augmented=0.3, rho=2.0),
+    primal_dual.primal_adam(1e-2, gamma_lr=3e-2, clip_norm=1.0),
+    dual_optimizer("adam", 2e-2),
+    jax.random.key(2),
+  )
+  return run.replace(multipliers=jax.tree.map(lambda m: m + 0.7, run.multipliers)), data
+
+
+def test_gradients_do_not_depend_on_the_device_count_under_shard_map_and_pmap():
+  # "fixed" couples the samples of a batch, so the mean square must be averaged over devices.
+  run, data = small_run()
+  expected = primal_dual.gradients(run, data)
+  run, data = small_run("data")
+  for devices in (2, 4):
+    mesh = parallel.make_mesh(devices)
+    specs = (PartitionSpec(), PartitionSpec("data"))
+    sharded = jax.jit(
+      jax.shard_map(
+        lambda run, batch: primal_dual.gradients(run, batch, "data"),
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=PartitionSpec(),
+      )
+    )(run, data)
+    batches = jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), data)
+    mapped = jax.pmap(
+      lambda run, batch: primal_dual.gradients(run, batch, "data"),
+      axis_name="data",
+      in_axes=(None, 0),
+      devices=jax.devices()[:devices],
+    )(run, batches)
+    mapped = jax.tree.map(lambda a: a[0], mapped)
+    for found in (sharded, mapped):
+      close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+      jax.tree.map(close, found, expected)
+
+
+def test_parameters_after_20_steps_do_not_depend_on_the_device_count():
+  with jax.enable_x64(True):
+    results = []
+    for devices in (1, 2, 4):
+      run, data = small_run("data")
+      mesh = parallel.make_mesh(devices)
+      run_epoch = epochs.compile_epoch(mesh, 8)
+      run, data = parallel.replicate((run, data), mesh)
+      for _ in range(4):
+        run, _ = run_epoch(run, data)
+      assert int(run.step) == 24
+      results.append(jax.device_get((run.primal, run.multipliers)))
+  for other in results[1:]:
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), other, results[0])
+
+
+def test_gradient_of_gamma_is_loss_gradient_plus_multiplier():
+  run, data = small_run(formulation=ace_jax.Equality())
+  with_multipliers = primal_dual.gradients(run, data).primal.gamma
+  zero = run.replace(multipliers=jax.tree.map(jnp.zeros_like, run.multipliers))
+  without = primal_dual.gradients(zero, data).primal.gamma
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a - b, 0.7, rtol=1e-5), with_multipliers, without
+  )
+
+
+def test_clip_covers_theta_and_gamma_together():
+  transform = primal_dual.primal_adam(1.0, clip_norm=1.0)
+  sgd = optax.chain(optax.masked(optax.clip_by_global_norm(1.0), state.Primal(True, True, False)))
+  big = state.Primal({"a": jnp.array([3.0])}, {"b": jnp.array([4.0])}, {"b": jnp.array([9.0])})
+  clipped, _ = sgd.update(big, sgd.init(big))
+  np.testing.assert_allclose([clipped.theta["a"][0], clipped.gamma["b"][0]], [0.6, 0.8])
+  np.testing.assert_allclose(clipped.slack["b"], [9.0])
+  moved, _ = transform.update(big, transform.init(big), big)
+  np.testing.assert_allclose(moved.slack["b"], [-1.0], rtol=1e-5)
+
+
+def test_block_step_sizes():
+  transform = primal_dual.primal_adam(0.1, gamma_lr=0.2, slack_lr=0.3)
+  ones = state.Primal({"a": jnp.ones(1)}, {"b": jnp.ones(1)}, {"b": jnp.ones(1)})
+  moved, _ = transform.update(ones, transform.init(ones), ones)
+  np.testing.assert_allclose(
+    [moved.theta["a"][0], moved.gamma["b"][0], moved.slack["b"][0]], [-0.1, -0.2, -0.3], rtol=1e-5
+  )
+
+
+def test_an_inactive_state_is_frozen():
+  run, data = small_run("data")
+  before = jax.device_get(run.primal)
+  frozen, _ = epochs.compile_epoch(parallel.make_mesh(1), 8)(
+    run.replace(active=jnp.array(False)), data
+  )
+  jax.tree.map(np.testing.assert_array_equal, frozen.primal, before)
+  assert int(frozen.epoch) == 0
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+  with pytest.raises(ace_jax.AceError, match="take a batch size of 8 or 12"):
+    epochs.compile_epoch(parallel.make_mesh(4), 10)

@@ -1,0 +1,43 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ace_jax import relaxations
+
+X = jax.random.normal(jax.random.key(1), (5, 6))
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+  ("branch", "parameters"),
+  [
+    (relaxations.Linear(4), 6 * 4),
+    (relaxations.LowRank(4, rank=2), 6 * 2 + 2 * 4),
+    (relaxations.MLP(4), 6 * 8 + 8 + 8 * 4 + 4 + 4 * 4 + 4),
+    (relaxations.SpectralMLP(4), 6 * 8 + 8 + 8 * 4 + 4 + 4 * 4 + 4),
+  ],
+)
+def test_shapes_and_parameter_counts(branch, parameters):
+  variables = branch.init(KEY, X)
+  assert branch.apply(variables, X).shape == (5, 4)
+  assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == parameters
+
+
+def test_spectral_norm_and_its_gradient():
+  kernel = jax.random.normal(KEY, (7, 5))
+  u, s, vt = np.linalg.svd(kernel)
+  value, gradient = jax.value_and_grad(relaxations.spectral_norm)(kernel, 100)
+  np.testing.assert_allclose(value, s[0], rtol=1e-5)
+  np.testing.assert_allclose(gradient, np.outer(u[:, 0], vt[0]), atol=1e-4)
+
+
+def test_spectral_mlp_is_lipschitz():
+  branch = relaxations.SpectralMLP(4, bound=0.5, iterations=100)
+  variables = branch.init(KEY, X)
+  jacobian = jax.vmap(jax.jacobian(lambda x: branch.apply(variables, x)))(X)
+  assert np.linalg.norm(jacobian, 2, axis=(1, 2)).max() <= 0.5**3 * 1.001
+
+
+def test_gelu_is_the_exact_one():
+  np.testing.assert_allclose(relaxations.gelu(jnp.float32(1.0)), 0.8413447, rtol=1e-6)
