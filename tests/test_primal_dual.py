@@ -130,7 +130,7 @@ def test_gradients_do_not_depend_on_the_device_count_under_shard_map_and_pmap():
         out_specs=PartitionSpec(),
       )
     )(run, data)
-    batches = jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), data)
+    batches = tuple(a.reshape(devices, -1, *a.shape[1:]) for a in data)
     mapped = jax.pmap(
       lambda run, batch: primal_dual.gradients(run, batch, "data"),
       axis_name="data",
@@ -164,9 +164,8 @@ def test_gradient_of_gamma_is_loss_gradient_plus_multiplier():
   with_multipliers = primal_dual.gradients(run, data).primal.gamma
   zero = run.replace(multipliers=jax.tree.map(jnp.zeros_like, run.multipliers))
   without = primal_dual.gradients(zero, data).primal.gamma
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a - b, 0.7, rtol=1e-5), with_multipliers, without
-  )
+  for a, b in zip(jax.tree.leaves(with_multipliers), jax.tree.leaves(without), strict=True):
+    np.testing.assert_allclose(a - b, 0.7, rtol=1e-5)
 
 
 def test_clip_covers_theta_and_gamma_together():
@@ -192,9 +191,8 @@ def test_block_step_sizes():
 def test_an_inactive_state_is_frozen():
   run, data = small_run("data")
   before = jax.device_get(run.primal)
-  frozen, _ = epochs.compile_epoch(parallel.make_mesh(1), 8)(
-    run.replace(active=jnp.array(False)), data
-  )
+  run_epoch = epochs.compile_epoch(parallel.make_mesh(1), 8)
+  frozen, _ = run_epoch(run.replace(active=jnp.array(False)), data)
   jax.tree.map(np.testing.assert_array_equal, frozen.primal, before)
   assert int(frozen.epoch) == 0
 
