@@ -22,7 +22,7 @@ import numpy as np
 import platformdirs
 
 from data import nbody_simulation as simulation
-from data.errors import DataError
+from data.errors import DataError, RequestError
 from data.nbody_simulation import Breaking, Physics
 
 Split = dict[str, np.ndarray]
@@ -90,12 +90,12 @@ def load(
   """
   sizes = {"train": train, "valid": LARGEST["valid"], "test": LARGEST["test"]}
   if not 1 <= train <= LARGEST["train"]:
-    raise DataError(
+    raise RequestError(
       f"{train} training trajectories asked for; there are 1 to {LARGEST['train']}: lower "
       "--train_samples."
     )
   if particles < 2:
-    raise DataError(f"{particles} particles asked for; a trajectory needs at least 2.")
+    raise RequestError(f"{particles} particles asked for; a trajectory needs at least 2.")
   breaking = Breaking.parse(symmetry_breaking)
   settings = {
     "version": _VERSION,
@@ -163,7 +163,7 @@ def first(data: Dataset, train: int) -> Dataset:
   """
   available = len(data.train["positions"])
   if not 1 <= train <= available:
-    raise DataError(
+    raise RequestError(
       f"{train} training trajectories asked for, but there are {available}: lower --train_samples."
     )
   split = {field: array[:train] for field, array in data.train.items()}
@@ -279,7 +279,11 @@ def _splits(arrays: dict[str, np.ndarray]) -> dict[str, Split]:
 
 
 def _drift(drift: np.ndarray) -> dict[str, float]:
-  return {"median": float(np.median(drift)), "largest": float(np.max(drift))}
+  return {
+    "lower_quartile": float(np.percentile(drift, 25)),
+    "median": float(np.median(drift)),
+    "upper_quartile": float(np.percentile(drift, 75)),
+  }
 
 
 def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from data.errors import DataError
+from data.errors import RequestError
 
 DT = 0.001
 STEPS_PER_FRAME = 100
@@ -47,7 +47,7 @@ class Breaking:
     """Reads "gravity:G", "wind:W" or "anisotropy:A"; None or "" break nothing.
 
     Raises:
-      DataError: the text has another form.
+      RequestError: the text has another form.
     """
     if not text:
       return cls()
@@ -57,7 +57,7 @@ class Breaking:
     except ValueError:
       strength = float("nan")
     if kind not in ("gravity", "wind", "anisotropy") or not abs(strength) < float("inf"):
-      raise DataError(
+      raise RequestError(
         f"symmetry breaking {text!r} is not understood; write gravity:G, wind:W or anisotropy:A "
         "with a number, such as gravity:0.5."
       )

@@ -1,10 +1,13 @@
 """How every experiment binary starts and ends: flags first, JAX later, errors in one line."""
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
+
+_DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -28,6 +31,11 @@ def launch(main: Callable[[], Any]) -> None:
       _end(str(error), 2)
     except KeyboardInterrupt:
       _end("interrupted; continue with --resume and the same flags, if it was training.", 130)
+    except OSError as error:
+      if error.errno not in _DISK:
+        raise
+      place = error.filename or "to disk"
+      _end(f"cannot write {place}: {error.strerror}; mend the disk, then add --resume.", 1)
     except Exception as error:
       # The libraries' own errors carry an exit code or are DataErrors; anything else is a defect
       # and keeps its traceback.
@@ -62,10 +70,12 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _exit_code(error: Exception) -> int | None:
   from ace_jax.errors import AceError
-  from data.errors import DataError
+  from data.errors import DataError, RequestError
 
   if isinstance(error, AceError):
     return error.exit_code
+  if isinstance(error, RequestError):
+    return 2
   return 1 if isinstance(error, DataError) else None
 
 

@@ -88,8 +88,8 @@ def say_data(data: nbody.Dataset) -> None:
   drift = about.get("energy_drift")
   if drift:
     print(
-      f"Relative energy drift of the simulation: median {drift['median']:.1e}, "
-      f"largest {drift['largest']:.1e} (near-collisions, where forces are clipped)."
+      f"Relative energy drift of the simulation: quartiles {drift['lower_quartile']:.1e}, "
+      f"{drift['median']:.1e}, {drift['upper_quartile']:.1e} (forces are clipped in near-collisions)."
     )
 
 

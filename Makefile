@@ -1,0 +1,49 @@
+# make demo: set up, then train an equality-constrained SEGNN on charged particles.
+# make test: set up, then run the fast tests.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/installed
+FIND := for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	if $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null; then echo $$p; break; fi; done
+
+.PHONY: demo test slow install lint format types wheel clean
+
+demo: install
+	$(PYTHON) -m experiments.nbody --constraint=equality
+
+test: install
+	$(PYTHON) -m pytest -n 2
+
+slow: install
+	$(PYTHON) -m pytest -m slow
+
+install: $(STAMP)
+
+# The stamp is written last, so that an interrupted installation is taken up again.
+$(STAMP): setup.py constraints.txt
+	@python=$$($(FIND)); if [ -z "$$python" ]; then \
+	echo "Python 3.11 or newer with the module venv is needed (Debian: apt install python3-venv)."; \
+	exit 2; fi; \
+	[ -x $(PYTHON) ] || $$python -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[dev,tensorboard]'
+	@touch $@
+
+lint: install
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format: install
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+types: install
+	$(PYTHON) -m pyright
+
+wheel: install
+	bash .ci/wheel $(PYTHON)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,54 @@
+"""Packages `ace_jax`; data, experiments and benchmarks run from the checkout."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ace_jax" / "__init__.py").read_text())[1]
+
+setup(
+  name="ace_jax",
+  version=VERSION,
+  description="Learning (approximately) equivariant networks by constrained optimization, in JAX",
+  long_description=(HERE / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  author="The ace_jax authors",
+  license="MIT",
+  packages=find_packages(include=["ace_jax", "ace_jax.*"]),
+  package_data={"ace_jax": ["py.typed"]},
+  python_requires=">=3.11",
+  install_requires=[
+    "absl-py>=2.1",
+    "e3nn-jax>=0.21",
+    "flax>=0.12",
+    "jax>=0.10,<0.12",
+    "jaxtyping>=0.2.36",
+    "jraph>=0.0.6.dev0",
+    "matplotlib>=3.9",
+    "numpy>=2.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12",
+    "platformdirs>=4.0",
+    "tqdm>=4.66",
+  ],
+  extras_require={
+    "dev": [
+      "hypothesis>=6.100",
+      "pre-commit>=3.7",
+      "pyright[nodejs]>=1.1.390",
+      "pytest>=8.0",
+      "pytest-xdist>=3.6",
+      "ruff>=0.9",
+    ],
+    "notebooks": ["ipykernel>=6.29", "jupyterlab>=4.2", "nbmake>=1.5"],
+    "tensorboard": ["tensorboardX>=2.6"],
+  },
+  classifiers=[
+    "License :: OSI Approved :: MIT License",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+  ],
+)

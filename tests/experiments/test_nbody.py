@@ -1,0 +1,166 @@
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = ["--epochs=2", "--batch_size=10", "--hidden_features=6", "--layers=1", "--eval_every=1"]
+
+
+def run(*arguments, **options):
+  environment = {**os.environ, "XLA_FLAGS": ""}
+  return subprocess.run(
+    [sys.executable, "-m", "experiments.nbody", *map(str, arguments)],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    **options,
+  )
+
+
+def refuses(done, code, *says):
+  assert done.returncode == code, done.stderr
+  assert "Traceback" not in done.stderr
+  last = done.stderr.strip().splitlines()[-1]
+  assert last.startswith("error: ")
+  for text in says:
+    assert text in last
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory):
+  from data import nbody
+  from data.nbody_simulation import Physics
+
+  found = nbody.simulate(Physics(), 5, np.arange(60), 0)
+  bounds = {"train": slice(0, 40), "valid": slice(40, 50), "test": slice(50, 60)}
+  arrays = {
+    f"{split}_{field}": found[field][part]
+    for split, part in bounds.items()
+    for field in ("positions", "velocities", "charges", "targets")
+  }
+  path = tmp_path_factory.mktemp("data") / "small.npz"
+  np.savez(path, **arrays)
+  return path
+
+
+@pytest.mark.parametrize(
+  ("flags", "says"),
+  [
+    (["--constrant=equality"], "constrant"),
+    (["--constraint=soft"], "soft"),
+    (["--rho=1"], "--rho has no meaning with --constraint=equality"),
+    (["--constraint=strict", "--dual_lr=1"], "--dual_lr has no meaning"),
+    (["--constraint=none", "--epsilon=1"], "--epsilon has no meaning"),
+    (["--lr=0"], "--lr=0 must be positive"),
+    (["--dual_lr=-1"], "--dual_lr=-1 must be positive"),
+    (["--lr=nan"], "--lr=nan must be positive"),
+    (["--augmented=-1"], "must not be negative"),
+    (["--epochs=0"], "epochs"),
+    (["--train_samples=a,3"], "positive whole numbers"),
+    (["--resume"], "add --workdir"),
+    (["equality"], "unexpected argument"),
+  ],
+)
+def test_usage_errors(flags, says):
+  refuses(run(*flags), 2, says)
+
+
+def test_help_lists_the_flags_without_jax():
+  done = run("--help")
+  assert "--constraint" in done.stdout
+  assert "--symmetry_breaking" in done.stdout
+  code = "import sys, experiments.nbody; sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file):
+  place = tmp_path / "run"
+  flags = [*TINY, f"--data_file={data_file}", f"--workdir={place}"]
+  done = run(*flags)
+  assert done.returncode == 0, done.stderr
+  assert "equality, projection" in done.stdout
+  result = json.loads((place / "result.json").read_text())
+  assert set(result["predictors"]) == {"projection", "relaxed"}
+  assert result["steps"] == 8
+  assert result["predictors"]["projection"]["final_equivariance_error"] < 1e-5
+  assert result["predictors"]["relaxed"]["final_equivariance_error"] > 1e-4
+  assert set(result["final"]["gamma"]) == {"layers_0/update_1", "layers_0/update_2"}
+  figures = {path.name for path in (place / "figures").iterdir()}
+  assert figures == {"validation.png", "gamma.png", "equivariance_error.png", "trajectories.png"}
+  assert len((place / "metrics.jsonl").read_text().splitlines()) == 2
+  assert list((place / "tensorboard").iterdir())
+
+  refuses(run(*flags), 2, "already holds this run", "--resume")
+  refuses(run(*flags, "--resume", "--lr=0.5"), 2, "another configuration", "lr")
+  again = run(*flags, "--resume")
+  assert again.returncode == 0, again.stderr
+  repeated = json.loads((place / "result.json").read_text())
+  assert repeated["predictors"] == result["predictors"]
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [
+    ["--constraint=strict"],
+    ["--constraint=none", "--relaxation=linear"],
+    ["--constraint=inequality", "--epsilon=0.2"],
+    ["--constraint=resilient", "--rho=0.5", "--centring=center_of_mass"],
+  ],
+)
+def test_every_constraint_runs(tmp_path, data_file, flags):
+  place = tmp_path / "run"
+  done = run(*TINY, *flags, f"--data_file={data_file}", f"--workdir={place}")
+  assert done.returncode == 0, done.stderr
+  result = json.loads((place / "result.json").read_text())
+  assert np.isfinite([found["test_mse"] for found in result["predictors"].values()]).all()
+
+
+def test_sample_efficiency_curve(tmp_path, data_file):
+  place = tmp_path / "curve"
+  flags = [*TINY, f"--data_file={data_file}", f"--workdir={place}", "--constraint=strict"]
+  done = run(*flags, "--train_samples=10,40")
+  assert done.returncode == 0, done.stderr
+  assert (place / "figures" / "sample_efficiency.png").exists()
+  steps = [json.loads((place / f"strict_{n}/result.json").read_text())["steps"] for n in (10, 40)]
+  assert steps == [8, 8]
+  again = run(*flags, "--train_samples=10,40", "--resume")
+  assert again.returncode == 0, again.stderr
+
+
+def test_what_the_data_cannot_give(tmp_path, data_file):
+  place = f"--workdir={tmp_path / 'run'}"
+  refuses(run(place, f"--data_file={tmp_path / 'no.npz'}"), 1, "no such file")
+  refuses(run(place, f"--data_file={data_file}", "--train_samples=41"), 2, "41", "there are 40")
+  refuses(run(place, "--symmetry_breaking=magnet:1"), 2, "gravity:G")
+
+
+def test_non_finite_loss(tmp_path, data_file):
+  place = tmp_path / "run"
+  flags = [*TINY, "--lr=1e18", f"--data_file={data_file}", f"--workdir={place}"]
+  refuses(run(*flags), 1, "not finite in epoch 1, step", "lower the step sizes")
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path, data_file):
+  blocker = tmp_path / "file"
+  blocker.write_text("")
+  done = run(*TINY, f"--data_file={data_file}", f"--workdir={blocker / 'run'}")
+  refuses(done, 1, "cannot write to workdir", "--workdir")
+
+
+def test_a_full_disk(tmp_path, data_file):
+  def limit():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
+
+  place = tmp_path / "run"
+  flags = [*TINY, f"--data_file={data_file}", f"--workdir={place}"]
+  refuses(run(*flags, preexec_fn=limit), 1, "cannot write", "File too large")
+  done = run(*flags, "--resume")
+  assert done.returncode == 0, done.stderr
