@@ -7,6 +7,7 @@ is a save that was cut short. Orbax itself restores flipped bits without a word,
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,16 @@ def save(folder: Path, state: AceState, keep: int = 3) -> Path:
   try:
     place.mkdir(parents=True, exist_ok=True)
     (place / _MANIFEST).unlink(missing_ok=True)
+    _check_space(place, state)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(place / "state", _arrays(state), force=True)
       checkpointer.wait_until_finished()
     manifest = {"epoch": int(state.epoch), "step": int(state.step), "sha256": _sums(place)}
     history.write_json(place / _MANIFEST, manifest)
   except (OSError, ValueError, RuntimeError) as error:
+    reason = getattr(error, "strerror", None) or _first_line(error)
     raise CheckpointError(
-      f"cannot write checkpoint {place}: {_first_line(error)}; free or change the disk, then "
+      f"cannot write checkpoint {place}: {reason}; free or change the disk, then "
       "resume: earlier checkpoints are untouched."
     ) from error
   for old in _sealed(folder)[keep:]:
@@ -92,6 +95,18 @@ def newest(folder: Path) -> Path:
 
 def _sealed(folder: Path) -> list[Path]:
   return sorted((path.parent for path in folder.glob(f"[0-9]*/{_MANIFEST}")), reverse=True)
+
+
+def _check_space(place: Path, state: AceState) -> None:
+  # Asked of the disk beforehand, since Orbax's writers, when they fail half-way, leave threads
+  # behind that print tracebacks.
+  needed = int(1.25 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))) + 2**20
+  probe = place / ".probe"
+  try:
+    with probe.open("wb") as file:
+      os.posix_fallocate(file.fileno(), 0, needed)
+  finally:
+    probe.unlink(missing_ok=True)
 
 
 def _load(place: Path, state: AceState) -> AceState:

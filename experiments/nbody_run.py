@@ -89,7 +89,7 @@ def say_data(data: nbody.Dataset) -> None:
   if drift:
     print(
       f"Relative energy drift of the simulation: quartiles {drift['lower_quartile']:.1e}, "
-      f"{drift['median']:.1e}, {drift['upper_quartile']:.1e} (forces are clipped in near-collisions)."
+      f"{drift['median']:.1e}, {drift['upper_quartile']:.1e} (near-collisions are clipped)."
     )
 
 

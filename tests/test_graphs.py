@@ -1,0 +1,45 @@
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+import pytest
+
+from ace_jax import graphs
+
+X = jax.random.normal(jax.random.key(0), (2, 4, 3))
+
+
+def test_fully_connected_aggregation_is_the_sum_over_all_others():
+  graph = graphs.fully_connected(4)
+  assert graph.num_edges == 12
+  messages = graphs.gather_senders(X, graph)
+  expected = jnp.sum(X, axis=1, keepdims=True) - X
+  np.testing.assert_allclose(graphs.aggregate(messages, graph, 4), expected, rtol=1e-5, atol=1e-6)
+  mean = graphs.aggregate(messages, graph, 4, mean=True)
+  np.testing.assert_allclose(mean, expected / 3, rtol=1e-5, atol=1e-6)
+  assert hash(graph) == hash(graphs.fully_connected(4))
+
+
+def test_an_irregular_topology_agrees_with_graphs_tuple():
+  senders, receivers = (0, 2, 3, 1, 0), (1, 1, 2, 3, 3)
+  topology = graphs.Topology(4, senders, receivers)
+  graph = jraph.GraphsTuple(
+    None, None, jnp.array(receivers), jnp.array(senders), None, jnp.array([4]), jnp.array([5])
+  )
+  dense = graphs.aggregate(graphs.gather_senders(X, topology), topology, 4)
+  sparse = graphs.aggregate(graphs.gather_senders(X[0], graph), graph, 4)
+  np.testing.assert_allclose(dense[0], sparse, rtol=1e-6)
+  np.testing.assert_allclose(sparse[1], X[0, 0] + X[0, 2], rtol=1e-6)
+
+
+def test_pooling_over_graphs_of_different_sizes():
+  graph = jraph.GraphsTuple(
+    None, None, jnp.zeros(0, int), jnp.zeros(0, int), None, jnp.array([1, 3]), jnp.array([0, 0])
+  )
+  pooled = graphs.pool_mean(X[0], graph)
+  np.testing.assert_allclose(pooled, [X[0, 0], jnp.mean(X[0, 1:], axis=0)], rtol=1e-5)
+
+
+def test_indices_out_of_range():
+  with pytest.raises(ValueError):
+    graphs.Topology(2, (0, 2), (1, 1))
