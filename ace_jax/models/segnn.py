@@ -88,7 +88,7 @@ class SEGNN(nn.Module):
     """
     hidden, fast = self._hidden(), self._is_fast()
     outputs = steerable.multiplicities(self.output_irreps)
-    if self.task == "graph" and len(outputs) > 1:
+    if self.task == "graph" and any(outputs[1:]):
       raise ValueError(f"SEGNN: task 'graph' needs scalar outputs, not {self.output_irreps!r}.")
 
     def product(x: Features, channels: Multiplicities, name: str) -> Features:

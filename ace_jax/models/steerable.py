@@ -261,7 +261,7 @@ def message_product_l1(
   message_scalars: Float[Array, "... edges scalars"],
   attributes: Float[Array, "... edges 4"],
   kernels: Features,
-  bias: Float[Array, "scalars"],
+  bias: Float[Array, "scalars"] | None,
   graph: graphs.Graph,
 ) -> Features:
   """`tensor_product_l1` of [x_receiver, x_sender, message_scalars] on edges.
@@ -297,6 +297,7 @@ def message_product_l1(
   edge_v = graphs.gather_receivers(from_v[..., :width], graph) + graphs.gather_senders(
     from_v[..., width:], graph
   )
-  y0 = a0 * edge_s[..., :width0] + _dot(a1, edge_v[..., :width0]) + bias
+  y0 = a0 * edge_s[..., :width0] + _dot(a1, edge_v[..., :width0])
+  y0 = y0 if bias is None else y0 + bias
   y1 = a1[..., None] * edge_s[..., None, width0:] + a0[..., None] * edge_v[..., width0:]
   return y0[..., None, :], y1
