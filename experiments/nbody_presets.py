@@ -17,7 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
   # Adam on both sides oscillates; a faster gamma and the augmented term make it settle within
   # a few thousand steps.
   "quick": {
-    "epochs": 150,
+    "epochs": 120,
     "batch_size": 100,
     "eval_every": 5,
     "checkpoint_every": 10,

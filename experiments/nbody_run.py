@@ -21,7 +21,7 @@ from ace_jax.parallel import DATA, make_mesh
 from ace_jax.primal_dual import primal_adam
 from ace_jax.symmetry import equivariance_error, random_rotations
 from data import nbody
-from experiments import runs
+from experiments import runs, text
 from experiments.nbody_presets import PRESETS
 
 RELAXATIONS = {
@@ -211,7 +211,7 @@ def train(
     records = history.read(place / history.FILE)
     result = make_result(settings, data, end, records)
     try:
-      history.write_json(place / runs.RESULT, result)
+      history.write_json(place / runs.RESULT, runs.portable(result))
       draw(place / "figures", data, end, records)
     except OSError as error:
       raise CheckpointError(
@@ -348,7 +348,7 @@ def summary_table(results: list[dict[str, Any]]) -> str:
           f"{linear / found['test_mse']:.1f}",
         ]
       )
-  return runs.table(header, rows)
+  return text.table(header, rows)
 
 
 def draw(
@@ -417,5 +417,5 @@ def curve(
   history.write_json(place / runs.RESULT, {"experiment": "nbody_samples", "test_mse": results})
   (place / "figures").mkdir(exist_ok=True)
   plotting.save(plotting.sample_efficiency(results), place / "figures" / "sample_efficiency.png")
-  print(f"\n{runs.table(['predictor', 'trajectories', 'test MSE'], table)}")
+  print(f"\n{text.table(['predictor', 'trajectories', 'test MSE'], table)}")
   print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")

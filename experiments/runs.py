@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,6 +105,20 @@ def environment() -> dict[str, Any]:
   }
 
 
+def portable(value: Any) -> Any:
+  """Returns a JSON value in which every absolute path is its last component alone.
+
+  Results are shared; the folders of the machine that made them mean nothing elsewhere.
+  """
+  if isinstance(value, dict):
+    return {key: portable(item) for key, item in value.items()}
+  if isinstance(value, list):
+    return [portable(item) for item in value]
+  if isinstance(value, str):
+    return re.sub(r"(?<![\w.])/(?:[^\s/]+/)*([^\s/]+)", r"\1", value)
+  return value
+
+
 def _module() -> str:
   spec = getattr(sys.modules["__main__"], "__spec__", None)
   return spec.name if spec else Path(sys.argv[0]).stem
@@ -126,16 +141,3 @@ def _commit() -> str | None:
   except (OSError, subprocess.TimeoutExpired):
     return None
   return done.stdout.strip() or None
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-  """Formats rows as aligned text: the first column to the left, the others to the right."""
-  columns = list(zip(header, *rows, strict=True))
-  widths = [max(len(cell) for cell in column) for column in columns]
-
-  def line(cells):
-    first, *rest = zip(cells, widths, strict=True)
-    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])
-
-  rule = "  ".join("-" * width for width in widths)
-  return "\n".join([line(header), rule, *(line(row) for row in rows)])

@@ -1,0 +1,126 @@
+"""Holds our N-body runs against the published implementation's errors on the same arrays.
+
+    python -m experiments.nbody_reference --folder=results/nbody --reference=CURVE.csv
+
+The reference (columns run, epoch, valid_mse_projection, test_mse_projection, valid_mse_relaxed,
+test_mse_relaxed; the row of epoch e is taken after e + 1 epochs) is one seed of the published
+PyTorch SEGNN. Ours are the runs below the folder; a reference value that lies within our mean
++- 2 standard deviations over seeds, or above it, counts as matched. Writes comparison_*.png and
+comparison.json into the folder.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import app
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("folder", "results/nbody", "Has SOMETHING/result.json; gets the figures.")
+flags.DEFINE_string("reference", None, "CSV of the reference curves.", required=True)
+
+PREDICTORS = {"strict": ["projection"], "equality": ["projection", "relaxed"]}
+
+
+def read_reference(path: Path) -> dict[tuple[str, str, str], dict[int, float]]:
+  """Returns {(run, split, predictor): {epochs of training: error}}.
+
+  Raises:
+    DataError: the file is missing or has other columns.
+  """
+  from data.errors import DataError
+
+  curves: dict[tuple[str, str, str], dict[int, float]] = {}
+  try:
+    with path.open(newline="") as file:
+      for row in csv.DictReader(file):
+        for split in ("valid", "test"):
+          for predictor in PREDICTORS[row["run"]]:
+            curve = curves.setdefault((row["run"], split, predictor), {})
+            curve[int(row["epoch"]) + 1] = float(row[f"{split}_mse_{predictor}"])
+  except OSError as error:
+    raise DataError(f"{path}: {error.strerror}; name the CSV with --reference.") from error
+  except (KeyError, ValueError, TypeError) as error:
+    raise DataError(f"{path}: not a reference curve ({error}); see --help.") from error
+  return curves
+
+
+def compare(
+  seeds: list[dict[int, float]], reference: dict[int, float], last: int = 10
+) -> dict[str, Any]:
+  """Compares curves at the epochs that all of them have.
+
+  Args:
+    seeds: {epoch: error} of each of our seeds.
+    reference: {epoch: error} of the reference.
+    last: Evaluations at the end over which errors are averaged.
+
+  Returns:
+    epochs compared, the share of them at which the reference is matched, and the mean over the
+    last evaluations of ours (each seed) and of the reference.
+  """
+  import numpy as np
+
+  epochs = sorted(set(reference).intersection(*seeds))
+  ours = np.array([[seed[epoch] for epoch in epochs] for seed in seeds])
+  theirs = np.array([reference[epoch] for epoch in epochs])
+  low = ours.mean(axis=0) - 2 * ours.std(axis=0, ddof=1 if len(seeds) > 1 else 0)
+  return {
+    "epochs": [epochs[0], epochs[-1]],
+    "evaluations": len(epochs),
+    "share_matched": float(np.mean(theirs >= low)),
+    "last_evaluations": last,
+    "ours_at_the_end": [float(x) for x in ours[:, -last:].mean(axis=1)],
+    "reference_at_the_end": float(theirs[-last:].mean()),
+  }
+
+
+def main() -> None:
+  """Prints the comparison and draws it."""
+  import numpy as np
+
+  from ace_jax import history, plotting
+  from experiments import table, text
+
+  folder = Path(FLAGS.folder)
+  reference = read_reference(Path(FLAGS.reference))
+  results = table.read([str(folder)])
+  runs: dict[str, list[dict[str, Any]]] = {}
+  for result in results:
+    if result["settings"]["data_file"] and result["settings"]["preset"] == "paper":
+      runs.setdefault(result["constraint"], []).append(result)
+  report, rows = {}, []
+  for (run, split, predictor), curve in reference.items():
+    if run not in runs:
+      continue
+    key = f"{split}/{predictor}"
+    seeds = [{int(r["epoch"]): r[key] for r in result["curve"]} for result in runs[run]]
+    found = compare(seeds, curve)
+    report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[run]], **found}
+    ours = 1e3 * np.array(found["ours_at_the_end"])
+    rows.append(
+      [
+        f"{run}, {predictor}, {split}",
+        str(len(seeds)),
+        f"{found['epochs'][0]}-{found['epochs'][1]}",
+        f"{ours.mean():.2f} +- {ours.std(ddof=1 if len(ours) > 1 else 0):.2f}",
+        f"{1e3 * found['reference_at_the_end']:.2f}",
+        f"{found['share_matched']:.0%}",
+      ]
+    )
+    figure = plotting.against_reference(
+      {f"ace_jax, {run}": [result["curve"] for result in runs[run]]},
+      {"published PyTorch implementation, 1 seed": tuple(np.array(list(curve.items())).T)},
+      key,
+      f"{split} MSE of the {predictor}",
+    )
+    plotting.save(figure, folder / f"comparison_{run}_{split}_{predictor}.png")
+  history.write_json(folder / "comparison.json", report)
+  header = ["curve", "seeds", "epochs", "ours x 10^-3", "published x 10^-3", "matched at"]
+  print(text.table(header, rows))
+
+
+if __name__ == "__main__":
+  app.launch(main)

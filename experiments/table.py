@@ -1,0 +1,90 @@
+"""Tables from result.json files: `python -m experiments.table --folders=results/nbody`.
+
+Runs that differ in the seed alone are one row, mean +- standard deviation over seeds.
+"""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import app
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("table", "nbody", ["nbody"], "Which table.")
+flags.DEFINE_list("folders", ["results/nbody"], "Where to look for result.json files, by commas.")
+flags.DEFINE_enum("format", "text", ["text", "markdown"], "How to write it.")
+
+HEADER = ["run", "predictor", "epochs", "seeds", "test MSE x 10^-3", "equiv. error"]
+
+
+def read(folders: list[str]) -> list[dict[str, Any]]:
+  """Returns every result below the folders.
+
+  Raises:
+    DataError: a folder has none, or a file is damaged.
+  """
+  from data.errors import DataError
+
+  results = []
+  for folder in folders:
+    paths = sorted(Path(folder).rglob("result.json"))
+    if not paths:
+      raise DataError(f"{folder}: no result.json below it; name folders of finished runs.")
+    for path in paths:
+      try:
+        results.append(json.loads(path.read_text()))
+      except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); remove it or run again.") from error
+  return results
+
+
+def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
+  """Returns the rows of the N-body table: one a configuration and predictor."""
+  groups: dict[str, list[dict[str, Any]]] = {}
+  for result in results:
+    if result["experiment"] == "nbody":
+      same = {k: v for k, v in result["settings"].items() if k != "seed"}
+      groups.setdefault(json.dumps(same, sort_keys=True), []).append(result)
+  rows = []
+  for group in groups.values():
+    settings = group[0]["settings"]
+    for name in group[0]["predictors"]:
+      found = [result["predictors"][name] for result in group]
+      errors = [f["final_equivariance_error"] for f in found]
+      rows.append(
+        [
+          f"{settings['constraint']}, {settings['preset']}, {group[0]['train_samples']} samples",
+          name,
+          str(group[0]["epochs"]),
+          ",".join(str(seed) for result in group for seed in result["seeds"]),
+          _spread([1e3 * f["test_mse"] for f in found]),
+          f"{statistics.mean(errors):.1e}" if None not in errors else "",
+        ]
+      )
+  return sorted(rows)
+
+
+def _spread(values: list[float]) -> str:
+  spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+  return f"{statistics.mean(values):.2f}{spread}"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+  """Formats rows as a Markdown table."""
+  lines = [header, ["---"] * len(header), *rows]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+  """Prints the table."""
+  from experiments import text
+
+  rows = {"nbody": nbody_rows}[FLAGS.table](read(FLAGS.folders))
+  print({"text": text.table, "markdown": markdown}[FLAGS.format](HEADER, rows))
+
+
+if __name__ == "__main__":
+  app.launch(main)

@@ -1,0 +1,14 @@
+"""Text for the terminal."""
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+  """Formats rows as aligned text: the first column to the left, the others to the right."""
+  columns = list(zip(header, *rows, strict=True))
+  widths = [max(len(cell) for cell in column) for column in columns]
+
+  def line(cells):
+    first, *rest = zip(cells, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])
+
+  rule = "  ".join("-" * width for width in widths)
+  return "\n".join([line(header), rule, *(line(row) for row in rows)])
