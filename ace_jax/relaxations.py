@@ -80,9 +80,10 @@ class MLP(nn.Module):
 class SpectralMLP(nn.Module):
   """A perceptron whose weights are divided by their largest singular value.
 
-  With a 1-Lipschitz activation, N = bound^n is a Lipschitz constant of the branch with n linear
-  layers. The singular value is computed by power iteration on W^T W from a fixed start vector
-  and differentiated through: no state, so evaluation and training see the same function.
+  With a 1-Lipschitz activation and exact singular values, bound^n is a Lipschitz constant of the
+  branch with n linear layers; a few power iterations fall slightly short of the singular value,
+  so that it is an estimate, not a certificate. They start from a fixed vector: no state, so
+  evaluation and training see the same function.
 
   Attributes:
     features: Number of outputs.

@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ def launch(main: Callable[[], Any]) -> None:
     from experiments.flags import UsageError
 
     logging.set_verbosity(logging.WARNING)
+    warnings.showwarning = _warn
     try:
       main()
     except UsageError as error:
@@ -59,6 +61,10 @@ def set_up_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+  sys.stderr.write(f"warning: {message}\n")
 
 
 def _parse(argv: list[str]) -> list[str]:
