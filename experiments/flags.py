@@ -72,8 +72,11 @@ def settings(preset: dict[str, Any], own: tuple[str, ...]) -> dict[str, Any]:
   """
   given = {name: FLAGS[name].value for name in (*_COMMON, *own)}
   _check(given)
+  _check_only("relaxation", "mlp", given, set(CONSTRAINTS) - {"strict"})
   merged = {**given, **{k: v for k, v in preset.items() if given[k] is None}}
-  merged["train_samples"] = _sizes(merged["train_samples"])
+  sizes = merged["train_samples"] = _sizes(merged["train_samples"])
+  if sizes and given["batch_size"] is None:
+    merged["batch_size"] = min(merged["batch_size"], max(sizes))
   if merged["relaxation_scale"] is None:
     scaled = given["constraint"] in ("inequality", "resilient") and given["preset"] == "quick"
     merged["relaxation_scale"] = "fixed" if scaled else "free"
@@ -88,7 +91,6 @@ def settings(preset: dict[str, Any], own: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _check(given: dict[str, Any]) -> None:
-  constraint = given["constraint"]
   only = {
     "rho": {"resilient", "ridge"},
     "epsilon": {"inequality"},
@@ -100,11 +102,7 @@ def _check(given: dict[str, Any]) -> None:
     "relaxation_scale": set(CONSTRAINTS) - {"strict"},
   }
   for name, users in only.items():
-    if given[name] is not None and constraint not in users:
-      raise UsageError(
-        f"--{name} has no meaning with --constraint={constraint}; "
-        f"leave it out, or take --constraint={'|'.join(sorted(users))}."
-      )
+    _check_only(name, None, given, users)
   for name in ("lr", "gamma_lr", "slack_lr", "dual_lr", "rho", "clip_norm"):
     if given[name] is not None and not 0 < given[name] < float("inf"):
       raise UsageError(f"--{name}={given[name]:g} must be positive and finite.")
@@ -113,6 +111,14 @@ def _check(given: dict[str, Any]) -> None:
       raise UsageError(f"--{name}={given[name]:g} must not be negative, and finite.")
   if FLAGS.resume and not FLAGS.workdir:
     raise UsageError("--resume needs to know what: add --workdir=FOLDER of the run to continue.")
+
+
+def _check_only(name: str, default: Any, given: dict[str, Any], users: set[str]) -> None:
+  if given[name] != default and given["constraint"] not in users:
+    raise UsageError(
+      f"--{name} has no meaning with --constraint={given['constraint']}; "
+      f"leave it out, or take --constraint={'|'.join(sorted(users))}."
+    )
 
 
 def _sizes(train_samples: list[str] | list[int] | None) -> list[int] | None:

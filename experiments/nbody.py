@@ -36,8 +36,23 @@ OWN = (
 )
 
 
+def check() -> None:
+  """Refuses flags of the simulation where nothing is simulated.
+
+  Raises:
+    UsageError: the flags contradict each other.
+  """
+  simulated = ("system", "symmetry_breaking", "breaking_from", "force_clip", "data_seed")
+  for name in simulated:
+    if FLAGS.data_file and FLAGS[name].present:
+      raise common.UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
+  if FLAGS["breaking_from"].present and not FLAGS.symmetry_breaking:
+    raise common.UsageError("--breaking_from needs --symmetry_breaking, such as gravity:1.")
+
+
 def main() -> None:
   """Runs what the flags ask for."""
+  check()
   settings = common.settings(PRESETS[FLAGS.preset], OWN)
   app.set_up_jax()
   from experiments import nbody_run

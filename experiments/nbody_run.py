@@ -192,7 +192,7 @@ def train(
   with runs.opened(place, settings, resume):
     options = training.Settings(
       epochs=settings["epochs"],
-      batch_size=min(settings["batch_size"], len(data.train["positions"])),
+      batch_size=settings["batch_size"],
       eval_every=settings["eval_every"],
       checkpoint_every=settings["checkpoint_every"],
       patience=settings["patience"],

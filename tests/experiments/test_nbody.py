@@ -67,6 +67,9 @@ def data_file(tmp_path_factory):
     (["--train_samples=a,3"], "positive whole numbers"),
     (["--resume"], "add --workdir"),
     (["equality"], "unexpected argument"),
+    (["--constraint=strict", "--relaxation=linear"], "--relaxation has no meaning"),
+    (["--data_file=a.npz", "--symmetry_breaking=wind:1"], "for simulated data"),
+    (["--breaking_from=start"], "needs --symmetry_breaking"),
   ],
 )
 def test_usage_errors(flags, says):
@@ -140,6 +143,8 @@ def test_what_the_data_cannot_give(tmp_path, data_file):
   refuses(run(place, f"--data_file={tmp_path / 'no.npz'}"), 1, "no such file")
   refuses(run(place, f"--data_file={data_file}", "--train_samples=41"), 2, "41", "there are 40")
   refuses(run(place, "--symmetry_breaking=magnet:1"), 2, "gravity:G")
+  done = run(*TINY, place, f"--data_file={data_file}", "--batch_size=41")
+  refuses(done, 2, "batch of 41 is larger than the 40 training samples")
 
 
 def test_non_finite_loss(tmp_path, data_file):
