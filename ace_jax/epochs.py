@@ -1,13 +1,15 @@
 """An epoch of training and an evaluation, each as one device program."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from ace_jax import parallel, primal_dual, task
+from ace_jax import parallel, primal_dual
 from ace_jax.state import AceState, Best
-from ace_jax.task import Batch
+from ace_jax.task import Batch, Task, size, take
 
 
 def compile_epoch(mesh: Mesh, batch_size: int):
@@ -31,7 +33,7 @@ def compile_epoch(mesh: Mesh, batch_size: int):
   devices = mesh.shape[parallel.DATA]
 
   def epoch(state: AceState, data: Batch):
-    samples = task.size(data)
+    samples = size(data)
     steps = samples // batch_size
     key = jax.random.fold_in(state.stream(primal_dual.ORDER_STREAM), state.epoch)
     order = jax.random.permutation(key, samples)[: steps * batch_size]
@@ -39,7 +41,7 @@ def compile_epoch(mesh: Mesh, batch_size: int):
     order = order[:, jax.lax.axis_index(parallel.DATA)]
 
     def step(state, index):
-      batch = task.take(data, index)
+      batch = take(data, index)
       return primal_dual.primal_dual_step(state, batch, parallel.DATA)
 
     trained, outputs = jax.lax.scan(step, state, order)
@@ -61,14 +63,13 @@ def compile_evaluation(mesh: Mesh, batch_size: int, patience: int | None = None)
     batch_size: Samples evaluated at once, over all devices (at most; does not change results).
     patience: Evaluations without improvement that are waited for; None never stops.
   """
-  measure = _mean_error(mesh, batch_size)
+  mean_error = _mean_error(mesh, batch_size)
 
   def evaluate(state: AceState, data: Batch):
-    theta, model_state = state.primal.theta, state.model_state
     errors, best = {}, {}
-    for name, gamma in state.predictors().items():
-      errors[name] = measure(state, theta, gamma, model_state, data)
-      best[name] = _better(state.best[name], errors[name], state, gamma)
+    for name, variables in state.current().items():
+      errors[name] = mean_error(state.task, variables, data)
+      best[name] = _better(state.best[name], errors[name], state.epoch, variables)
     active = state.active
     if patience is not None:
       going = [b.stalled < patience for b in best.values()]
@@ -79,46 +80,38 @@ def compile_evaluation(mesh: Mesh, batch_size: int, patience: int | None = None)
   return parallel.on_mesh(evaluate, mesh, donate_argnums=(0,))
 
 
-def compile_test(mesh: Mesh, batch_size: int):
-  """Compiles `test(state, data) -> {"best": errors, "current": errors}`.
-
-  "best" is each predictor at its own lowest validation error, "current" is the state as it is.
+def compile_errors(mesh: Mesh, batch_size: int, task: Task):
+  """Compiles `errors(predictors, data) -> {name: mean error}`, without touching a state.
 
   Args:
     mesh: Devices; they share the samples.
     batch_size: Samples evaluated at once, over all devices.
+    task: Model and metric.
+
+  Returns:
+    The compiled function; predictors are `AceState.current()` or `AceState.selected()`.
   """
-  measure = _mean_error(mesh, batch_size)
+  mean_error = _mean_error(mesh, batch_size)
 
-  def test(state: AceState, data: Batch):
-    theta, model_state = state.primal.theta, state.model_state
-    current = {
-      name: measure(state, theta, gamma, model_state, data)
-      for name, gamma in state.predictors().items()
-    }
-    best = {
-      name: measure(state, kept.theta, kept.gamma, kept.model_state, data)
-      for name, kept in state.best.items()
-    }
-    return {"best": best, "current": current}
+  def errors(predictors: dict[str, Any], data: Batch):
+    return {name: mean_error(task, variables, data) for name, variables in predictors.items()}
 
-  return parallel.on_mesh(test, mesh)
+  return parallel.on_mesh(errors, mesh)
 
 
 def _mean_error(mesh: Mesh, batch_size: int):
   devices = mesh.shape[parallel.DATA]
   share = max(1, batch_size // devices)
 
-  def mean_error(state, theta, gamma, model_state, data) -> Float[Array, ""]:
-    samples = task.size(data)
+  def mean_error(task: Task, variables, data: Batch) -> Float[Array, ""]:
+    samples = size(data)
     chunks = -(-samples // (share * devices))
     # The last chunk is filled up with copies of the last sample, which weigh nothing.
     index = jnp.arange(chunks * devices * share).reshape(chunks, devices, share)
     index = index[:, jax.lax.axis_index(parallel.DATA)]
 
     def total(index):
-      batch = task.take(data, jnp.minimum(index, samples - 1))
-      errors = state.task.evaluate(theta, gamma, model_state, batch)
+      errors = task.evaluate(*variables, take(data, jnp.minimum(index, samples - 1)))
       return jnp.sum(jnp.where(index < samples, errors, 0))
 
     sums = jax.lax.map(total, index)
@@ -127,15 +120,9 @@ def _mean_error(mesh: Mesh, batch_size: int):
   return mean_error
 
 
-def _better(best: Best, error: Float[Array, ""], state: AceState, gamma) -> Best:
+def _better(best: Best, error: Float[Array, ""], epoch, variables) -> Best:
   better = error < best.error  # False for a NaN
-  found = Best(
-    error=error,
-    epoch=state.epoch,
-    stalled=jnp.zeros_like(best.stalled),
-    theta=state.primal.theta,
-    gamma=gamma,
-    model_state=state.model_state,
-  )
+  theta, gamma, model_state = variables
+  found = Best(error, epoch, jnp.zeros_like(best.stalled), theta, gamma, model_state)
   old = best.replace(stalled=best.stalled + 1)  # pyright: ignore[reportAttributeAccessIssue]
   return jax.tree.map(lambda new, old: jnp.where(better, new, old), found, old)

@@ -118,7 +118,7 @@ def fit(
     resume=resume,
     loggers=lambda done: [ProgressBar(options.epochs, done)],
   )
-  best = {k: homotopy.merge(b.theta, b.gamma, b.model_state) for k, b in end.best.items()}
+  best = {name: homotopy.merge(*variables) for name, variables in end.selected().items()}
   return Fit(
     projection=best["projection"],
     relaxed=best.get("relaxed", best["projection"]),

@@ -89,10 +89,18 @@ class AceState:
     """Returns the key of one of the run's independent random streams."""
     return jax.random.fold_in(jax.random.wrap_key_data(self.key), name)
 
-  def predictors(self) -> dict[str, Any]:
-    """Returns {name of the predictor: its gamma}; a strict model has the projection alone."""
-    relaxed = {"relaxed": self.primal.gamma} if self.primal.gamma else {}
-    return {"projection": {}, **relaxed}
+  def current(self) -> dict[str, tuple[Any, Any, Any]]:
+    """Returns (theta, gamma, model_state) of each predictor as it is now.
+
+    "projection" has an empty gamma; "relaxed" is missing for a strict model.
+    """
+    theta, gamma, model_state = self.primal.theta, self.primal.gamma, self.model_state
+    relaxed = {"relaxed": (theta, gamma, model_state)} if gamma else {}
+    return {"projection": (theta, {}, model_state), **relaxed}
+
+  def selected(self) -> dict[str, tuple[Any, Any, Any]]:
+    """Returns (theta, gamma, model_state) of each predictor at its lowest validation error."""
+    return {name: (b.theta, b.gamma, b.model_state) for name, b in self.best.items()}
 
 
 def create(
@@ -118,10 +126,10 @@ def create(
   primal = Primal(theta, gamma, formulation.init_slack(gamma))
   multipliers = formulation.init_multipliers(gamma)
 
-  def best(gamma):
-    theta, kept_gamma, kept_state = _copy((primal.theta, gamma, model_state))
+  def best(variables):
+    theta, gamma, model_state = _copy(variables)
     infinite = jnp.full((), jnp.inf, jnp.float32)
-    return Best(infinite, jnp.int32(0), jnp.int32(0), theta, kept_gamma, kept_state)
+    return Best(infinite, jnp.int32(0), jnp.int32(0), theta, gamma, model_state)
 
   state = AceState(
     primal=primal,
@@ -140,7 +148,7 @@ def create(
     primal_optimizer=primal_optimizer,
     dual_optimizer=dual_optimizer,
   )
-  return state.replace(best={name: best(gamma) for name, gamma in state.predictors().items()})  # pyright: ignore[reportAttributeAccessIssue]
+  return state.replace(best={name: best(variables) for name, variables in state.current().items()})  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _copy(tree: Any) -> Any:

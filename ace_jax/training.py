@@ -150,9 +150,9 @@ def test_errors(
     mesh: Devices.
   """
   mesh = parallel.make_mesh() if mesh is None else mesh
-  evaluate = epochs.compile_test(mesh, batch_size)
-  state, test = parallel.replicate((state, test), mesh)
-  return {name: float(error) for name, error in evaluate(state, test)["best"].items()}
+  errors = epochs.compile_errors(mesh, batch_size, state.task)
+  found = errors(*parallel.replicate((state.selected(), test), mesh))
+  return {name: float(error) for name, error in found.items()}
 
 
 def _start(state: AceState, workdir: Path | None, resume: bool) -> tuple[AceState, list[Record]]:

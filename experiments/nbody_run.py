@@ -12,7 +12,7 @@ import numpy as np
 import tqdm
 
 import ace_jax
-from ace_jax import history, homotopy, plotting, relaxations, state, task, training
+from ace_jax import epochs, history, homotopy, plotting, relaxations, state, task, training
 from ace_jax.errors import CheckpointError
 from ace_jax.lagrangian import dual_optimizer
 from ace_jax.logging import ProgressBar, TensorBoardLogger
@@ -122,7 +122,7 @@ def make_constraint(settings: dict[str, Any]) -> ace_jax.Formulation:
   }[name]()
 
 
-def begin(settings: dict[str, Any], data: nbody.Dataset) -> state.AceState:
+def start(settings: dict[str, Any], data: nbody.Dataset) -> state.AceState:
   """Returns the state at the start of training."""
   model = make_model(settings)
   init_key, run_key = jax.random.split(jax.random.key(settings["seed"]))
@@ -184,12 +184,13 @@ def train(
       tqdm.tqdm.write(f"First epoch done after {time.perf_counter() - started:.1f} s.")
     errors = equivariance(current, task.take(data.valid, slice(0, _MEASURED)))
     if settings["log_test"]:
-      for name, gamma in current.predictors().items():
-        error = mean_error(current, current.primal.theta, gamma, current.model_state, data.test)
-        errors[f"test/{name}"] = float(error)
+      found = test_errors(current.current(), data.test)
+      errors |= {f"test/{name}": error for name, error in found.items()}
     return {name: float(error) for name, error in errors.items()}
 
   with runs.opened(place, settings, resume):
+    begin = start(settings, data)
+    test_errors = epochs.compile_errors(mesh, 500, begin.task)
     options = training.Settings(
       epochs=settings["epochs"],
       batch_size=settings["batch_size"],
@@ -198,7 +199,7 @@ def train(
       patience=settings["patience"],
     )
     end, _ = training.train(
-      begin(settings, data),
+      begin,
       data.train,
       data.valid,
       options,
@@ -222,18 +223,6 @@ def train(
 
 
 @jax.jit
-def mean_error(current, theta, gamma, model_state, split) -> jax.Array:
-  """Returns the mean error of one predictor on a whole split, in chunks."""
-  samples = task.size(split)
-  chunk = max(c for c in range(1, 501) if samples % c == 0)
-  chunks = jax.tree.map(lambda a: jnp.reshape(a, (-1, chunk, *a.shape[1:])), split)
-  errors = jax.lax.map(
-    lambda batch: current.task.evaluate(theta, gamma, model_state, batch), chunks
-  )
-  return jnp.mean(errors)
-
-
-@jax.jit
 def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.Array]:
   """Returns the relative equivariance error of each predictor under rotations about the origin."""
   rotations = random_rotations(jax.random.key(0), _ROTATIONS)
@@ -243,8 +232,7 @@ def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.A
     return {**batch, **turned}
 
   errors = {}
-  for name, gamma in current.predictors().items():
-    variables = homotopy.merge(current.primal.theta, gamma, current.model_state)
+  for name, variables in current.current().items():
     errors[f"equivariance/{name}"] = equivariance_error(
       functools.partial(_predict, current.task, variables),
       batch,
@@ -256,7 +244,7 @@ def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.A
 
 
 def _predict(problem, variables, batch):
-  return problem.apply(variables, batch, None)[0]
+  return problem.apply(homotopy.merge(*variables), batch, None)[0]
 
 
 def make_result(
@@ -365,10 +353,8 @@ def draw(
     plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
   shown = task.take(data.test, slice(0, nbody.SHOWN))
   predictions = {
-    name: np.asarray(
-      _predict(end.task, homotopy.merge(best.theta, best.gamma, best.model_state), shown)
-    )
-    for name, best in end.best.items()
+    name: np.asarray(_predict(end.task, variables, shown))
+    for name, variables in end.selected().items()
   }
   figure = plotting.trajectories(
     data.paths, shown["positions"], shown["velocities"], shown["targets"], predictions
