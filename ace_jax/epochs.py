@@ -104,6 +104,7 @@ def _mean_error(mesh: Mesh, batch_size: int):
   share = max(1, batch_size // devices)
 
   def mean_error(task: Task, variables, data: Batch) -> Float[Array, ""]:
+    theta, gamma, model_state = variables
     samples = size(data)
     chunks = -(-samples // (share * devices))
     # The last chunk is filled up with copies of the last sample, which weigh nothing.
@@ -111,7 +112,8 @@ def _mean_error(mesh: Mesh, batch_size: int):
     index = index[:, jax.lax.axis_index(parallel.DATA)]
 
     def total(index):
-      errors = task.evaluate(*variables, take(data, jnp.minimum(index, samples - 1)))
+      batch = take(data, jnp.minimum(index, samples - 1))
+      errors = task.evaluate(theta, gamma, model_state, batch)
       return jnp.sum(jnp.where(index < samples, errors, 0))
 
     sums = jax.lax.map(total, index)
