@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def record(state: AceState, outputs: StepOutput, seconds: float) -> Record:
     seconds: What the epoch took.
 
   Returns:
-    epoch and step (both counted from 1 up to now), mean loss and lagrangian, mean gradient norms,
+    epoch and step (both counted from 1 up to now), Unix time, mean loss and lagrangian, mean
+    gradient norms,
     and for each homotopic layer NAME `gamma/NAME`, `multiplier/NAME`, `slack/NAME` after the
     epoch and `violation/NAME` before its last step (of a vector: the entry of largest absolute
     value).
@@ -41,6 +43,7 @@ def record(state: AceState, outputs: StepOutput, seconds: float) -> Record:
   result = {
     "epoch": int(epoch),
     "step": int(step),
+    "time": time.time(),
     "loss": float(np.mean(outputs.loss)),
     "lagrangian": float(np.mean(outputs.lagrangian)),
     "gradient_norm/theta": float(np.mean(outputs.theta_norm)),

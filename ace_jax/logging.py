@@ -63,7 +63,7 @@ class TensorBoardLogger:
   def log(self, record: Record) -> None:
     """Writes the scalars of an epoch."""
     for name, value in record.items():
-      if name != "epoch":
+      if name not in ("epoch", "time"):
         self._writer.add_scalar(name, value, int(record["epoch"]))
 
   def close(self) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import tqdm
 
 import ace_jax
-from ace_jax import epochs, history, homotopy, plotting, relaxations, state, task, training
+from ace_jax import epochs, history, homotopy, relaxations, state, task, training
 from ace_jax.errors import CheckpointError
 from ace_jax.lagrangian import dual_optimizer
 from ace_jax.logging import ProgressBar, TensorBoardLogger
@@ -42,7 +41,6 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, devices: in
     resume: Continue what is in `workdir`.
     devices: Devices that share a batch; all by default.
   """
-  started = time.perf_counter()
   place = Path(workdir) if workdir else runs.default_workdir("nbody", settings["constraint"])
   sizes = settings["train_samples"]
   data = load(settings, max(sizes) if sizes else None)
@@ -52,7 +50,7 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, devices: in
   if sizes and len(sizes) > 1:
     curve(settings, data, place, resume, devices)
   else:
-    result = train(settings, data, place, resume, devices, started)
+    result = train(settings, data, place, resume, devices)
     print(f"\n{summary_table([result])}\n\nEverything is in {place}: result.json, figures/, ...")
 
 
@@ -125,17 +123,20 @@ def make_constraint(settings: dict[str, Any]) -> ace_jax.Formulation:
 def start(settings: dict[str, Any], data: nbody.Dataset) -> state.AceState:
   """Returns the state at the start of training."""
   model = make_model(settings)
-  init_key, run_key = jax.random.split(jax.random.key(settings["seed"]))
-  init = model.init
-  if settings["constraint"] == "strict":
-    init = homotopy.strict(init)
-  variables = jax.jit(init)(init_key, *model_inputs(task.take(data.train, slice(0, 2))))
+  init = homotopy.strict(model.init) if settings["constraint"] == "strict" else model.init
   problem = task.from_model(model, squared_error, model_inputs)
   primal = primal_adam(
     settings["lr"], settings["gamma_lr"], settings["slack_lr"], settings["clip_norm"]
   )
   dual = dual_optimizer(settings["dual_optimizer"], settings["dual_lr"])
-  return state.create(problem, variables, make_constraint(settings), primal, dual, run_key)
+
+  @jax.jit  # one program: op by op, this would be most of the start-up time
+  def create(key, batch):
+    init_key, run_key = jax.random.split(key)
+    variables = init(init_key, *model_inputs(batch))
+    return state.create(problem, variables, make_constraint(settings), primal, dual, run_key)
+
+  return create(jax.random.key(settings["seed"]), task.take(data.train, slice(0, 2)))
 
 
 def model_inputs(batch: nbody.Split) -> tuple[jax.Array, ...]:
@@ -154,7 +155,6 @@ def train(
   place: Path,
   resume: bool,
   devices: int | None,
-  started: float | None = None,
 ) -> dict[str, Any]:
   """Trains one model and writes config.json, metrics, checkpoints, result.json and figures.
 
@@ -164,13 +164,11 @@ def train(
     place: The run's folder.
     resume: Continue what is there.
     devices: Devices that share a batch.
-    started: When the program started, to tell the time to the first epoch.
 
   Returns:
     The content of result.json.
   """
   mesh = make_mesh(devices)
-  first = {"pending": started is not None}
 
   def loggers(done):
     bar = ProgressBar(settings["epochs"], done)
@@ -180,8 +178,6 @@ def train(
       return [bar]
 
   def measure(current):
-    if first.pop("pending", False):
-      tqdm.tqdm.write(f"First epoch done after {time.perf_counter() - started:.1f} s.")
     errors = equivariance(current, task.take(data.valid, slice(0, _MEASURED)))
     if settings["log_test"]:
       found = test_errors(current.current(), data.test)
@@ -343,6 +339,8 @@ def draw(
   folder: Path, data: nbody.Dataset, end: state.AceState, records: list[history.Record]
 ) -> None:
   """Draws every figure of a run."""
+  from ace_jax import plotting  # Matplotlib is slow to import
+
   folder.mkdir(exist_ok=True)
   label = json.loads((folder.parent / runs.CONFIG).read_text())["settings"]["constraint"]
   baseline = data.summary["linear_mse"]["valid"]
@@ -373,6 +371,8 @@ def curve(
 
   Each training has its own folder in `place`; finished ones are not repeated on `--resume`.
   """
+  from ace_jax import plotting  # Matplotlib is slow to import
+
   constraints = dict.fromkeys([settings["constraint"], "strict"])
   results: dict[str, dict[int, list[float]]] = {}
   table = []
