@@ -164,6 +164,94 @@ def to_nodes(pooled: Float[Array, "graphs ..."], graph: Graph, num_nodes: int) -
   return pooled[_graph_of_node(graph, num_nodes)]
 
 
+def nodes_first(x: Float[Array, "..."], graph: Graph) -> Array:
+  """Moves the axis of nodes (or edges) to the front: [nodes, batch, ...] or [nodes, ...]."""
+  return jnp.moveaxis(x, 1, 0) if isinstance(graph, Topology) else x
+
+
+def nodes_back(x: Float[Array, "nodes ..."], graph: Graph) -> Array:
+  """Inverse of `nodes_first`."""
+  return jnp.moveaxis(x, 0, 1) if isinstance(graph, Topology) else x
+
+
+@dataclasses.dataclass(frozen=True)
+class Edges:
+  """Gathers and sums over edges, for arrays whose *leading* axis runs over nodes or edges.
+
+  The layout [nodes, time, batch, channels] lets a `Topology` gather whole slabs of memory and sum
+  by one product with a constant matrix, forwards and backwards; nothing is scattered.
+
+  Attributes:
+    graph: The connectivity.
+    num_nodes: Number of nodes (of all graphs together for a GraphsTuple).
+  """
+
+  graph: Graph
+  num_nodes: int
+
+  def at_senders(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
+    """Returns for each edge the features of its sender."""
+    return self._gather(x, self.graph.senders)
+
+  def at_receivers(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
+    """Returns for each edge the features of its receiver."""
+    return self._gather(x, self.graph.receivers)
+
+  def sum(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
+    """Sums messages over the edges into each node."""
+    if isinstance(self.graph, Topology):
+      return _product(_incidence(self.graph.receivers, self.num_nodes), messages)
+    return _segment_sum(messages, _indices(self.graph.receivers), self.num_nodes)
+
+  def mean(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
+    """Averages messages over the edges into each node; nodes without edges give 0."""
+    if isinstance(self.graph, Topology):
+      incidence = _incidence(self.graph.receivers, self.num_nodes)
+      return _product(incidence / np.maximum(incidence.sum(1, keepdims=True), 1), messages)
+    receivers = _indices(self.graph.receivers)
+    degrees = _segment_sum(jnp.ones(receivers.shape, messages.dtype), receivers, self.num_nodes)
+    shape = (self.num_nodes, *[1] * (messages.ndim - 1))
+    return self.sum(messages) / jnp.maximum(degrees, 1).reshape(shape)
+
+  def graph_mean(self, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
+    """Returns the mean over the nodes of each graph, at every node (or to be broadcast there)."""
+    if isinstance(self.graph, Topology):
+      return x.mean(0, keepdims=True)
+    return pool_mean(x, self.graph)[_graph_of_node(self.graph, self.num_nodes)]
+
+  def _gather(self, x, indices):
+    if isinstance(self.graph, Topology):
+      return _gather_constant(x, indices)
+    return x[_indices(indices)]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gather_constant(x: Array, indices: tuple[int, ...]) -> Array:
+  return x[np.asarray(indices)]
+
+
+def _gather_forward(x, indices):
+  return x[np.asarray(indices)], x.shape[0]
+
+
+def _gather_backward(indices, num_nodes, cotangent):
+  # XLA would scatter, which is slow on CPUs and not deterministic on GPUs.
+  return (_product(_incidence(indices, num_nodes), cotangent),)
+
+
+_gather_constant.defvjp(_gather_forward, _gather_backward)
+
+
+def _incidence(indices: tuple[int, ...], num_nodes: int) -> np.ndarray:
+  return np.equal.outer(np.arange(num_nodes), np.asarray(indices)).astype(np.float64)
+
+
+def _product(matrix: np.ndarray, x: Array) -> Array:
+  flat = x.reshape(x.shape[0], -1)
+  product = jnp.dot(matrix.astype(x.dtype), flat, precision=jax.lax.Precision.HIGHEST)
+  return product.reshape(matrix.shape[0], *x.shape[1:])
+
+
 def _segment_sum(x, segments, count: int):
   return jax.ops.segment_sum(x, segments, count, indices_are_sorted=False)
 

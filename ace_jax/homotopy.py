@@ -52,7 +52,6 @@ class Homotopic(nn.Module):
   initial_gamma: float = 1.0
   momentum: float = 0.99
 
-  @nn.compact
   def __call__(self, y_eq: Any, x: Any, *args, **kwargs) -> Any:
     """Returns f_eq(x) + gamma f_neq(x), or `y_eq` itself for a projection.
 
@@ -68,10 +67,19 @@ class Homotopic(nn.Module):
     Raises:
       ValueError: scale is neither "free" nor "fixed", or the branch returns another shape.
     """
+    return self.carry(y_eq, x, *args, **kwargs)[0]
+
+  @nn.compact
+  def carry(self, y_eq: Any, x: Any, *args, **kwargs) -> tuple[Any, Array | None]:
+    """Returns (f_eq + gamma f_neq, f_neq), for branches that carry a stream from layer to layer.
+
+    Arguments as of `__call__`; f_neq is what the next layer's branch takes for its x. It is not
+    divided by its scale, and None in a projection, where x may be None too.
+    """
     if self.scale not in ("free", "fixed"):
       raise ValueError(f"Homotopic.scale is {self.scale!r}; it must be 'free' or 'fixed'.")
     if not self._is_relaxed():
-      return y_eq
+      return y_eq, None
     gamma = self.variable(
       GAMMA, GAMMA, lambda: jnp.full(self.gamma_shape, self.initial_gamma, jnp.float32)
     ).value
@@ -82,13 +90,14 @@ class Homotopic(nn.Module):
         f"{'/'.join(self.path)}: the branch returned shape {f_neq.shape} where the equivariant "
         f"map has {flat_y.shape}."
       )
+    stream = f_neq
     if self.scale == "fixed":
       f_neq = f_neq * jax.lax.rsqrt(self._mean_square(f_neq) + _MEAN_SQUARE_FLOOR)
     self.sow("intermediates", "input", flat_x)
     self.sow("intermediates", "equivariant", flat_y)
     self.sow("intermediates", "non_equivariant", f_neq)
     y = flat_y + gamma.astype(flat_y.dtype) * f_neq
-    return type(y_eq)(y_eq.irreps, y) if hasattr(y_eq, "irreps") else y
+    return (type(y_eq)(y_eq.irreps, y) if hasattr(y_eq, "irreps") else y), stream
 
   def _is_relaxed(self) -> bool:
     # The second test alone would relax every `apply` with a broad `mutable`.

@@ -5,6 +5,7 @@ branch needs beyond `features` default to those of its input, so that the class 
 constructor: `Homotopic(MLP)(y_eq, x)`.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -30,11 +31,17 @@ def torch_dense(features: int, inputs: int, *, name: str | None = None) -> nn.De
     name: Name of the submodule.
   """
 
-  def bias_init(key, shape, dtype=jnp.float32):
-    bound = 1 / jnp.sqrt(inputs)
+  bias_init = symmetric_uniform(1 / math.sqrt(inputs))
+  return nn.Dense(features, kernel_init=_torch_kernel, bias_init=bias_init, name=name)
+
+
+def symmetric_uniform(bound: float) -> nn.initializers.Initializer:
+  """Returns an initialiser that draws uniform numbers from [-bound, bound)."""
+
+  def init(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-  return nn.Dense(features, kernel_init=_torch_kernel, bias_init=bias_init, name=name)
+  return init
 
 
 class Linear(nn.Module):

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ace_jax import graphs
+from ace_jax.relaxations import symmetric_uniform
 
 Features = tuple[Array, ...]
 Multiplicities = tuple[int, ...]
@@ -144,20 +145,13 @@ class Weights(nn.Module):
     kernels, bias = [], None
     for l3, channels in enumerate(self.outputs):
       rows = sum(self.inputs[l1] for l1, _ in paths(l3, len(self.inputs) - 1, self.lmax_attributes))
-      init = _uniform(1 / math.sqrt(max(rows, 1)))
+      init = symmetric_uniform(1 / math.sqrt(max(rows, 1)))
       kernels.append(
         self.param(f"kernel_{l3}", init, (rows, channels)) if channels else jnp.zeros((rows, 0))
       )
       if l3 == 0 and channels:
         bias = self.param("bias", init, (channels,))
     return tuple(kernels), bias
-
-
-def _uniform(bound: float) -> nn.initializers.Initializer:
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init
 
 
 def tensor_product(

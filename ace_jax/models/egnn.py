@@ -1,0 +1,160 @@
+"""EGNN, an E(n) equivariant graph network on positions, velocities and invariant features.
+
+Reference: Satorras, Hoogeboom, Welling, "E(n) Equivariant Graph Neural Networks", ICML 2021.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ace_jax import graphs, relaxations
+from ace_jax.homotopy import Homotopic
+
+_LARGEST_MOVE = 100.0
+
+
+class EdgeLinear(nn.Module):
+  """The first linear map of a message perceptron, W [h_i, h_j, e_ij] + b.
+
+  The maps of h_i and h_j are applied at the nodes and gathered afterwards: there are fewer nodes
+  than edges. All weights start uniform within +-1 / sqrt(inputs of the joined map).
+
+  Attributes:
+    features: Number of outputs.
+  """
+
+  features: int
+
+  @nn.compact
+  def __call__(
+    self,
+    h: Float[Array, "nodes *axes features"],
+    e: Float[Array, "edges *axes scalars"],
+    edges: graphs.Edges,
+  ) -> Float[Array, "edges *axes out"]:
+    """Returns the map's output at every edge; receivers are i, senders j."""
+    inputs = 2 * h.shape[-1] + e.shape[-1]
+
+    init = relaxations.symmetric_uniform(1 / math.sqrt(inputs))
+    shape = (h.shape[-1], self.features)
+    receiver = self.param("kernel_receiver", init, shape)
+    sender = self.param("kernel_sender", init, shape)
+    edge = self.param("kernel_edge", init, (e.shape[-1], self.features))
+    bias = self.param("bias", init, (self.features,))
+    at_nodes = edges.at_receivers(h @ receiver + bias) + edges.at_senders(h @ sender)
+    return at_nodes + e @ edge
+
+
+class EGNNLayer(nn.Module):
+  """One layer: messages from invariants, positions moved along the edges and the velocity.
+
+  .. math::
+    m_{ij} &= \\phi_e(\\|x_i - x_j\\|^2, h_i, h_j, e_{ij}) \\\\
+    x_i' &= x_i + [\\tfrac{1}{|N(i)|} \\textstyle\\sum_j (x_i - x_j)\\, \\phi_x(m_{ij})]_{\\pm 100}
+      + v_i \\phi_v(h_i) \\\\
+    h_i' &= \\phi_h(h_i, \\textstyle\\sum_j m_{ij})
+
+  with i the receiver, j the sender, and phi perceptrons with one hidden layer and SiLU.
+
+  Attributes:
+    hidden: Width of features and messages.
+
+  Reference: Satorras et al., ICML 2021, Eqs. (3)-(7), without the residual of h.
+  """
+
+  hidden: int
+
+  @nn.compact
+  def __call__(
+    self,
+    positions: Float[Array, "nodes *axes 3"],
+    velocities: Float[Array, "nodes *axes 3"],
+    features: Float[Array, "nodes *axes hidden"],
+    edge_features: Float[Array, "edges *axes scalars"],
+    edges: graphs.Edges,
+  ) -> tuple[Float[Array, "nodes *axes 3"], Float[Array, "nodes *axes hidden"]]:
+    """Returns the new positions and features; every array has nodes (edges) leading."""
+    perceptron = partial(relaxations.MLP, hidden=(self.hidden,), activation=nn.silu)
+    difference = edges.at_receivers(positions) - edges.at_senders(positions)
+    square = jnp.sum(jnp.square(difference), -1, keepdims=True)
+    shape = (*square.shape[:-1], edge_features.shape[-1])
+    scalars = jnp.concatenate([square, jnp.broadcast_to(edge_features, shape)], -1)
+    message = nn.silu(EdgeLinear(self.hidden, name="message_0")(features, scalars, edges))
+    dense = relaxations.torch_dense(self.hidden, self.hidden, name="message_1")
+    message = nn.silu(dense(message))
+    moves = edges.mean(difference * perceptron(1, name="position")(message))
+    moves = jnp.clip(moves, -_LARGEST_MOVE, _LARGEST_MOVE)
+    along = velocities * perceptron(1, name="velocity")(features)
+    joined = jnp.concatenate([features, edges.sum(message)], -1)
+    return positions + moves + along, perceptron(self.hidden, name="feature")(joined)
+
+
+class EGNN(nn.Module):
+  """A stack of `EGNNLayer`, each with a homotopic pair: `layers_i/features`, `layers_i/positions`.
+
+  Attributes:
+    hidden: Width of features and messages.
+    num_layers: Number of layers.
+    relaxation: Constructor of the branches; they see [h, x, v], positions centred at the mean of
+      the graph's initial positions, so that translations stay exact for any gamma.
+    relaxation_scale: "free" or "fixed", see `Homotopic`.
+    axis_name: Mapped axis over which a "fixed" scale is averaged.
+
+  Reference: Satorras et al., ICML 2021; homotopic form: Manolache et al., NeurIPS 2025.
+  """
+
+  hidden: int = 64
+  num_layers: int = 4
+  relaxation: Callable[..., nn.Module] = relaxations.MLP
+  relaxation_scale: str = "free"
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    positions: Float[Array, "*batch nodes 3"],
+    velocities: Float[Array, "*batch nodes 3"],
+    node_features: Float[Array, "*batch nodes scalars"],
+    edge_features: Float[Array, "*batch edges scalars"],
+    graph: graphs.Graph,
+  ) -> tuple[Float[Array, "*batch nodes 3"], Float[Array, "*batch nodes hidden"]]:
+    """Returns predicted positions and invariant features.
+
+    Args:
+      positions: Initial positions, [batch, nodes, 3] with a Topology, [nodes, 3] with a
+        GraphsTuple; so for all others.
+      velocities: Initial velocities.
+      node_features: Invariants of the nodes.
+      edge_features: Invariants of the edges, in the order of the graph's edges.
+      graph: The connectivity.
+    """
+    first = partial(graphs.nodes_first, graph=graph)
+    x, v, h, e = (first(a) for a in (positions, velocities, node_features, edge_features))
+    edges = graphs.Edges(graph, x.shape[0])
+    centre = edges.graph_mean(x)
+    h = relaxations.torch_dense(self.hidden, h.shape[-1], name="embedding")(h)
+    for i in range(self.num_layers):
+      layer = _HomotopicLayer(
+        self.hidden, self.relaxation, self.relaxation_scale, self.axis_name, name=f"layers_{i}"
+      )
+      x, h = layer(x, v, h, e, edges, centre)
+    return graphs.nodes_back(x, graph), graphs.nodes_back(h, graph)
+
+
+class _HomotopicLayer(nn.Module):
+  hidden: int
+  relaxation: Callable[..., nn.Module]
+  relaxation_scale: str
+  axis_name: str | None
+
+  @nn.compact
+  def __call__(self, positions, velocities, features, edge_features, edges, centre):
+    homotopic = partial(Homotopic, self.relaxation, self.relaxation_scale, self.axis_name)
+    seen = jnp.concatenate([features, positions - centre, velocities], -1)
+    layer = EGNNLayer(self.hidden, name="egnn")
+    x, h = layer(positions, velocities, features, edge_features, edges)
+    return homotopic(name="positions")(x, seen), homotopic(name="features")(h, seen)
