@@ -197,7 +197,7 @@ def test_egno_has_the_published_outputs_and_gradients(egno_fixture, layout, monk
     return jnp.mean(jnp.square(outputs[0])), outputs
 
   def by_time(array):
-    """[batch, nodes, time, features] or [nodes, time, features] to the fixture's time-major rows."""
+    """Orders [..., nodes, time, features] as the fixture does: time, then samples, then nodes."""
     return np.moveaxis(np.asarray(array), -2, 0).reshape(-1, array.shape[-1])
 
   gamma = variables.pop("gamma")
