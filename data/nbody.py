@@ -10,7 +10,6 @@ import json
 import os
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 import platformdirs
 
+from data import arrays as archive
 from data import nbody_simulation as simulation
 from data.errors import DataError, RequestError
 from data.nbody_simulation import Breaking, Physics
@@ -36,6 +36,7 @@ SHOWN = 4
 _VERSION = 1
 _CHUNK = 512
 _FIELDS = ("positions", "velocities", "charges", "targets")
+_REMEDY = "give an .npz laid out as the docstring of data.nbody.load_file says"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ def load_file(path: str | Path, train: int | None = None) -> Dataset:
   """
   path = Path(path)
   names = [f"{split}_{field}" for split in FIRST_INDEX for field in _FIELDS]
-  arrays = _read_arrays(path, names)
+  arrays = archive.read(path, names, _REMEDY)
   for name in names:
     _check_array(path, name, arrays)
   splits = _splits(arrays)
@@ -286,31 +287,10 @@ def _drift(drift: np.ndarray) -> dict[str, float]:
   }
 
 
-def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-  remedy = "give an .npz laid out as the docstring of data.nbody.load_file says"
-  if not path.is_file():
-    raise DataError(f"{path}: no such file; {remedy}.")
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      missing = [name for name in names if name not in file.files]
-      if missing:
-        raise DataError(f"{path}: array {missing[0]!r} is missing; {remedy}.")
-      return {name: file[name] for name in names}
-  except (OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as e:
-    raise DataError(f"{path}: damaged or not an .npz ({e}); {remedy}.") from e
-  except (ValueError, AttributeError, MemoryError, TypeError, RuntimeError, SyntaxError) as error:
-    if isinstance(error, DataError):
-      raise
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise DataError(f"{path}: holds no plain arrays ({reason}); {remedy}.") from error
-
-
 def _check_array(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
   array = arrays[name]
   split, field = name.split("_")
   shape = (*arrays[f"{split}_positions"].shape[:2], *(() if field == "charges" else (3,)))
-  if array.dtype.kind not in "fiu":
-    raise DataError(f"{path}: {name} holds {array.dtype}, not numbers; save it as float32.")
   if len(shape) - (field != "charges") != 2 or array.shape != shape or 0 in shape:
     wanted = "[n, particles]" if field == "charges" else "[n, particles, 3]"
     raise DataError(
@@ -322,10 +302,7 @@ def _check_array(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
       f"{path}: {name} has {shape[1]} particles where train_positions has "
       f"{arrays['train_positions'].shape[1]}; all splits need the same number."
     )
-  bad = ~np.isfinite(array)
-  if bad.any():
-    place = np.argwhere(bad)[0].tolist()
-    raise DataError(f"{path}: {name}{place} is not finite; remove trajectory {place[0]}.")
+  archive.check_finite(path, name, array)
 
 
 def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
@@ -334,7 +311,7 @@ def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
   names = [f"{split}_{field}" for split in FIRST_INDEX for field in _FIELDS]
   names += ["paths", "energy_drift"]
   try:
-    arrays = _read_arrays(path, [*names, "sha256"])
+    arrays = archive.read(path, [*names, "sha256"], _REMEDY)
     if str(arrays.pop("sha256")) != _digest(arrays):
       raise DataError(f"{path}: content and checksum differ.")
   except DataError as error:

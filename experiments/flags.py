@@ -21,6 +21,7 @@ flags.DEFINE_float("gamma_lr", None, "Adam step size of gamma; by default the pr
 flags.DEFINE_float("slack_lr", None, "Adam step size of the slack (resilient).")
 flags.DEFINE_float("dual_lr", None, "Step size of the multipliers.")
 flags.DEFINE_enum("dual_optimizer", None, ["sgd", "adam", "nu_pi"], "Moves the multipliers.")
+flags.DEFINE_float("dual_eps", None, "Epsilon of Adam on the multipliers.")
 flags.DEFINE_float("clip_norm", None, "Largest gradient norm, of theta and gamma together.")
 flags.DEFINE_enum(
   "relaxation", "mlp", ["mlp", "linear", "spectral_mlp", "low_rank"], "The branch f_neq."
@@ -34,6 +35,15 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_enum(
   "preset", "quick", ["quick", "paper"], "quick: minutes on two cores; paper: published settings."
+)
+flags.DEFINE_string("model", None, "Which model; each experiment has its own.")
+flags.DEFINE_integer("hidden_features", None, "Width of the model.", lower_bound=1)
+flags.DEFINE_integer("layers", None, "Layers of the model.", lower_bound=1)
+flags.DEFINE_enum(
+  "centring",
+  None,
+  ["none", "center_of_mass"],
+  "Origin of the positions that the model (motion capture: its relaxation) sees.",
 )
 flags.DEFINE_integer("epochs", None, "Passes over the training data.", lower_bound=1)
 flags.DEFINE_integer("batch_size", None, "Samples in a batch.", lower_bound=1)
@@ -52,7 +62,7 @@ _COMMON = [
   *("constraint", "rho", "epsilon", "augmented", "lr", "gamma_lr", "slack_lr", "dual_lr"),
   *("dual_optimizer", "clip_norm", "relaxation", "relaxation_scale", "preset", "epochs"),
   *("batch_size", "eval_every", "checkpoint_every", "patience", "seed", "data_seed"),
-  *("train_samples", "log_test"),
+  *("train_samples", "log_test", "dual_eps", "model", "hidden_features", "layers", "centring"),
 ]
 
 
@@ -60,18 +70,23 @@ class UsageError(Exception):
   """Flags that contradict each other; its message is one line."""
 
 
-def settings(preset: dict[str, Any], own: tuple[str, ...]) -> dict[str, Any]:
+def settings(
+  preset: dict[str, Any], own: tuple[str, ...], models: tuple[str, ...]
+) -> dict[str, Any]:
   """Returns all settings of a run: flags where given, else the preset's values.
 
   Args:
     preset: Values of the chosen preset for flags left alone.
     own: Names of the experiment's own flags.
+    models: Names of the experiment's models.
 
   Raises:
     UsageError: flags contradict each other, or a value is out of range.
   """
   given = {name: FLAGS[name].value for name in (*_COMMON, *own)}
   _check(given)
+  if given["model"] is not None and given["model"] not in models:
+    raise UsageError(f"--model={given['model']} does not exist here; take {'|'.join(models)}.")
   _check_only("relaxation", "mlp", given, set(CONSTRAINTS) - {"strict"})
   merged = {**given, **{k: v for k, v in preset.items() if given[k] is None}}
   sizes = merged["train_samples"] = _sizes(merged["train_samples"])
@@ -97,13 +112,14 @@ def _check(given: dict[str, Any]) -> None:
     "slack_lr": {"resilient"},
     "dual_lr": _WITH_MULTIPLIERS,
     "dual_optimizer": _WITH_MULTIPLIERS,
+    "dual_eps": _WITH_MULTIPLIERS,
     "augmented": _WITH_MULTIPLIERS,
     "gamma_lr": set(CONSTRAINTS) - {"strict"},
     "relaxation_scale": set(CONSTRAINTS) - {"strict"},
   }
   for name, users in only.items():
     _check_only(name, None, given, users)
-  for name in ("lr", "gamma_lr", "slack_lr", "dual_lr", "rho", "clip_norm"):
+  for name in ("lr", "gamma_lr", "slack_lr", "dual_lr", "dual_eps", "rho", "clip_norm"):
     if given[name] is not None and not 0 < given[name] < float("inf"):
       raise UsageError(f"--{name}={given[name]:g} must be positive and finite.")
   for name in ("epsilon", "augmented"):

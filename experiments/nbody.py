@@ -21,18 +21,13 @@ flags.DEFINE_enum(
   "breaking_from", "input", ["input", "start"], "When the breaking field starts to act."
 )
 flags.DEFINE_enum("force_clip", "component", ["component", "norm"], "Clip of forces at 100.")
-flags.DEFINE_enum(
-  "centring", "none", ["none", "center_of_mass"], "Origin of the positions that the model sees."
-)
-flags.DEFINE_integer("hidden_features", 64, "Width of the SEGNN.", lower_bound=1)
-flags.DEFINE_integer("layers", 4, "Layers of the SEGNN.", lower_bound=1)
 flags.DEFINE_integer("lmax", 1, "Largest degree of the hidden features.", lower_bound=1)
 flags.DEFINE_integer("lmax_attributes", 1, "Largest degree of the attributes.", lower_bound=1)
 flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SEGNN's layers.")
 
 OWN = (
-  *("system", "data_file", "symmetry_breaking", "breaking_from", "force_clip", "centring"),
-  *("hidden_features", "layers", "lmax", "lmax_attributes", "norm"),
+  *("system", "data_file", "symmetry_breaking", "breaking_from", "force_clip"),
+  *("lmax", "lmax_attributes", "norm"),
 )
 
 
@@ -53,7 +48,7 @@ def check() -> None:
 def main() -> None:
   """Runs what the flags ask for."""
   check()
-  settings = common.settings(PRESETS[FLAGS.preset], OWN)
+  settings = common.settings(PRESETS[FLAGS.preset], OWN, ("segnn",))
   app.set_up_jax()
   from experiments import nbody_run
 

@@ -255,7 +255,7 @@ def _truncated(content, path):
     (_shape, r"test_targets has shape \[2, 5, 2\]"),
     (_lengths, r"train_charges has shape \[5, 5\]"),
     (_empty, "not empty"),
-    (_nan, r"train_velocities\[3, 1, 2\] is not finite; remove trajectory 3"),
+    (_nan, r"train_velocities\[3, 1, 2\] is not finite; remove entry 3"),
     (_objects, "no plain arrays"),
     (_strings, "train_charges holds <U1"),
     (_scalar, "train_positions has shape"),

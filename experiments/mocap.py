@@ -1,0 +1,62 @@
+"""Human motion: `python -m experiments.mocap --subject=run --constraint=resilient`.
+
+From positions and velocities of 31 joints at one frame, predict the next quarter of a second.
+"""
+
+from absl import flags
+
+from experiments import app
+from experiments import flags as common
+from experiments.mocap_presets import MODELS, preset
+
+flags.adopt_module_key_flags(common)
+FLAGS = flags.FLAGS
+
+flags.DEFINE_enum("subject", "run", ["run", "walk"], "Subject 9 runs, subject 35 walks.")
+flags.DEFINE_enum(
+  "source",
+  "auto",
+  ["auto", "acclaim", "prepared", "download", "synthetic"],
+  "Where the data come from: files in --data_dir, arrays in ACE_DATA_DIR, mocap.cs.cmu.edu, or a "
+  "synthetic walker; auto takes the first that is there.",
+)
+flags.DEFINE_string("data_dir", None, "Folder of Acclaim files, SS.asf and SS_TT.amc.")
+flags.DEFINE_bool(
+  "height", True, "Whether the height is a node feature; it tells even a strict model what is up."
+)
+flags.DEFINE_integer("modes", None, "Frequencies of EGNO's time convolutions.", lower_bound=1)
+
+OWN = ("subject", "source", "data_dir", "height", "modes")
+
+
+def check() -> None:
+  """Refuses flags that contradict each other.
+
+  Raises:
+    UsageError: says which.
+  """
+  if FLAGS.data_dir and FLAGS.source not in ("auto", "acclaim"):
+    raise common.UsageError(f"--data_dir is not read with --source={FLAGS.source}; leave out one.")
+  if FLAGS.source == "acclaim" and not FLAGS.data_dir:
+    raise common.UsageError("--source=acclaim needs a folder: add --data_dir=FOLDER.")
+  model = FLAGS.model or "egno"
+  for name in ("modes", "centring"):
+    if model != "egno" and FLAGS[name].present:
+      raise common.UsageError(f"--{name} is for --model=egno; leave out one.")
+  if FLAGS.train_samples and len(FLAGS.train_samples) > 1:
+    raise common.UsageError("--train_samples takes one size here.")
+
+
+def main() -> None:
+  """Runs what the flags ask for."""
+  check()
+  model = FLAGS.model or "egno"
+  settings = common.settings(preset(FLAGS.preset, model), OWN, MODELS)
+  app.set_up_jax()
+  from experiments import mocap_run
+
+  mocap_run.run(settings, FLAGS.workdir, FLAGS.resume, FLAGS.devices)
+
+
+if __name__ == "__main__":
+  app.launch(main)

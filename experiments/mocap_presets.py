@@ -1,0 +1,48 @@
+"""Settings of the motion capture presets; flags that are given have precedence."""
+
+from typing import Any
+
+MODELS = ("egno", "egnn")
+
+# Published: Xu et al., ICML 2024 (models), Manolache et al., 2025 (constraints).
+_PAPER: dict[str, Any] = {
+  "model": "egno",
+  "hidden_features": 128,
+  "layers": 6,
+  "modes": 2,
+  "centring": "none",
+  "epochs": 3000,
+  "batch_size": 12,
+  "eval_every": 5,
+  "checkpoint_every": 50,
+  "patience": 200,
+  "lr": 5e-4,
+  "clip_norm": 1.0,
+  "dual_lr": 5e-4,
+  "dual_optimizer": "adam",
+  "dual_eps": 1e-4,
+  "augmented": 0.0,
+}
+# Damped: gamma reaches 0 (or its slack) within the run, see MATH in WORKSPACE.md.
+_QUICK: dict[str, Any] = {
+  **_PAPER,
+  "hidden_features": 64,
+  "layers": 4,
+  "epochs": 150,
+  "checkpoint_every": 30,
+  "patience": None,
+  "lr": 1e-3,
+  "gamma_lr": 5e-3,
+  "slack_lr": 5e-3,
+  "dual_lr": 1e-3,
+  "augmented": 1.0,
+}
+_LAYERS = {"egnn": 4}
+
+
+def preset(name: str, model: str) -> dict[str, Any]:
+  """Returns the preset's settings for a model."""
+  settings = {"paper": _PAPER, "quick": _QUICK}[name] | {"model": model}
+  if model in _LAYERS:
+    settings |= {"layers": _LAYERS[model]}
+  return settings

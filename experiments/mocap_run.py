@@ -1,0 +1,160 @@
+"""What `experiments.mocap` does once its flags are checked: data, training, figures."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ace_jax import history, state, task
+from ace_jax.symmetry import equivariance_error, random_rotations
+from data import mocap
+from experiments import mocap_models, runs, training
+from experiments.mocap_presets import preset
+
+_MEASURED, _ROTATIONS = 20, 2
+_SCALE = 100.0  # errors are published in units of 10^-2
+
+
+def run(settings: dict[str, Any], workdir: str | None, resume: bool, devices: int | None) -> None:
+  """Trains one model, and says how well.
+
+  Args:
+    settings: All settings, from `experiments.flags.settings`.
+    workdir: Where to write; a new folder under runs/ by default.
+    resume: Continue what is in `workdir`.
+    devices: Devices that share a batch; all by default.
+  """
+  label = f"mocap_{settings['subject']}_{settings['model']}"
+  place = Path(workdir) if workdir else runs.default_workdir(label, settings["constraint"])
+  data = load(settings)
+  say_data(data)
+  if settings["preset"] == "quick":
+    print("Preset quick: minutes on two cores. --preset=paper has the published settings.")
+  result = training.train(make_problem(settings, data), settings, place, resume, devices)
+  print(f"\n{training.summary_table([result], 'x + 30 v', _SCALE)}\n")
+  if data.summary["source"] == "synthetic":
+    print("SYNTHETIC DATA: these errors say nothing about people (see --source).")
+  print(f"Everything is in {place}: result.json, figures/, ...")
+
+
+def load(settings: dict[str, Any]) -> mocap.Dataset:
+  """Loads the data that the settings name."""
+  sizes = settings["train_samples"]
+  return mocap.load(
+    settings["subject"],
+    settings["source"],
+    settings["data_dir"],
+    max(sizes) if sizes else None,
+    mocap_models.STEPS.get(settings["model"], 1),
+  )
+
+
+def say_data(data: mocap.Dataset) -> None:
+  """Prints where the data come from and what is known of them."""
+  about, sizes = data.summary, data.summary["sizes"]
+  if about["source"] == "synthetic":
+    print(
+      "SYNTHETIC DATA: no motion capture was found, so a made-up walker is used. For real data "
+      "add --source=download, or --data_dir=FOLDER of Acclaim files."
+    )
+  else:
+    print("Data from mocap.cs.cmu.edu, created with funding from NSF EIA-0196217.")
+  print(
+    f"Data: {sizes['train']} train, {sizes['valid']} valid, {sizes['test']} test windows "
+    f"({about['source']}: {about['place']}), split by trial ({about['split']}); x + 30 v has test "
+    f"MSE {about['linear_mse']['test']:.1f}."
+  )
+
+
+def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> training.Problem:
+  """Puts together model, data and figures."""
+  index = np.linspace(0, len(data.valid["positions"]) - 1, _MEASURED).astype(int)
+  measured = task.take(data.valid, index)
+  published = preset("paper", settings["model"])
+  own = {"eval_every", "checkpoint_every", "patience"}
+  published = {k: v for k, v in published.items() if k not in own}
+  published |= {"gamma_lr": None, "height": True, "relaxation_scale": "free"}
+  return training.Problem(
+    experiment="mocap",
+    model=settings["model"],
+    network=mocap_models.make_model(settings, data),
+    inputs=model_inputs,
+    loss=squared_error,
+    metric=last_frame_error,
+    train=data.train,
+    valid=data.valid,
+    test=data.test,
+    summary=data.summary,
+    measure=lambda current: equivariance(current, measured, data.summary["largest_height"]),
+    published=published,
+    draw=functools.partial(draw, data, settings["constraint"]),
+    eval_batch_size=60,
+  )
+
+
+def model_inputs(batch: mocap.Split) -> tuple[jax.Array, ...]:
+  """Returns what the model sees of a batch."""
+  return batch["positions"], batch["velocities"], batch["heights"]
+
+
+def squared_error(prediction: jax.Array, batch: mocap.Split) -> jax.Array:
+  """Returns squared errors of all frames, [windows, joints, T, 3]: the training loss."""
+  return jnp.square(prediction - batch["targets"])
+
+
+def last_frame_error(prediction: jax.Array, batch: mocap.Split) -> jax.Array:
+  """Returns squared errors of the last frame, [windows, joints, 3]: what is reported."""
+  return jnp.square(prediction[:, :, -1] - batch["targets"][:, :, -1])
+
+
+@jax.jit
+def equivariance(
+  current: state.AceState, batch: mocap.Split, largest_height: float
+) -> dict[str, jax.Array]:
+  """Returns relative equivariance errors under rotations, of each predictor, in two readings.
+
+  "equivariance" holds the height feature fixed while positions and velocities turn, as
+  published; "equivariance_recomputed" computes it from the turned positions, and so shows that
+  the feature knows the vertical.
+  """
+  rotations = random_rotations(jax.random.key(0), _ROTATIONS)
+
+  def held(rotation, batch):
+    turned = {name: batch[name] @ rotation.T for name in ("positions", "velocities")}
+    return {**batch, **turned}
+
+  def recomputed(rotation, batch):
+    turned = held(rotation, batch)
+    return {**turned, "heights": turned["positions"][..., 1:2] / largest_height}
+
+  errors = {}
+  for name, variables in current.current().items():
+    for label, act in (("equivariance", held), ("equivariance_recomputed", recomputed)):
+      errors[f"{label}/{name}"] = equivariance_error(
+        functools.partial(training.predict, current, variables),
+        batch,
+        rotations,
+        act,
+        lambda rotation, y: y @ rotation.T,
+      )
+  return errors
+
+
+def draw(
+  data: mocap.Dataset,
+  label: str,
+  folder: Path,
+  end: state.AceState,
+  records: list[history.Record],
+) -> None:
+  """Draws every figure of a run."""
+  from ace_jax import plotting
+
+  curve = plotting.validation_curve({label: records})
+  plotting.save(curve, folder / "validation.png")
+  plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
+  if end.primal.gamma:
+    plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
