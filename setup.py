@@ -36,11 +36,13 @@ setup(
   extras_require={
     "dev": [
       "hypothesis>=6.100",
+      "pooch>=1.8",
       "pre-commit>=3.7",
       "pyright[nodejs]>=1.1.390",
       "pytest>=8.0",
       "pytest-xdist>=3.6",
       "ruff>=0.9",
+      "scipy>=1.13",
     ],
     "notebooks": ["ipykernel>=6.29", "jupyterlab>=4.2", "nbmake>=1.5"],
     "tensorboard": ["tensorboardX>=2.6"],
