@@ -213,6 +213,14 @@ class Edges:
     shape = (self.num_nodes, *[1] * (messages.ndim - 1))
     return self.sum(messages) / jnp.maximum(degrees, 1).reshape(shape)
 
+  def max(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
+    """Returns the largest message into each node, a constant of the gradient; 0 without edges."""
+    messages = jax.lax.stop_gradient(messages)
+    receivers = self.graph.receivers
+    receivers = np.asarray(receivers) if isinstance(self.graph, Topology) else _indices(receivers)
+    largest = jax.ops.segment_max(messages, receivers, self.num_nodes)
+    return jnp.where(jnp.isfinite(largest), largest, 0)
+
   def graph_mean(self, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
     """Returns the mean over the nodes of each graph, at every node (or to be broadcast there)."""
     if isinstance(self.graph, Topology):

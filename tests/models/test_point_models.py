@@ -9,6 +9,8 @@ import pytest
 from ace_jax import graphs
 from ace_jax.models.egnn import EGNN
 from ace_jax.models.egno import EGNO
+from ace_jax.models.mpnn import MPNN
+from ace_jax.models.radial_field import RadialField
 
 PERCEPTRONS = {
   "coord_net": "position",
@@ -212,3 +214,54 @@ def test_egno_has_the_published_outputs_and_gradients(egno_fixture, layout, monk
   found = [gamma_grad[f"layers_{i}"]["features"]["gamma"] for i in layers]
   found += [gamma_grad[f"layers_{i}"]["positions"]["gamma"] for i in layers]
   close(np.array(found), arrays["grad/gammas"], 2e-5)
+
+
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+def test_mpnn_has_the_published_outputs(mpnn_fixture, layout):
+  arrays = np.load(mpnn_fixture)
+  published = Published(arrays)
+  hidden, layers = published.config["hidden"], published.config["layers"]
+  params = {"embedding": published.dense("embedding"), "decoder": published.perceptron("decoder")}
+  for i in range(layers):
+    net = f"layers.{i}.edge_message_net.mlp"
+    first = published.dense(f"{net}.0")
+    params[f"message_{i}_0"] = {
+      "kernel_receiver": first["kernel"][:hidden],
+      "kernel_sender": first["kernel"][hidden : 2 * hidden],
+      "kernel_edge": first["kernel"][2 * hidden :],
+      "bias": first["bias"],
+    }
+    params[f"message_{i}_1"] = published.dense(f"{net}.2")
+    params[f"update_{i}"] = published.perceptron(f"layers.{i}.node_net.mlp")
+  assert not published.unused
+  with jax.enable_x64(True):
+    _, _, *rest = inputs(arrays, layout, jnp.float64)
+    found = MPNN(hidden, layers).apply({"params": cast(params, jnp.float64)}, *rest)
+    close(found.reshape(-1, 3), arrays["out/vectors"], 1e-9)
+
+
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+def test_radial_field_has_the_published_outputs_and_gradients(radial_field_fixture, layout):
+  arrays = np.load(radial_field_fixture)
+  published = Published(arrays)
+  hidden, layers = published.config["hidden"], published.config["layers"]
+  params = {
+    f"layers_{i}": {
+      "radial_0": published.dense(f"gcl_{i}.phi.0"),
+      "radial_1": {"kernel": published.take(f"gcl_{i}.phi.2.weight").T},
+      "velocity": published.perceptron(f"gcl_{i}.coord_mlp_vel"),
+    }
+    for i in range(layers)
+  }
+  assert not published.unused
+  with jax.enable_x64(True):
+    positions, velocities, _, *rest = inputs(arrays, layout, jnp.float64)
+    variables = {"params": cast(params, jnp.float64)}
+
+    def energy(positions):
+      x = RadialField(hidden, layers).apply(variables, positions, velocities, *rest)
+      return jnp.mean(jnp.square(x)), x
+
+    grad, x = jax.grad(energy, has_aux=True)(positions)
+    close(x.reshape(-1, 3), arrays["out/positions"], 1e-9)
+    close(grad.reshape(-1, 3), arrays["grad/positions"], 1e-9)

@@ -1,0 +1,246 @@
+"""TFN, the tensor field network: convolutions with steerable filters, for rotations.
+
+Reference: Thomas, Smidt, Kearnes, Yang, Li, Kohlhoff, Riley, "Tensor Field Networks", 2018
+(arXiv:1802.08219).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+
+import e3nn_jax as e3nn
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ace_jax import graphs, relaxations
+from ace_jax.homotopy import Homotopic
+from ace_jax.models import steerable
+from ace_jax.models.steerable import Features
+
+_DEGREES = (0, 1)
+
+
+class EdgeGeometry:
+  """What every convolution of a network needs of the edges; computed once.
+
+  Args:
+    positions: [nodes, ..., 3].
+    edge_features: Invariants of the edges, [edges, ..., scalars].
+    edges: The connectivity.
+  """
+
+  def __init__(
+    self,
+    positions: Float[Array, "nodes *axes 3"],
+    edge_features: Float[Array, "edges *axes scalars"],
+    edges: graphs.Edges,
+  ):
+    difference = edges.at_receivers(positions) - edges.at_senders(positions)
+    self.edges = edges
+    self.scalars = jnp.concatenate([steerable.norm(difference), edge_features], -1)
+    self.harmonics = steerable.harmonics(difference, 2 * max(_DEGREES))
+
+  def kernels(self, l_in: int, l_out: int) -> list[Float[Array, "edges *axes out in"]]:
+    """Returns the steerable kernels from degree l_in to l_out, one for each degree of filter.
+
+    .. math:: K_J = \\sum_m C^{J m}_{l_{in} l_{out}} Y_{J m}(r / |r|), \\quad
+      |l_{in} - l_{out}| \\le J \\le l_{in} + l_{out}
+    """
+    return [
+      jnp.einsum(
+        "oij,...j->...oi",
+        jnp.asarray(_clebsch_gordan(l_in, l_out, j), self.harmonics.dtype),
+        self.harmonics[..., j**2 : (j + 1) ** 2],
+      )
+      for j in range(abs(l_in - l_out), l_in + l_out + 1)
+    ]
+
+
+@cache
+def _clebsch_gordan(l_in: int, l_out: int, j: int) -> np.ndarray:
+  with jax.ensure_compile_time_eval():
+    tensor = np.asarray(e3nn.clebsch_gordan(l_in, j, l_out), np.float64)
+  # Unit variance of the output for inputs of unit variance, and harmonics normalised to 'integral'.
+  return tensor.transpose(2, 0, 1) * math.sqrt((2 * l_out + 1) * 4 * math.pi)
+
+
+class Convolution(nn.Module):
+  """A steerable convolution: messages from senders through filters of the edge vector.
+
+  .. math:: m_{ij}^{l'} = \\sum_{l, J} R_{l l' J}(|r_{ij}|, e_{ij}) K_J(r_{ij}) x_j^l
+
+  with R a perceptron that gives a matrix over channels for every edge and kernel.
+
+  Attributes:
+    channels: Channels of the output, by degree.
+    hidden: Width of the radial perceptrons.
+
+  Reference: Thomas et al., 2018, Sec. 4.1.2.
+  """
+
+  channels: tuple[int, ...]
+  hidden: int = 32
+
+  @nn.compact
+  def __call__(self, x: Features, geometry: EdgeGeometry) -> Features:
+    """Returns the message of every edge, entry l of shape [edges, ..., 2 l + 1, channels]."""
+    edges, outputs = geometry.edges, []
+    senders = [edges.at_senders(part) for part in x]
+    for l_out, width in enumerate(self.channels):
+      total: Array | float = 0.0
+      for l_in, part in enumerate(senders):
+        if not part.shape[-1] or not width:
+          continue
+        kernels = geometry.kernels(l_in, l_out)
+        inputs = part.shape[-1]
+        radial = relaxations.MLP(
+          len(kernels) * inputs * width,
+          (self.hidden, self.hidden),
+          nn.relu,
+          name=f"radial_{l_in}_{l_out}",
+        )(geometry.scalars)
+        radial = radial.reshape(*radial.shape[:-1], len(kernels), inputs, width)
+        for k, kernel in enumerate(kernels):
+          filtered = jnp.einsum("...oi,...ic->...oc", kernel, part)
+          total = total + jnp.einsum("...oc,...cd->...od", filtered, radial[..., k, :, :])
+      if not isinstance(total, Array):
+        total = jnp.zeros((*geometry.scalars.shape[:-1], 2 * l_out + 1, width))
+      outputs.append(total)
+    return tuple(outputs)
+
+
+class SelfInteraction(nn.Module):
+  """A linear map over the channels of each degree, x^l W_l.
+
+  Attributes:
+    channels: Channels of the output, by degree.
+  """
+
+  channels: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x: Features) -> Features:
+    return tuple(
+      nn.Dense(width, use_bias=False, name=f"degree_{l}")(part) if width else part[..., :0]
+      for l, (part, width) in enumerate(zip(x, self.channels, strict=True))
+    )
+
+
+class NormActivation(nn.Module):
+  """Scales each vector by a function of its norm: x / |x| ReLU(|x| a + b), a and b by channel.
+
+  Reference: Thomas et al., 2018, Sec. 4.3; Fuchs et al., NeurIPS 2020, App. D.
+  """
+
+  @nn.compact
+  def __call__(self, x: Features) -> Features:
+    outputs = []
+    for l, part in enumerate(x):
+      width = part.shape[-1]
+      scale = self.param(f"scale_{l}", nn.initializers.ones, (width,))
+      bias = self.param(f"bias_{l}", nn.initializers.zeros, (width,))
+      square = jnp.sum(jnp.square(part), -2, keepdims=True)
+      length = jnp.sqrt(square + 1e-12)
+      outputs.append(part / length * nn.relu(length * scale + bias))
+    return tuple(outputs)
+
+
+class HomotopicFeatures(nn.Module):
+  """`Homotopic` for features by degree: the branch sees and returns them flat.
+
+  Attributes:
+    relaxation: Constructor of the branch.
+    relaxation_scale: "free" or "fixed", see `Homotopic`.
+    axis_name: See `Homotopic`.
+  """
+
+  relaxation: Callable[..., nn.Module]
+  relaxation_scale: str = "free"
+  axis_name: str | None = None
+
+  def setup(self):
+    self.layer = Homotopic(self.relaxation, self.relaxation_scale, self.axis_name)
+    nn.share_scope(self, self.layer)
+
+  def __call__(self, y: Features, seen: Sequence[Array]) -> Features:
+    relaxed = self.layer(steerable.flatten(y), steerable.flatten(tuple(seen)))
+    return steerable.unflatten(relaxed, tuple(part.shape[-1] for part in y))
+
+
+class TFN(nn.Module):
+  """A stack of convolutions with self-interactions; each layer has a gamma, `layers_i/features`.
+
+  Equivariant under rotations and translations; not under reflections, since filters of all
+  degrees are used, as published.
+
+  Attributes:
+    channels: Channels of each hidden degree.
+    num_layers: Number of hidden layers; one more convolution makes the output.
+    relaxation: Constructor of the branches, on flat features.
+    relaxation_scale: "free" or "fixed", see `Homotopic`.
+    axis_name: Mapped axis over which a "fixed" scale is averaged.
+
+  Reference: Thomas et al., 2018; homotopic form: Manolache et al., NeurIPS 2025.
+  """
+
+  channels: int = 16
+  num_layers: int = 4
+  relaxation: Callable[..., nn.Module] = relaxations.MLP
+  relaxation_scale: str = "free"
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    positions: Float[Array, "*batch nodes 3"],
+    velocities: Float[Array, "*batch nodes 3"],
+    node_features: Float[Array, "*batch nodes scalars"],
+    edge_features: Float[Array, "*batch edges scalars"],
+    graph: graphs.Graph,
+  ) -> Float[Array, "*batch nodes 3"]:
+    """Returns predicted positions, x + v + the network's vectors.
+
+    Args:
+      positions: Initial positions, [batch, nodes, 3] with a Topology, [nodes, 3] with a
+        GraphsTuple; so for all others.
+      velocities: Initial velocities.
+      node_features: Invariants of the nodes.
+      edge_features: Invariants of the edges, in the order of the graph's edges.
+      graph: The connectivity.
+    """
+    first = partial(graphs.nodes_first, graph=graph)
+    x, v, h, e = (first(a) for a in (positions, velocities, node_features, edge_features))
+    geometry = EdgeGeometry(x, e, graphs.Edges(graph, x.shape[0]))
+    features: Features = (h[..., None, :], v[..., :, None])
+    hidden = (self.channels,) * len(_DEGREES)
+    for i in range(self.num_layers):
+      layer = _Layer(
+        hidden, self.relaxation, self.relaxation_scale, self.axis_name, name=f"layers_{i}"
+      )
+      features = layer(features, geometry)
+    vectors = _convolve(features, geometry, (0, 1), "output")[1][..., 0]
+    return graphs.nodes_back(x + v + vectors, graph)
+
+
+def _convolve(x: Features, geometry: EdgeGeometry, channels: tuple[int, ...], name: str):
+  messages = Convolution(channels, name=f"{name}_convolution")(x, geometry)
+  own = SelfInteraction(channels, name=f"{name}_self")(x)
+  return tuple(geometry.edges.mean(m) + o for m, o in zip(messages, own, strict=True))
+
+
+class _Layer(nn.Module):
+  channels: tuple[int, ...]
+  relaxation: Callable[..., nn.Module]
+  relaxation_scale: str
+  axis_name: str | None
+
+  @nn.compact
+  def __call__(self, x, geometry):
+    y = NormActivation(name="activation")(_convolve(x, geometry, self.channels, "hidden"))
+    homotopic = HomotopicFeatures(
+      self.relaxation, self.relaxation_scale, self.axis_name, name="features"
+    )
+    return homotopic(y, x)
