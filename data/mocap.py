@@ -102,7 +102,7 @@ def load(
     "source": source,
     "place": str(place),
     "split": split,
-    "trials": {name: sorted(starts[name]) for name in starts},
+    "trials": {name: {t: len(s) for t, s in starts[name].items()} for name in starts},
     "sizes": {name: len(part["positions"]) for name, part in arrays.items()},
     "largest_height": largest,
     "linear_mse": {name: linear_error(part) for name, part in arrays.items()},

@@ -40,6 +40,10 @@ def check() -> None:
   if FLAGS.source == "acclaim" and not FLAGS.data_dir:
     raise common.UsageError("--source=acclaim needs a folder: add --data_dir=FOLDER.")
   model = FLAGS.model or "egno"
+  if model == "mpnn" and FLAGS.constraint != "strict":
+    raise common.UsageError(
+      "--model=mpnn is not equivariant and has nothing to relax; add --constraint=strict."
+    )
   for name in ("modes", "centring"):
     if model != "egno" and FLAGS[name].present:
       raise common.UsageError(f"--{name} is for --model=egno; leave out one.")
@@ -50,8 +54,7 @@ def check() -> None:
 def main() -> None:
   """Runs what the flags ask for."""
   check()
-  model = FLAGS.model or "egno"
-  settings = common.settings(preset(FLAGS.preset, model), OWN, MODELS)
+  settings = common.settings(preset(FLAGS.preset, FLAGS.model or "egno"), OWN, MODELS)
   app.set_up_jax()
   from experiments import mocap_run
 

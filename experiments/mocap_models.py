@@ -1,5 +1,6 @@
 """The motion capture models: published inputs around each network, one call for all."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,10 @@ from jaxtyping import Array, Float
 from ace_jax import graphs
 from ace_jax.models.egnn import EGNN
 from ace_jax.models.egno import EGNO
+from ace_jax.models.mpnn import MPNN
+from ace_jax.models.radial_field import RadialField
+from ace_jax.models.se3_transformer import SE3Transformer
+from ace_jax.models.tfn import TFN
 from ace_jax.parallel import DATA
 from data import mocap
 from experiments import training
@@ -28,7 +33,8 @@ class SkeletonModel(nn.Module):
   """Makes the published inputs from positions, velocities and heights, and calls a network.
 
   Node features: the norm of the velocity, and the height. Edge features: the type of the edge,
-  and the squared distance at the start.
+  and the squared distance at the start. The MPNN sees positions and velocities as plain features,
+  and predicts the displacement.
 
   Attributes:
     network: One of the models; its parameters are used without a prefix.
@@ -62,9 +68,16 @@ class SkeletonModel(nn.Module):
     square = jnp.sum(jnp.square(difference), -1, keepdims=True)
     types = jnp.asarray(self.edge_types, positions.dtype)[:, None]
     edges = jnp.concatenate([jnp.broadcast_to(types, square.shape), square], -1)
+    inputs: dict[str, tuple[Array, ...]] = {
+      "radial_field": (positions, velocities, edges),
+      "mpnn": (jnp.concatenate([positions, velocities], -1), edges),
+    }
+    arguments = inputs.get(self.kind, (positions, velocities, nodes, edges))
     if self.kind == "egno":
-      return self.network(positions, velocities, nodes, edges, self.graph, train=train)[0]
-    return self.network(positions, velocities, nodes, edges, self.graph)[0][:, :, None]
+      return self.network(*arguments, self.graph, train=train)[0]
+    output = self.network(*arguments, self.graph)
+    output = output[0] if self.kind == "egnn" else output
+    return (positions + output if self.kind == "mpnn" else output)[:, :, None]
 
 
 def make_model(settings: dict[str, Any], data: mocap.Dataset) -> SkeletonModel:
@@ -72,11 +85,15 @@ def make_model(settings: dict[str, Any], data: mocap.Dataset) -> SkeletonModel:
   kind, hidden, layers = settings["model"], settings["hidden_features"], settings["layers"]
   relaxed: dict[str, Any] = {"relaxation_scale": settings["relaxation_scale"], "axis_name": DATA}
   branch = training.RELAXATIONS[settings["relaxation"]]
-  if kind == "egno":
-    network = EGNO(
+  makers: dict[str, Callable[[], nn.Module]] = {
+    "egno": lambda: EGNO(
       hidden, layers, STEPS[kind], settings["modes"], centring=settings["centring"], **relaxed
-    )
-  else:
-    network = EGNN(hidden, layers, branch, **relaxed)
+    ),
+    "egnn": lambda: EGNN(hidden, layers, branch, **relaxed),
+    "radial_field": lambda: RadialField(hidden, layers, branch, **relaxed),
+    "tfn": lambda: TFN(hidden, layers, branch, **relaxed),
+    "se3_transformer": lambda: SE3Transformer(hidden, layers, relaxation=branch, **relaxed),
+    "mpnn": lambda: MPNN(hidden, layers),
+  }
   graph, types = topology(data)
-  return SkeletonModel(network, kind, graph, types, settings["height"])
+  return SkeletonModel(makers[kind](), kind, graph, types, settings["height"])

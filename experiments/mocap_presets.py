@@ -2,7 +2,7 @@
 
 from typing import Any
 
-MODELS = ("egno", "egnn")
+MODELS = ("egno", "egnn", "radial_field", "tfn", "se3_transformer", "mpnn")
 
 # Published: Xu et al., ICML 2024 (models), Manolache et al., 2025 (constraints).
 _PAPER: dict[str, Any] = {
@@ -37,12 +37,16 @@ _QUICK: dict[str, Any] = {
   "dual_lr": 1e-3,
   "augmented": 1.0,
 }
-_LAYERS = {"egnn": 4}
+# Of the other models the papers give no one set of sizes; these are ours.
+_SIZES: dict[str, dict[str, int]] = {
+  "egnn": {"layers": 4},
+  "mpnn": {"layers": 4},
+  "radial_field": {"layers": 4, "hidden_features": 64},
+  "tfn": {"layers": 2, "hidden_features": 16},
+  "se3_transformer": {"layers": 2, "hidden_features": 16},
+}
 
 
 def preset(name: str, model: str) -> dict[str, Any]:
   """Returns the preset's settings for a model."""
-  settings = {"paper": _PAPER, "quick": _QUICK}[name] | {"model": model}
-  if model in _LAYERS:
-    settings |= {"layers": _LAYERS[model]}
-  return settings
+  return {"paper": _PAPER, "quick": _QUICK}[name] | {"model": model} | _SIZES.get(model, {})

@@ -15,6 +15,9 @@ from experiments import mocap_models, runs, training
 from experiments.mocap_presets import preset
 
 _MEASURED, _ROTATIONS = 20, 2
+PREDICTIONS = "predictions.npz"
+"""Poses of one window of each test trial, true and predicted, in the run's folder."""
+
 _SCALE = 100.0  # errors are published in units of 10^-2
 
 
@@ -151,10 +154,23 @@ def draw(
   records: list[history.Record],
 ) -> None:
   """Draws every figure of a run."""
-  from ace_jax import plotting
+  from ace_jax import plotting, skeleton_plots
 
   curve = plotting.validation_curve({label: records})
   plotting.save(curve, folder / "validation.png")
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
   if end.primal.gamma:
     plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
+  # One window of each test trial.
+  ends = np.cumsum(list(data.summary["trials"]["test"].values()))
+  shown = task.take(data.test, ends - 1)
+  predictions = {
+    name: np.asarray(training.predict(end, variables, shown))
+    for name, variables in end.selected().items()
+  }
+  truth = shown["targets"]
+  labels = {f"{label}, {name}": poses for name, poses in predictions.items()}
+  figure = skeleton_plots.stick_figures(data.bones, shown["positions"], truth, labels)
+  plotting.save(figure, folder / "poses.png")
+  stored = {"bones": data.bones, "start": shown["positions"], "truth": truth}
+  np.savez(folder.parent / PREDICTIONS, **stored, **predictions)

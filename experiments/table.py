@@ -13,11 +13,11 @@ from absl import flags
 from experiments import app
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("table", "nbody", ["nbody"], "Which table.")
-flags.DEFINE_list("folders", ["results/nbody"], "Where to look for result.json files, by commas.")
-flags.DEFINE_enum("format", "text", ["text", "markdown"], "How to write it.")
+flags.DEFINE_enum("table", "nbody", ["nbody", "mocap"], "Which table.")
+flags.DEFINE_list("folders", None, "Where to look for result.json files; results/TABLE.")
+flags.DEFINE_enum("format", "text", ["text", "markdown", "latex"], "How to write it.")
 
-HEADER = ["run", "predictor", "epochs", "seeds", "test MSE x 10^-3", "equiv. error"]
+NBODY_HEADER = ["run", "predictor", "epochs", "seeds", "test MSE x 10^-3", "equiv. error"]
 
 
 def read(folders: list[str]) -> list[dict[str, Any]]:
@@ -78,12 +78,29 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def latex(header: list[str], rows: list[list[str]]) -> str:
+  """Formats rows as a LaTeX tabular (package booktabs)."""
+
+  def line(cells):
+    escaped = (cell.replace("_", r"\_").replace(" +- ", r" $\pm$ ") for cell in cells)
+    return " & ".join(cell.replace("^-2", "$^{-2}$").replace("^-3", "$^{-3}$") for cell in escaped)
+
+  body = [rf"{line(row)} \\" for row in rows]
+  columns = "l" + "r" * (len(header) - 1)
+  head = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rf"{line(header)} \\", r"\midrule"]
+  return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"])
+
+
 def main() -> None:
   """Prints the table."""
-  from experiments import text
+  from experiments import mocap_table, text
 
-  rows = {"nbody": nbody_rows}[FLAGS.table](read(FLAGS.folders))
-  print({"text": text.table, "markdown": markdown}[FLAGS.format](HEADER, rows))
+  results = read(FLAGS.folders or [f"results/{FLAGS.table}"])
+  header, rows = {
+    "nbody": lambda: (NBODY_HEADER, nbody_rows(results)),
+    "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(results)),
+  }[FLAGS.table]()
+  print({"text": text.table, "markdown": markdown, "latex": latex}[FLAGS.format](header, rows))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def test_seeds_are_joined_and_constraints_are_not(tmp_path):
   rows = table.nbody_rows(table.read([str(tmp_path)]))
   assert [row[4] for row in rows] == ["5.00 +- 1.41", "10.00"]
   assert rows[0][3] == "0,1"
-  shown = text.table(table.HEADER, rows).splitlines()
+  shown = text.table(table.NBODY_HEADER, rows).splitlines()
   assert len({len(line) for line in shown}) == 1
   assert table.markdown(["a", "b"], [["1", "2"]]).splitlines()[2] == "| 1 | 2 |"
 
