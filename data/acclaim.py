@@ -212,8 +212,13 @@ class _Reader:
         return
       yield words
 
-  def error(self, what: str) -> DataError:
-    return DataError(f"{self._path}:{self._line}: {what}; get the file again.")
+  @property
+  def line(self) -> int:
+    """Number of the line read last."""
+    return self._line
+
+  def error(self, what: str, line: int | None = None) -> DataError:
+    return DataError(f"{self._path}:{line or self._line}: {what}; get the file again.")
 
   def one_of(self, words: list[str], index: int, allowed: tuple[str, ...]) -> str:
     if len(words) <= index or words[index].lower() not in allowed:
@@ -225,76 +230,99 @@ class _Reader:
       raise self.error(f"{word!r} is not a frame number")
     return int(word)
 
-  def numbers(self, words: list[str], count: int | None = None) -> list[float]:
+  def numbers(
+    self, words: list[str], count: int | None = None, line: int | None = None
+  ) -> list[float]:
     try:
       values = [float(word) for word in words]
     except ValueError:
       values = []
     if not values or not np.isfinite(values).all() or count not in (None, len(values)):
       wanted = "finite numbers" if count is None else f"{count} finite numbers"
-      raise self.error(f"{' '.join(words)!r} should be {wanted}")
+      raise self.error(f"{' '.join(words)!r} should be {wanted}", line)
     return values
 
 
+class _Fields:
+  """What a block says, by keyword, with the line of each for error messages."""
+
+  def __init__(self, reader: _Reader):
+    self._reader = reader
+    self._words: dict[str, list[str]] = {}
+    self._lines: dict[str, int] = {}
+
+  def add(self, words: list[str]) -> None:
+    key = words[0].lower()
+    self._words[key], self._lines[key] = words[1:], self._reader.line
+
+  def words(self, key: str, default: tuple[str, ...] | None = None) -> list[str]:
+    if not self._words.get(key) and default is None:
+      raise self._reader.error(f"a block without {key}")
+    return self._words.get(key) or list(default or ())
+
+  def numbers(self, key: str, count: int, default: tuple[str, ...] | None = None) -> list[float]:
+    words = self.words(key, default)
+    # What follows the angles of "axis" is their order.
+    words = words[:3] if key == "axis" else words
+    return self._reader.numbers(words, count, self._lines.get(key))
+
+  def order(self, words: list[str]) -> str:
+    if len(words) != 1 or sorted(words[0].upper()) != ["X", "Y", "Z"]:
+      what = f"axis order {' '.join(words)!r} is no permutation of XYZ"
+      raise self._reader.error(what, self._lines.get("axis"))
+    return words[0].upper()
+
+  def channels(self, key: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    channels = tuple(word.lower() for word in self.words(key, ()))
+    bad = [c for c in channels if c not in allowed or channels.count(c) > 1]
+    if bad:
+      what = f"channel {bad[0]!r} does not exist or is listed twice"
+      raise self._reader.error(what, self._lines.get(key))
+    return channels
+
+
 def _root(reader: _Reader) -> Joint:
-  fields: dict[str, list[str]] = {}
+  fields = _Fields(reader)
   for words in reader.block():
-    fields[words[0].lower()] = words[1:]
-  channels = tuple(word.lower() for word in fields.get("order", ()))
-  _check_channels(reader, channels, (*_SHIFTS, *_AXES))
+    fields.add(words)
+  zeros = ("0", "0", "0")
   return Joint(
     name="root",
-    offset=tuple(reader.numbers(fields.get("position", ["0"] * 3), 3)),
-    axis=tuple(reader.numbers(fields.get("orientation", ["0"] * 3), 3)),
-    order=_order(reader, fields.get("axis", ["XYZ"])),
-    channels=channels,
+    offset=tuple(fields.numbers("position", 3, zeros)),
+    axis=tuple(fields.numbers("orientation", 3, zeros)),
+    order=fields.order(fields.words("axis", ("XYZ",))),
+    channels=fields.channels("order", (*_SHIFTS, *_AXES)),
   )
 
 
 def _bones(reader: _Reader) -> Iterator[Joint]:
-  fields: dict[str, list[str]] | None = None
+  fields: _Fields | None = None
   for words in reader.block():
     key = words[0].lower()
     if key == "begin":
-      fields = {}
-    elif key == "end":
-      yield _bone(reader, fields or {})
-      fields = None
+      fields = _Fields(reader)
     elif fields is None:
       raise reader.error(f"{words[0]!r} outside of begin ... end")
+    elif key == "end":
+      yield _bone(fields)
+      fields = None
     elif not key.startswith("("):  # further lines of limits
-      fields[key] = words[1:]
+      fields.add(words)
   if fields is not None:
     raise reader.error("a bone without its end")
 
 
-def _bone(reader: _Reader, fields: dict[str, list[str]]) -> Joint:
-  missing = [key for key in ("name", "direction", "length", "axis") if not fields.get(key)]
-  if missing:
-    raise reader.error(f"a bone without {missing[0]}")
-  direction = np.array(reader.numbers(fields["direction"], 3))
-  length = reader.numbers(fields["length"], 1)[0]
-  channels = tuple(word.lower() for word in fields.get("dof", ()))
-  _check_channels(reader, channels, _AXES)
+def _bone(fields: _Fields) -> Joint:
+  name = fields.words("name")[0]
+  direction = np.array(fields.numbers("direction", 3))
+  length = fields.numbers("length", 1)[0]
   return Joint(
-    name=fields["name"][0],
+    name=name,
     offset=tuple(direction * length),
-    axis=tuple(reader.numbers(fields["axis"][:3], 3)),
-    order=_order(reader, fields["axis"][3:]),
-    channels=channels,
+    axis=tuple(fields.numbers("axis", 3)),
+    order=fields.order(fields.words("axis")[3:]),
+    channels=fields.channels("dof", _AXES),
   )
-
-
-def _order(reader: _Reader, words: list[str]) -> str:
-  if len(words) != 1 or sorted(words[0].upper()) != ["X", "Y", "Z"]:
-    raise reader.error(f"axis order {' '.join(words)!r} is no permutation of XYZ")
-  return words[0].upper()
-
-
-def _check_channels(reader: _Reader, channels: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-  bad = [c for c in channels if c not in allowed] or [c for c in channels if channels.count(c) > 1]
-  if bad:
-    raise reader.error(f"channel {bad[0]!r} does not exist or is listed twice")
 
 
 def _hierarchy(reader: _Reader) -> dict[str, str]:

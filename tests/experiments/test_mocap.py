@@ -1,0 +1,114 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import mocap_table
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = ["--source=synthetic", "--epochs=1", "--layers=1", "--hidden_features=8", "--eval_every=1"]
+TINY += ["--train_samples=24"]
+
+
+def run(module, *arguments):
+  return subprocess.run(
+    [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
+    cwd=ROOT,
+    env={**os.environ, "XLA_FLAGS": ""},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+def test_a_run_and_its_figures_from_end_to_end(tmp_path):
+  place = tmp_path / "run"
+  done = run("mocap", *TINY, "--constraint=resilient", f"--workdir={place}")
+  assert done.returncode == 0, done.stderr
+  assert "SYNTHETIC DATA" in done.stdout
+  result = json.loads((place / "result.json").read_text())
+  assert set(result["final"]["slack"]) == {"layers_0/features", "layers_0/positions"}
+  last = result["curve"][-1]
+  assert last["equivariance/projection"] < 1e-5
+  # The height feature, computed anew, knows what is up.
+  assert last["equivariance_recomputed/projection"] > 20 * last["equivariance/projection"]
+  names = {path.name for path in (place / "figures").iterdir()}
+  assert names == {"validation.png", "equivariance_error.png", "gamma.png", "poses.png"}
+  out = tmp_path / "figures"
+  done = run("mocap_figures", f"--runs={place}", f"--out={out}")
+  assert done.returncode == 0, done.stderr
+  assert {path.name for path in out.iterdir()} == {"poses_run.png", "poses_run.gif"}
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [
+    ["--model=egnn", "--constraint=equality"],
+    ["--model=radial_field", "--constraint=equality"],
+    ["--model=tfn", "--constraint=strict"],
+    ["--model=se3_transformer", "--constraint=none"],
+    ["--model=mpnn", "--constraint=strict", "--subject=walk"],
+    ["--model=egno", "--constraint=one_sided", "--noheight", "--centring=center_of_mass"],
+  ],
+)
+def test_every_model_runs(tmp_path, flags):
+  place = tmp_path / "run"
+  done = run("mocap", *TINY, *flags, f"--workdir={place}")
+  assert done.returncode == 0, done.stderr
+  result = json.loads((place / "result.json").read_text())
+  assert np.isfinite([found["test_mse"] for found in result["predictors"].values()]).all()
+
+
+@pytest.mark.parametrize(
+  ("flags", "says"),
+  [
+    (["--model=gpt"], "--model=gpt does not exist"),
+    (["--model=mpnn"], "--constraint=strict"),
+    (["--model=egnn", "--modes=2"], "--modes is for --model=egno"),
+    (["--source=acclaim"], "--data_dir"),
+    (["--source=synthetic", "--data_dir=a"], "leave out one"),
+    (["--subject=swim"], "swim"),
+  ],
+)
+def test_usage_errors(flags, says):
+  done = run("mocap", *flags)
+  assert done.returncode == 2
+  assert "Traceback" not in done.stderr
+  assert says in done.stderr.strip().splitlines()[-1]
+
+
+def result(constraint, seed, valid, test, **settings):
+  both = {name: {"valid_mse": valid, "test_mse": test} for name in ("projection", "relaxed")}
+  return {
+    "experiment": "mocap",
+    "epochs": 300,
+    "data": {"subject": "run", "source": "prepared"},
+    "predictors": both,
+    "settings": {
+      **{"model": "egno", "constraint": constraint, "preset": "paper", "seed": seed},
+      **{"augmented": 1.0, **settings},
+    },
+  }
+
+
+def test_rows_of_the_table():
+  results = [
+    result("strict", 1, 0.3, 0.35),
+    result("strict", 2, 0.3, 0.37),
+    result("resilient", 1, 0.5, 0.40, rho=1.0),
+    result("resilient", 1, 0.3, 0.45, rho=10.0),
+    result("equality", 1, 0.3, 9.0, augmented=0.0),
+  ]
+  rows = {row[0]: row[1:] for row in mocap_table.rows(results)}
+  assert rows["EGNO (reproduced)"][0] == "36.0 +- 1.4 (2 seeds, 300 epochs)"
+  assert rows["EGNO (reproduced)"][1] == "35.3 +- 3.2"
+  assert rows["EGNO (reproduced)"][2] == "not run"
+  assert rows["EGNO, resilient, f_eq + f_neq"][0] == "40.0 (1 seed, 300 epochs)"
+  chosen = rows["EGNO, resilient, rho by validation, f_eq + f_neq"][0]
+  assert chosen == "45.0 (1 seed, 300 epochs, rho=10)"
+  assert rows["EGNO, equality, f_eq"][0] == "not run"
+  assert rows["EGNO, equality, published rates, f_eq"][0] == "900.0 (1 seed, 300 epochs)"
