@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data.errors import DataError
-from experiments import nbody_reference, table, text
+from experiments import reference, table, text
 
 
 def result(seed, test, constraint="equality"):
@@ -37,7 +37,7 @@ def test_nothing_to_read(tmp_path):
 
 def test_matching_is_against_mean_minus_two_deviations():
   seeds = [{1: 1.0, 2: 1.0}, {1: 3.0, 2: 1.0}]
-  found = nbody_reference.compare(seeds, {1: 0.0, 2: 0.5, 3: 9.0}, last=1)
+  found = reference.compare(seeds, {1: 0.0, 2: 0.5, 3: 9.0}, last=1)
   # At epoch 1: 2 - 2 sqrt(2) = -0.83 <= 0; at epoch 2: 1 > 0.5.
   assert found["share_matched"] == 0.5
   assert found["epochs"] == [1, 2]
@@ -51,6 +51,6 @@ def test_reference_epochs_count_finished_ones(tmp_path):
     "run,epoch,valid_mse_projection,test_mse_projection,valid_mse_relaxed,test_mse_relaxed\n"
     "strict,0,0.5,0.6,,\n"
   )
-  assert nbody_reference.read_reference(path)["strict", "test", "projection"] == {1: 0.6}
+  assert reference.read_reference(path)["strict", "test", "projection"] == {1: 0.6}
   with pytest.raises(DataError, match="name the CSV"):
-    nbody_reference.read_reference(tmp_path / "none.csv")
+    reference.read_reference(tmp_path / "none.csv")

@@ -1,15 +1,16 @@
-"""Holds our N-body runs against the published implementation's errors on the same arrays.
+"""Holds our runs against the published implementation's errors by epoch, on the same data.
 
-    python -m experiments.nbody_reference --folder=results/nbody --reference=CURVE.csv
+    python -m experiments.reference --experiment=nbody --reference=CURVE.csv
 
 The reference (columns run, epoch, valid_mse_projection, test_mse_projection, valid_mse_relaxed,
 test_mse_relaxed; the row of epoch e is taken after e + 1 epochs) is one seed of the published
-PyTorch SEGNN. Ours are the runs below the folder; a reference value that lies within our mean
-+- 2 standard deviations over seeds, or above it, counts as matched. Writes comparison_*.png and
-comparison.json into the folder.
+PyTorch model. Ours are the runs below the folder at the published settings; a reference value that
+lies within our mean +- 2 standard deviations over seeds, or above it, counts as matched. Writes
+comparison_*.png and comparison.json into the folder.
 """
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ from absl import flags
 from experiments import app
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("folder", "results/nbody", "Has SOMETHING/result.json; gets the figures.")
+flags.DEFINE_enum("experiment", "nbody", ["nbody", "mocap"], "Which experiment.")
+flags.DEFINE_string("folder", None, "Has SOMETHING/result.json; results/EXPERIMENT by default.")
 flags.DEFINE_string("reference", None, "CSV of the reference curves.", required=True)
 
-PREDICTORS = {"strict": ["projection"], "equality": ["projection", "relaxed"]}
+PREDICTORS = {
+  "strict": ["projection"],
+  "equality": ["projection", "relaxed"],
+  "onesided": ["projection", "relaxed"],
+}
+CONSTRAINTS = {"strict": "strict", "equality": "equality", "onesided": "one_sided"}
+SCALES = {"nbody": 1e3, "mocap": 1e2}
 
 
 def read_reference(path: Path) -> dict[tuple[str, str, str], dict[int, float]]:
@@ -77,6 +85,15 @@ def compare(
   }
 
 
+def comparable(result: dict[str, Any]) -> bool:
+  """Whether a run had the data and the settings of the reference, seed and length apart."""
+  settings, data = result["settings"], result["data"]
+  same_data = data.get("split") == "published" or bool(settings.get("data_file"))
+  # Of the settings only the number of epochs may differ, and what decides nothing.
+  differing = set(result["differs_from_published"]) - {"epochs"}
+  return same_data and settings["preset"] == "paper" and not differing
+
+
 def main() -> None:
   """Prints the comparison and draws it."""
   import numpy as np
@@ -84,41 +101,44 @@ def main() -> None:
   from ace_jax import history, plotting
   from experiments import table, text
 
-  folder = Path(FLAGS.folder)
+  folder = Path(FLAGS.folder or f"results/{FLAGS.experiment}")
+  scale = SCALES[FLAGS.experiment]
   reference = read_reference(Path(FLAGS.reference))
   results = table.read([str(folder)])
   runs: dict[str, list[dict[str, Any]]] = {}
   for result in results:
-    if result["settings"]["data_file"] and result["settings"]["preset"] == "paper":
+    if comparable(result):
       runs.setdefault(result["constraint"], []).append(result)
   report, rows = {}, []
   for (run, split, predictor), curve in reference.items():
-    if run not in runs:
+    constraint = CONSTRAINTS[run]
+    if constraint not in runs:
       continue
     key = f"{split}/{predictor}"
-    seeds = [{int(r["epoch"]): r[key] for r in result["curve"]} for result in runs[run]]
+    seeds = [{int(r["epoch"]): r[key] for r in result["curve"]} for result in runs[constraint]]
     found = compare(seeds, curve)
-    report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[run]], **found}
-    ours = 1e3 * np.array(found["ours_at_the_end"])
+    report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[constraint]], **found}
+    ours = scale * np.array(found["ours_at_the_end"])
     rows.append(
       [
         f"{run}, {predictor}, {split}",
         str(len(seeds)),
         f"{found['epochs'][0]}-{found['epochs'][1]}",
         f"{ours.mean():.2f} +- {ours.std(ddof=1 if len(ours) > 1 else 0):.2f}",
-        f"{1e3 * found['reference_at_the_end']:.2f}",
+        f"{scale * found['reference_at_the_end']:.2f}",
         f"{found['share_matched']:.0%}",
       ]
     )
     figure = plotting.against_reference(
-      {f"ace_jax, {run}": [result["curve"] for result in runs[run]]},
+      {f"ace_jax, {run}": [result["curve"] for result in runs[constraint]]},
       {"published PyTorch implementation, 1 seed": tuple(np.array(list(curve.items())).T)},
       key,
       f"{split} MSE of the {predictor}",
     )
     plotting.save(figure, folder / f"comparison_{run}_{split}_{predictor}.png")
   history.write_json(folder / "comparison.json", report)
-  header = ["curve", "seeds", "epochs", "ours x 10^-3", "published x 10^-3", "matched at"]
+  unit = f"x 10^-{round(math.log10(scale))}"
+  header = ["curve", "seeds", "epochs", f"ours {unit}", f"published {unit}", "matched at"]
   print(text.table(header, rows))
 
 
