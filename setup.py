@@ -22,6 +22,7 @@ setup(
   install_requires=[
     "absl-py>=2.1",
     "e3nn-jax>=0.21",
+    "flatbuffers>=24.3",
     "flax>=0.12",
     "jax>=0.10,<0.12",
     "jaxtyping>=0.2.36",

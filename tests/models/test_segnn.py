@@ -232,18 +232,20 @@ def test_translations(centring, keeps):
 
 
 def test_the_fast_formulation_is_the_general_one():
-  inputs = random_particles(nodes=5)
   fast = NBodySEGNN(SEGNN(num_layers=2, formulation="fast"))
   general = NBodySEGNN(SEGNN(num_layers=2, formulation="general"))
-  variables = fast.init(jax.random.key(1), *inputs)
+  with jax.enable_x64(True):
+    inputs = random_particles(nodes=5, dtype=jnp.float64)
+    variables = fast.init(jax.random.key(1), *inputs)
+    variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)
 
-  def energy(model, variables):
-    return jnp.mean(jnp.square(model.apply(variables, *inputs)))
+    def energy(model, variables):
+      return jnp.mean(jnp.square(model.apply(variables, *inputs)))
 
-  found, expected = (
-    jax.jit(jax.value_and_grad(partial(energy, model)))(variables) for model in (fast, general)
-  )
-  jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
+    found, expected = (
+      jax.jit(jax.value_and_grad(partial(energy, model)))(variables) for model in (fast, general)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), found, expected)
 
 
 def test_gradients_are_finite_where_particles_rest_or_coincide():
