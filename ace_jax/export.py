@@ -20,11 +20,12 @@ def save_parameters(path: Path, variables: homotopy.Variables) -> None:
     path: The file. Keys are paths, "params/layers_0/linear/kernel".
     variables: Of a relaxed or a strict model; branches and gamma are left out.
   """
-  flat = traverse_util.flatten_dict(homotopy.prune(variables), sep="/")
+  leaves = traverse_util.flatten_dict(homotopy.prune(variables), sep="/")
+  flat: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
   temporary = path.with_name(f".{os.getpid()}.{path.name}")
   try:
     with temporary.open("wb") as file:
-      np.savez(file, **{name: np.asarray(leaf) for name, leaf in flat.items()})
+      np.savez(file, **flat)
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
