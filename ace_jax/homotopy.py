@@ -13,6 +13,8 @@ GAMMA = "gamma"
 """Name of the variable collection that holds gamma, and of the variable in it."""
 RELAXATION = "relaxation"
 """Name of the submodule that computes f_neq; reserved for it in parameter trees."""
+OUTPUT = "output"
+"""Name under which every homotopic layer sows what it returns, into `intermediates`."""
 
 Variables = Mapping[str, Any]
 
@@ -79,6 +81,7 @@ class Homotopic(nn.Module):
     if self.scale not in ("free", "fixed"):
       raise ValueError(f"Homotopic.scale is {self.scale!r}; it must be 'free' or 'fixed'.")
     if not self._is_relaxed():
+      self.sow("intermediates", OUTPUT, _flat(y_eq))
       return y_eq, None
     gamma = self.variable(
       GAMMA, GAMMA, lambda: jnp.full(self.gamma_shape, self.initial_gamma, jnp.float32)
@@ -97,6 +100,7 @@ class Homotopic(nn.Module):
     self.sow("intermediates", "equivariant", flat_y)
     self.sow("intermediates", "non_equivariant", f_neq)
     y = flat_y + gamma.astype(flat_y.dtype) * f_neq
+    self.sow("intermediates", OUTPUT, y)
     return (type(y_eq)(y_eq.irreps, y) if hasattr(y_eq, "irreps") else y), stream
 
   def _is_relaxed(self) -> bool:

@@ -1,6 +1,25 @@
-"""Group actions, and how far a function is from equivariant under them."""
+"""Group actions, and how far functions, layers and data are from equivariance under them."""
 
-from ace_jax.symmetry.errors import equivariance_error
-from ace_jax.symmetry.groups import random_rotations
+from ace_jax.symmetry.actions import act_on
+from ace_jax.symmetry.errors import (
+  ErrorStatistics,
+  data_fit_loss,
+  equivariance_error,
+  equivariance_statistics,
+  layer_outputs,
+  lie_derivatives,
+)
+from ace_jax.symmetry.groups import Group, Motion, random_rotations
 
-__all__ = ["equivariance_error", "random_rotations"]
+__all__ = [
+  "ErrorStatistics",
+  "Group",
+  "Motion",
+  "act_on",
+  "data_fit_loss",
+  "equivariance_error",
+  "equivariance_statistics",
+  "layer_outputs",
+  "lie_derivatives",
+  "random_rotations",
+]

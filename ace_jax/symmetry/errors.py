@@ -1,39 +1,183 @@
-"""The equivariance error of a function, by sampling group elements."""
+"""How far a function, its layers and the data are from a symmetry."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jaxtyping import Array, Float
+
+from ace_jax import homotopy
+from ace_jax.errors import ConfigurationError
+
+Action = Callable[[Any, Any], Any]
+"""`act(element, x) -> x`, see `ace_jax.symmetry.actions`."""
+Curve = Callable[[Float[Array, ""]], Any]
+"""t -> exp(t A), see `Group.generators`."""
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class ErrorStatistics(NamedTuple):
+  """Equivariance errors over samples and group elements.
+
+  Attributes:
+    mean: Mean of norm(f(g x) - g f(x)).
+    largest: Its maximum.
+    quantiles: Its quantiles at `QUANTILES`.
+    relative: The mean over the mean of norm(f(x)).
+  """
+
+  mean: Float[Array, ""]
+  largest: Float[Array, ""]
+  quantiles: Float[Array, " quantiles"]
+  relative: Float[Array, ""]
+
+
+def equivariance_statistics(
+  function: Callable[[Any], Any],
+  x: Any,
+  elements: Any,
+  act_input: Action,
+  act_output: Any,
+) -> Any:
+  """Measures norm(f(rho_X(g) x) - rho_Y(g) f(x)) over samples and elements.
+
+  Args:
+    function: f, from a batch of inputs to a prediction [samples, ...], or to a dictionary of
+      several, such as the features of every layer (`layer_outputs`).
+    x: A batch of inputs.
+    elements: Group elements, stacked along a leading axis.
+    act_input: rho_X.
+    act_output: rho_Y, or a dictionary of one for each entry of the prediction.
+
+  Returns:
+    `ErrorStatistics`, or a dictionary of them.
+
+  Reference: Manolache et al., NeurIPS 2025, Sec. 5 (equivariance error).
+  """
+  y = function(x)
+  single = not isinstance(y, dict)
+  outputs, acts = ({"": y}, {"": act_output}) if single else (y, act_output)
+
+  def error(g):
+    found = function(act_input(g, x))
+    found = {"": found} if single else found
+    return {name: _norms(found[name] - acts[name](g, outputs[name])) for name in acts}
+
+  errors = jax.lax.map(error, elements)
+  result = {
+    name: ErrorStatistics(
+      mean=jnp.mean(values),
+      largest=jnp.max(values),
+      quantiles=jnp.quantile(values, jnp.array(QUANTILES)),
+      relative=jnp.mean(values) / jnp.mean(_norms(outputs[name])),
+    )
+    for name, values in errors.items()
+  }
+  return result[""] if single else result
 
 
 def equivariance_error(
   function: Callable[[Any], Float[Array, "samples ..."]],
   x: Any,
   elements: Any,
-  act_input: Callable[[Any, Any], Any],
-  act_output: Callable[[Any, Array], Array],
+  act_input: Action,
+  act_output: Action,
 ) -> Float[Array, ""]:
   """Returns the relative equivariance error, averaged over samples and group elements.
 
   .. math:: E_{g,x} \\|f(\\rho_X(g) x) - \\rho_Y(g) f(x)\\| \\; / \\; E_x \\|f(x)\\|
 
+  Arguments as of `equivariance_statistics`.
+  """
+  return equivariance_statistics(function, x, elements, act_input, act_output).relative
+
+
+def lie_derivatives(
+  function: Callable[[Any], Float[Array, "samples ..."]],
+  x: Any,
+  curves: Mapping[str, Curve],
+  act_input: Action,
+  act_output: Action,
+) -> dict[str, Float[Array, " samples"]]:
+  """Returns the local equivariance error of every generator, exactly, by forward differentiation.
+
+  .. math:: \\Big\\| \\frac{d}{dt}\\Big|_{0} \\rho_Y(e^{-tA}) f(\\rho_X(e^{tA}) x) \\Big\\|
+
   Args:
     function: f, from a batch of inputs to predictions.
     x: A batch of inputs.
-    elements: Group elements, stacked along a leading axis.
-    act_input: rho_X, `act_input(g, x) -> x`.
-    act_output: rho_Y, `act_output(g, y) -> y`.
+    curves: t -> exp(t A) by name of the generator, such as `so3().generators`.
+    act_input: rho_X.
+    act_output: rho_Y.
 
-  Reference: Manolache et al., NeurIPS 2025, Sec. 5 (equivariance error).
+  Returns:
+    For each generator the norm for every sample.
+
+  Reference: Gruver, Finzi, Goldblum, Wilson, "The Lie Derivative for Measuring Learned
+  Equivariance", ICLR 2023.
   """
-  y = function(x)
 
-  def error(g):
-    return jnp.mean(_norms(function(act_input(g, x)) - act_output(g, y)))
+  def derivative(curve):
+    def turned(t):
+      return act_output(curve(-t), function(act_input(curve(t), x)))
 
-  return jnp.mean(jax.lax.map(error, elements)) / jnp.mean(_norms(y))
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(x), jnp.float32))
+    return _norms(jax.jvp(turned, (zero,), (jnp.ones_like(zero),))[1])
+
+  return {name: derivative(curve) for name, curve in curves.items()}
+
+
+def data_fit_loss(
+  loss: Callable[[Any], Float[Array, " samples"]],
+  batch: Any,
+  curve: Curve,
+  act_batch: Action,
+  times: Float[Array, " times"],
+) -> Float[Array, " samples"]:
+  """Returns what a model's fit loses when inputs and targets are moved along a generator.
+
+  .. math:: \\Delta_A = E_t [\\ell(f(\\rho_X(e^{tA}) x), \\rho_Y(e^{tA}) y)] - \\ell(f(x), y)
+
+  It is 0 for a strictly equivariant model whatever the data: read it on the relaxed model. Where
+  the model has learned that the data break the symmetry, it is positive.
+
+  Args:
+    loss: Loss of every sample of a batch of inputs and targets.
+    batch: Held-out samples.
+    curve: t -> exp(t A).
+    act_batch: Acts on inputs and targets.
+    times: Where to evaluate: uniform on the circle for rotations; within the root mean square
+      radius for translations, so that generators can be compared.
+  """
+  moved = jax.lax.map(lambda t: loss(act_batch(curve(t), batch)), times)
+  return jnp.mean(moved, axis=0) - loss(batch)
+
+
+def layer_outputs(
+  model: nn.Module, variables: homotopy.Variables, *inputs: Any
+) -> dict[str, Array]:
+  """Returns the output of every homotopic layer, {"layers_0/update_1": features}.
+
+  Args:
+    model: A model with `Homotopic` layers.
+    variables: Of either predictor.
+    *inputs: Of the model.
+
+  Raises:
+    ConfigurationError: the model has no homotopic layer.
+  """
+  _, kept = model.apply(variables, *inputs, mutable=["intermediates"])
+  flat = traverse_util.flatten_dict(kept.get("intermediates", {}))
+  found = {
+    "/".join(path[:-1]): value[-1] for path, value in flat.items() if path[-1] == homotopy.OUTPUT
+  }
+  if not found:
+    raise ConfigurationError("the model has no homotopic layer; put `Homotopic` after its maps.")
+  return found
 
 
 def _norms(y: Float[Array, "samples ..."]) -> Float[Array, " samples"]:

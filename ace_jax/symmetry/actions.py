@@ -1,0 +1,173 @@
+"""How group elements act on arrays, and on pytrees of arrays.
+
+A representation is any function `(element, array) -> array`; those of the common quantities are
+here. `act_on` puts them together to an action on a pytree. An action of one's own takes a few
+lines: a swap of left and right in an image is
+
+    mirror = lambda element, image: jnp.where(element < 0, image[..., ::-1], image)
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ace_jax.errors import ConfigurationError
+from ace_jax.symmetry.groups import Motion
+
+Representation = Callable[[Any, Array], Array]
+
+
+def invariant(element: Any, x: Array) -> Array:
+  """x' = x."""
+  del element
+  return x
+
+
+def vector(element: Motion, x: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+  """x' = R x: velocities, forces, displacements.
+
+  Raises:
+    ConfigurationError: the last axis is not 3.
+  """
+  _check_last("vector", x, 3)
+  return x @ jnp.swapaxes(element.matrix, -1, -2).astype(x.dtype)
+
+
+def position(element: Motion, x: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+  """x' = R x + b.
+
+  Raises:
+    ConfigurationError: the last axis is not 3.
+  """
+  return vector(element, x) + element.shift.astype(x.dtype)
+
+
+def odd(element: Float[Array, ""], x: Array) -> Array:
+  """x' = g x for g = +-1: what changes sign under time reversal, such as momenta."""
+  return element.astype(x.dtype) * x
+
+
+def permuted(axis: int) -> Representation:
+  """Returns the action of a permutation on an axis, such as that of the nodes."""
+
+  def representation(element, x):
+    if x.shape[axis] != element.shape[-1]:
+      raise ConfigurationError(
+        f"a permutation of {element.shape[-1]} cannot act on axis {axis} of shape {x.shape}."
+      )
+    return jnp.take(x, element, axis)
+
+  return representation
+
+
+def shifted(axes: tuple[int, int]) -> Representation:
+  """Returns the action of a cyclic shift on the two axes (height, width) of images."""
+  return lambda element, x: jnp.roll(x, element, axes)
+
+
+def irreps(layout: str, component_major: bool = False) -> Representation:
+  """Returns the action of rotations and reflections on e3nn irreps.
+
+  Args:
+    layout: Such as "16x0e + 8x1o".
+    component_major: Whether a block is [component, channel], as in this library's models, and
+      not [channel, component], as in e3nn.
+
+  Raises:
+    ConfigurationError: (of the result) the last axis does not fit the irreps.
+  """
+  blocks = e3nn.Irreps(layout)
+
+  def representation(element, x):
+    _check_last(f"irreps {layout}", x, blocks.dim)
+    parts = []
+    for (mul, ir), cut in zip(blocks, blocks.slices(), strict=True):
+      matrix = wigner(ir.l, ir.p, element.matrix).astype(x.dtype)
+      part = x[..., cut]
+      if component_major:
+        part = part.reshape(*x.shape[:-1], ir.dim, mul)
+        part = jnp.einsum("ij,...ju->...iu", matrix, part)
+      else:
+        part = part.reshape(*x.shape[:-1], mul, ir.dim)
+        part = jnp.einsum("ij,...uj->...ui", matrix, part)
+      parts.append(part.reshape(*x.shape[:-1], mul * ir.dim))
+    return jnp.concatenate(parts, -1)
+
+  return representation
+
+
+def wigner(degree: int, parity: int, matrix: Float[Array, "3 3"]) -> Float[Array, "dim dim"]:
+  """Returns the matrix of an orthogonal map in an irrep, e3nn's basis.
+
+  .. math:: D^l = Q_l^T (D^{l-1} \\otimes R) Q_l, \\qquad D^1 = R
+
+  with Q_l the Clebsch-Gordan isometry: a polynomial in R, so that it can be differentiated at the
+  identity, where Euler angles cannot.
+
+  Args:
+    degree: l.
+    parity: 1 (even) or -1 (odd).
+    matrix: R.
+  """
+  result = jnp.ones((1, 1), matrix.dtype)
+  for l in range(1, degree + 1):
+    if l == 1:
+      result = matrix
+      continue
+    isometry = jnp.asarray(_isometry(l), matrix.dtype)
+    result = jnp.einsum("ab,cd,ace,bdf->ef", result, matrix, isometry, isometry)
+  # The recursion gives improper maps the parity (-1)^l.
+  sign = jnp.where(jnp.linalg.det(matrix) < 0, parity * (-1) ** degree, 1)
+  return sign.astype(matrix.dtype) * result
+
+
+@functools.cache
+def _isometry(degree: int) -> np.ndarray:
+  with jax.ensure_compile_time_eval():
+    tensor = np.asarray(e3nn.clebsch_gordan(degree - 1, 1, degree), np.float64)
+  return tensor * math.sqrt(2 * degree + 1)
+
+
+def act_on(representations: Any) -> Callable[[Any, Any], Any]:
+  """Returns an action on pytrees, `act(element, tree) -> tree`.
+
+  Example: `act_on({"positions": position, "velocities": vector, "charges": invariant})`.
+
+  Args:
+    representations: A prefix of the trees: one representation for every subtree.
+
+  Raises:
+    ConfigurationError: (of the result) the tree has other parts than those named.
+  """
+
+  def act(element, tree):
+    try:
+      return jax.tree.map(
+        lambda representation, part: jax.tree.map(functools.partial(representation, element), part),
+        representations,
+        tree,
+      )
+    except ConfigurationError:
+      raise
+    except (ValueError, TypeError) as error:
+      reason = str(error).splitlines()[0]
+      raise ConfigurationError(
+        f"the group action does not fit the data it should act on: {reason}"
+      ) from error
+
+  return act
+
+
+def _check_last(what: str, x: Array, size: int) -> None:
+  if x.ndim == 0 or x.shape[-1] != size:
+    raise ConfigurationError(
+      f"the representation {what} acts on a last axis of {size}, but the features have shape "
+      f"{list(x.shape)}; take the representation that they have."
+    )
