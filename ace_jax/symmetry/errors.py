@@ -171,7 +171,7 @@ def layer_outputs(
     ConfigurationError: the model has no homotopic layer.
   """
   _, kept = model.apply(variables, *inputs, mutable=["intermediates"])
-  flat = traverse_util.flatten_dict(kept.get("intermediates", {}))
+  flat: Any = traverse_util.flatten_dict(kept.get("intermediates", {}))
   found = {
     "/".join(path[:-1]): value[-1] for path, value in flat.items() if path[-1] == homotopy.OUTPUT
   }
