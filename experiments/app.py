@@ -23,7 +23,7 @@ def launch(main: Callable[[], Any]) -> None:
   def guarded(argv: list[str]) -> None:
     if len(argv) > 1:
       _end(f"unexpected argument {argv[1]!r}; flags start with --.", 2)
-    from experiments.flags import UsageError
+    from experiments.usage import UsageError
 
     logging.set_verbosity(logging.WARNING)
     warnings.showwarning = _warn

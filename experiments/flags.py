@@ -7,6 +7,8 @@ from typing import Any
 
 from absl import flags
 
+from experiments.usage import UsageError
+
 FLAGS = flags.FLAGS
 
 CONSTRAINTS = ["strict", "none", "equality", "inequality", "resilient", "ridge", "one_sided"]
@@ -64,10 +66,6 @@ _COMMON = [
   *("batch_size", "eval_every", "checkpoint_every", "patience", "seed", "data_seed"),
   *("train_samples", "log_test", "dual_eps", "model", "hidden_features", "layers", "centring"),
 ]
-
-
-class UsageError(Exception):
-  """Flags that contradict each other; its message is one line."""
 
 
 def settings(

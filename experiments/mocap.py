@@ -8,6 +8,7 @@ from absl import flags
 from experiments import app
 from experiments import flags as common
 from experiments.mocap_presets import MODELS, preset
+from experiments.usage import UsageError
 
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
@@ -36,19 +37,19 @@ def check() -> None:
     UsageError: says which.
   """
   if FLAGS.data_dir and FLAGS.source not in ("auto", "acclaim"):
-    raise common.UsageError(f"--data_dir is not read with --source={FLAGS.source}; leave out one.")
+    raise UsageError(f"--data_dir is not read with --source={FLAGS.source}; leave out one.")
   if FLAGS.source == "acclaim" and not FLAGS.data_dir:
-    raise common.UsageError("--source=acclaim needs a folder: add --data_dir=FOLDER.")
+    raise UsageError("--source=acclaim needs a folder: add --data_dir=FOLDER.")
   model = FLAGS.model or "egno"
   if model == "mpnn" and FLAGS.constraint != "strict":
-    raise common.UsageError(
+    raise UsageError(
       "--model=mpnn is not equivariant and has nothing to relax; add --constraint=strict."
     )
   for name in ("modes", "centring"):
     if model != "egno" and FLAGS[name].present:
-      raise common.UsageError(f"--{name} is for --model=egno; leave out one.")
+      raise UsageError(f"--{name} is for --model=egno; leave out one.")
   if FLAGS.train_samples and len(FLAGS.train_samples) > 1:
-    raise common.UsageError("--train_samples takes one size here.")
+    raise UsageError("--train_samples takes one size here.")
 
 
 def main() -> None:

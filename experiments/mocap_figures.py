@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import app
-from experiments import flags as common
+from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("runs", None, "Folders of finished motion capture runs, by commas.")
@@ -32,7 +32,7 @@ def main() -> None:
   from experiments.mocap_run import PREDICTIONS
 
   if not FLAGS.runs:
-    raise common.UsageError("name finished runs: --runs=FOLDER,FOLDER.")
+    raise UsageError("name finished runs: --runs=FOLDER,FOLDER.")
   predictions, shown, subject = {}, None, ""
   for folder in map(Path, FLAGS.runs):
     remedy = "name the folder of a finished run"
@@ -43,7 +43,7 @@ def main() -> None:
       raise DataError(f"{folder}: no readable result.json; {remedy}.") from error
     fixed = [found[name] for name in ("bones", "start", "truth")]
     if shown is not None and not all(map(np.array_equal, shown, fixed)):
-      raise common.UsageError(f"{folder} shows other windows than {FLAGS.runs[0]}.")
+      raise UsageError(f"{folder} shows other windows than {FLAGS.runs[0]}.")
     shown, subject = fixed, result["data"]["subject"]
     for name in result["predictors"]:
       label = f"{result['model']}, {result['constraint']}"
@@ -52,7 +52,7 @@ def main() -> None:
   assert shown is not None
   bones, start, truth = shown
   if FLAGS.window >= len(start):
-    raise common.UsageError(f"--window={FLAGS.window} does not exist; there are {len(start)}.")
+    raise UsageError(f"--window={FLAGS.window} does not exist; there are {len(start)}.")
   out = Path(FLAGS.out)
   out.mkdir(parents=True, exist_ok=True)
   figure = skeleton_plots.stick_figures(bones, start, truth, predictions)

@@ -8,6 +8,7 @@ from absl import flags
 from experiments import app
 from experiments import flags as common
 from experiments.nbody_presets import PRESETS
+from experiments.usage import UsageError
 
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
@@ -40,9 +41,9 @@ def check() -> None:
   simulated = ("system", "symmetry_breaking", "breaking_from", "force_clip", "data_seed")
   for name in simulated:
     if FLAGS.data_file and FLAGS[name].present:
-      raise common.UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
+      raise UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
   if FLAGS["breaking_from"].present and not FLAGS.symmetry_breaking:
-    raise common.UsageError("--breaking_from needs --symmetry_breaking, such as gravity:1.")
+    raise UsageError("--breaking_from needs --symmetry_breaking, such as gravity:1.")
 
 
 def main() -> None:
