@@ -15,8 +15,12 @@ ENVIRONMENT = {**os.environ, "XLA_FLAGS": ""}
 
 
 def run(*arguments):
+  return run_module("nbody", *arguments)
+
+
+def run_module(module, *arguments):
   return subprocess.run(
-    [sys.executable, "-m", "experiments.nbody", *map(str, arguments)],
+    [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
     cwd=ROOT,
     env=ENVIRONMENT,
     capture_output=True,
@@ -103,6 +107,12 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   assert figures == {"validation.png", "gamma.png", "equivariance_error.png", "trajectories.png"}
   assert len((place / "metrics.jsonl").read_text().splitlines()) == 2
   assert list((place / "tensorboard").iterdir())
+
+  done = run_module("report", f"--runs={place}", "--samples=10", "--angles=4")
+  assert done.returncode == 0, done.stderr
+  said = (place / "report.md").read_text()
+  assert "rotation_x" in said
+  assert "layers_0/update_1" in said
 
   refuses(run(*flags), 2, "already holds this run", "--resume")
   refuses(run(*flags, "--resume", "--lr=0.5"), 2, "another configuration", "lr")

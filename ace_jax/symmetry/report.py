@@ -1,0 +1,222 @@
+"""Which layer's symmetry the data resist, and which part of the group: the misalignment report.
+
+Layers are compared by numbers that do not change when gamma and f_neq trade their scale: the
+admixture |gamma| rms(f_neq) / rms(f_eq), and the sensitivity |lambda| rms(f_eq) / rms(f_neq), the
+change of the loss per unit of relative admixture, which means something at gamma = 0 too.
+
+Generators are compared by what the relaxed model's fit loses on held-out data that are moved along
+them (`data_fit_loss`). If the data are symmetric, moved held-out data are as likely as unmoved
+ones, so that the expected loss is 0 whatever the model has learned: its mean over its standard
+error is a test, and does not mistake a model's own asymmetry for the data's.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Float
+
+from ace_jax import homotopy
+from ace_jax.errors import ConfigurationError
+from ace_jax.history import Record
+
+THRESHOLD = 4.0
+"""A generator is called broken if its mean loss is more than so many standard errors above 0 ..."""
+SMALLEST_EFFECT = 0.02
+"""... and more than this share of the model's own loss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+  """One homotopic layer.
+
+  Attributes:
+    name: The layer.
+    gamma: Final gamma (of a vector: the entry of largest absolute value; so for the others).
+    multiplier: Final multiplier; None without a constraint.
+    trend: Change of the multiplier over the last fifth of the epochs.
+    slack: Final slack; None where there is none.
+    admixture: |gamma| rms(f_neq) / rms(f_eq).
+    sensitivity: |lambda| rms(f_eq) / rms(f_neq).
+  """
+
+  name: str
+  gamma: float
+  multiplier: float | None
+  trend: float | None
+  slack: float | None
+  admixture: float
+  sensitivity: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorReport:
+  """One generator of the group, over the seeds of a run.
+
+  Attributes:
+    name: The generator.
+    lie_error: Mean Lie-derivative error of the relaxed model over the mean norm of its output.
+    loss: Mean of what the fit loses on moved data, over the fit's own loss.
+    error: Its standard error, over samples and seeds.
+    seeds: Number of seeds.
+  """
+
+  name: str
+  lie_error: float
+  loss: float
+  error: float
+  seeds: int
+
+  @property
+  def score(self) -> float:
+    """The loss in standard errors."""
+    return self.loss / max(self.error, 1e-30)
+
+  @property
+  def broken(self) -> bool:
+    """Whether the rule of `THRESHOLD` and `SMALLEST_EFFECT` calls the symmetry broken."""
+    return self.score > THRESHOLD and self.loss > SMALLEST_EFFECT
+
+
+def layer_reports(
+  model: nn.Module,
+  variables: homotopy.Variables,
+  inputs: tuple[Any, ...],
+  records: Sequence[Record],
+) -> list[LayerReport]:
+  """Reports on every homotopic layer, the one whose symmetry costs most first.
+
+  Ranked by sensitivity, then (where multipliers are 0 or missing) by admixture.
+
+  Args:
+    model: A model with `Homotopic` layers.
+    variables: Of the relaxed predictor at the end of training.
+    inputs: A batch of the model's inputs.
+    records: Of the run (`ace_jax.history`).
+
+  Raises:
+    ConfigurationError: the model has no relaxed layer, or the run recorded no gamma.
+  """
+  if not variables.get(homotopy.GAMMA):
+    raise ConfigurationError(
+      "the run has no gamma, since it trained a strict model; report on a run with another "
+      "--constraint."
+    )
+  _, kept = model.apply(variables, *inputs, mutable=["intermediates"])
+  flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(kept["intermediates"])
+  sizes = {
+    path: float(jnp.sqrt(jnp.mean(jnp.square(value[-1]))))
+    for path, value in flat.items()
+    if path[-1] in ("equivariant", "non_equivariant")
+  }
+  reports = []
+  for name in homotopy.names(variables[homotopy.GAMMA]):
+    path = tuple(name.split("/"))
+    ratio = sizes[(*path, "non_equivariant")] / max(sizes[(*path, "equivariant")], 1e-30)
+    last = records[-1]
+    if f"gamma/{name}" not in last:
+      raise ConfigurationError(f"the run's metrics have no gamma/{name}; are they another run's?")
+    gamma, multiplier = last[f"gamma/{name}"], last.get(f"multiplier/{name}")
+    reports.append(
+      LayerReport(
+        name=name,
+        gamma=gamma,
+        multiplier=multiplier,
+        trend=_trend(records, f"multiplier/{name}"),
+        slack=last.get(f"slack/{name}"),
+        admixture=abs(gamma) * ratio,
+        sensitivity=None if multiplier is None else abs(multiplier) / max(ratio, 1e-30),
+      )
+    )
+
+  def cost(report):
+    return report.sensitivity or 0.0, report.admixture
+
+  return sorted(reports, key=cost, reverse=True)
+
+
+def generator_reports(
+  lie_errors: Mapping[str, Sequence[float]],
+  losses: Mapping[str, Sequence[Float[np.ndarray, " samples"]]],
+  own_losses: Sequence[float],
+) -> list[GeneratorReport]:
+  """Joins what every seed found, the generator that the data resist most first.
+
+  With n seeds of mean losses d_s and standard errors e_s over samples, the joint mean is that of
+  d_s, and its standard error sqrt(max(mean e_s^2, var d_s) / n): whichever is larger of the
+  spread within and between seeds.
+
+  Args:
+    lie_errors: For each generator the relative Lie-derivative error of every seed.
+    losses: For each generator and seed `data_fit_loss` of every held-out sample.
+    own_losses: The fit's own loss of every seed.
+  """
+  reports = []
+  for name, samples in losses.items():
+    means = np.array([np.mean(s) / own for s, own in zip(samples, own_losses, strict=True)])
+    within = [
+      np.var(s, ddof=1) / len(s) / own**2 for s, own in zip(samples, own_losses, strict=True)
+    ]
+    between = np.var(means, ddof=1) if len(means) > 1 else 0.0
+    error = np.sqrt(max(float(np.mean(within)), float(between)) / len(means))
+    reports.append(
+      GeneratorReport(
+        name, float(np.mean(lie_errors[name])), float(means.mean()), float(error), len(means)
+      )
+    )
+  return sorted(reports, key=lambda report: report.loss, reverse=True)
+
+
+def verdict(generators: Sequence[GeneratorReport]) -> str:
+  """Says in words which symmetries the data keep, by the rule of `GeneratorReport.broken`."""
+  broken = [report.name for report in generators if report.broken]
+  kept = [report.name for report in generators if not report.broken]
+  seeds = generators[0].seeds
+  rule = (
+    f"broken: the relaxed model's held-out loss grows by more than {THRESHOLD:g} standard errors "
+    f"and {SMALLEST_EFFECT:.0%} when the data are moved; {seeds} seed{'s' if seeds > 1 else ''}"
+  )
+  if not broken:
+    return f"No symmetry is seen to be broken ({', '.join(kept)}). Rule: {rule}."
+  kept_text = f" {', '.join(kept)}: not seen to be broken." if kept else ""
+  return f"The data break {', '.join(broken)}.{kept_text} Rule: {rule}."
+
+
+def layer_rows(reports: Sequence[LayerReport]) -> tuple[list[str], list[list[str]]]:
+  """Returns header and rows of the table of layers."""
+  header = ["layer", "gamma", "multiplier", "trend", "slack", "admixture", "sensitivity"]
+  rows = [
+    [report.name, *(_number(getattr(report, field)) for field in header[1:])] for report in reports
+  ]
+  return header, rows
+
+
+def generator_rows(reports: Sequence[GeneratorReport]) -> tuple[list[str], list[list[str]]]:
+  """Returns header and rows of the table of generators."""
+  header = ["generator", "Lie error", "loss on moved data", "standard errors", "verdict"]
+  rows = [
+    [
+      report.name,
+      f"{report.lie_error:.1e}",
+      f"{report.loss:+.3f} +- {report.error:.3f}",
+      f"{report.score:.1f}",
+      "broken" if report.broken else "kept",
+    ]
+    for report in reports
+  ]
+  return header, rows
+
+
+def _trend(records: Sequence[Record], key: str) -> float | None:
+  values = [record[key] for record in records if key in record]
+  if not values:
+    return None
+  return values[-1] - values[-max(1, len(values) // 5)]
+
+
+def _number(value: float | None) -> str:
+  return "" if value is None else f"{value:.3g}"

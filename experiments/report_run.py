@@ -1,0 +1,186 @@
+"""What `experiments.report` does once its flags are checked."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ace_jax import checkpoints, history, homotopy, plotting, state, symmetry, task
+from ace_jax import training as library_training
+from ace_jax.symmetry import actions, groups, report
+from data.errors import DataError
+from experiments import nbody_run, runs, text, training
+from experiments.table import markdown
+
+
+class Run(NamedTuple):
+  """A finished run, restored.
+
+  Attributes:
+    problem: Its model and data.
+    end: Its final state.
+    records: What it recorded.
+    settings: Its settings.
+  """
+
+  problem: training.Problem
+  end: state.AceState
+  records: list[history.Record]
+  settings: dict[str, Any]
+
+
+def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
+  """Writes the report of one or several runs.
+
+  Args:
+    folders: Runs that differ in the seed alone.
+    out: Where report.md and report.png go; the first run by default.
+    samples: Held-out samples to measure on.
+    angles: Points on the circle of every generator.
+  """
+  found = [restore(Path(folder)) for folder in folders]
+  check_same(folders, found)
+  group = symmetry_group(found[0])
+  held_out = task.take(found[0].problem.test, slice(0, samples))
+  inputs = found[0].problem.inputs(held_out)
+  layers = [
+    report.layer_reports(
+      one.problem.network, homotopy.merge(*one.end.current()["relaxed"]), inputs, one.records
+    )
+    if one.end.primal.gamma
+    else report.layer_reports(one.problem.network, {}, inputs, one.records)
+    for one in found
+  ]
+  lie: dict[str, list[float]] = {}
+  losses: dict[str, list[np.ndarray]] = {}
+  own = []
+  for one in found:
+    errors, lost, loss = measure(one.end, held_out, group, angles)
+    own.append(float(loss))
+    for name in group.generators:
+      lie.setdefault(name, []).append(float(errors[name]))
+      losses.setdefault(name, []).append(np.asarray(lost[name], np.float64))
+  generators = report.generator_reports(lie, losses, own)
+  place = Path(out or folders[0])
+  place.mkdir(parents=True, exist_ok=True)
+  write(place, folders, layers, generators)
+
+
+def restore(folder: Path) -> Run:
+  """Restores a finished run from its folder.
+
+  Raises:
+    DataError: the folder holds no finished N-body run.
+  """
+  try:
+    settings = json.loads((folder / runs.CONFIG).read_text())["settings"]
+    records = history.read(folder / history.FILE)
+  except (OSError, ValueError, KeyError) as error:
+    raise DataError(
+      f"{folder}: holds no run ({error}); name the folder of a finished one."
+    ) from error
+  if "system" not in settings or not records:
+    raise DataError(f"{folder}: holds no finished N-body run; name the folder of one.")
+  sizes = settings["train_samples"]
+  data = nbody_run.load(settings, max(sizes) if sizes else None)
+  problem = nbody_run.make_problem(settings, data)
+  begin = training.start(settings, problem)
+  end = checkpoints.restore(folder / library_training.CHECKPOINTS, begin)
+  return Run(problem, end, records, settings)
+
+
+def check_same(folders: list[str], found: list[Run]) -> None:
+  """Refuses runs that differ in more than the seed.
+
+  Raises:
+    DataError: names the first setting that differs.
+  """
+  for folder, one in zip(folders, found, strict=True):
+    for name, value in found[0].settings.items():
+      if name != "seed" and one.settings.get(name) != value:
+        raise DataError(
+          f"{folder}: {name} is {one.settings.get(name)} where {folders[0]} has {value}; join runs "
+          "that differ in the seed alone."
+        )
+
+
+def symmetry_group(run: Run) -> groups.Group:
+  """Returns the group that the strict model has: with uncentred positions, rotations alone."""
+  if run.settings["centring"] == "none":
+    return groups.so3()
+  positions = run.problem.test["positions"]
+  centred = positions - positions.mean(axis=1, keepdims=True)
+  radius = float(np.sqrt(np.mean(np.sum(np.square(centred), -1))))
+  return groups.se3(radius)
+
+
+_KINDS = {
+  "positions": actions.position,
+  "velocities": actions.vector,
+  "charges": actions.invariant,
+  "targets": actions.position,
+}
+
+
+def measure(end: state.AceState, batch: Any, group: groups.Group, angles: int):
+  """Returns (relative Lie errors, losses on moved data of every sample, own loss)."""
+  variables = end.selected().get("relaxed")
+  assert variables is not None
+  act = actions.act_on(_KINDS)
+
+  def predict(batch):
+    return training.predict(end, variables, batch)
+
+  def loss(batch):
+    values = end.task.loss(predict(batch), batch)
+    return jnp.mean(values.reshape(values.shape[0], -1), axis=1)
+
+  @jax.jit
+  def numbers(batch):
+    lie = symmetry.lie_derivatives(predict, batch, group.generators, act, actions.position)
+    size = jnp.mean(jnp.linalg.norm(predict(batch).reshape(len(batch["positions"]), -1), axis=1))
+    errors = {name: jnp.mean(values) / size for name, values in lie.items()}
+    lost = {
+      name: symmetry.data_fit_loss(loss, batch, curve, act, _times(name, batch, angles))
+      for name, curve in group.generators.items()
+    }
+    return errors, lost, jnp.mean(loss(batch))
+
+  return numbers(batch)
+
+
+def _times(name: str, batch: Any, angles: int) -> jax.Array:
+  if name.startswith("rotation"):
+    return jnp.arange(1, angles) * (2 * jnp.pi / angles)
+  positions = batch["positions"]
+  centred = positions - positions.mean(axis=1, keepdims=True)
+  radius = jnp.sqrt(jnp.mean(jnp.sum(jnp.square(centred), -1)))
+  return radius * jnp.linspace(-1, 1, angles)
+
+
+def write(
+  place: Path,
+  folders: list[str],
+  layers: list[list[report.LayerReport]],
+  generators: list[report.GeneratorReport],
+) -> None:
+  """Prints the report, and writes report.md and report.png."""
+  said = report.verdict(generators)
+  lines = [f"# Misalignment report\n\n{said}\n"]
+  header, rows = report.generator_rows(generators)
+  print(f"\n{text.table(header, rows)}\n")
+  lines.append(markdown(header, rows) + "\n")
+  for folder, reports in zip(folders, layers, strict=True):
+    header, rows = report.layer_rows(reports)
+    print(f"{folder}\n{text.table(header, rows)}\n")
+    lines.append(f"{Path(folder).name}\n\n{markdown(header, rows)}\n")
+  lines.append("![report](report.png)")
+  print(said)
+  history.write_text(place / "report.md", "\n".join(lines) + "\n")
+  from ace_jax import report_plots
+
+  plotting.save(report_plots.misalignment(layers[0], generators), place / "report.png")
+  print(f"\nWrote {place}/report.md and report.png")

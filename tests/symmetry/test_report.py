@@ -1,0 +1,102 @@
+import json
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ace_jax import Homotopic, homotopy
+from ace_jax.errors import ConfigurationError
+from ace_jax.symmetry import report
+from data.errors import DataError
+from experiments import report_run
+
+
+class Constant(nn.Module):
+  """A branch that returns `size` everywhere."""
+
+  features: int
+  size: float = 2.0
+
+  @nn.compact
+  def __call__(self, x):
+    return self.size * jnp.ones((*x.shape[:-1], self.features))
+
+
+class Two(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = Homotopic(Constant, name="a")(4 * x, x)
+    return Homotopic(Constant, name="b")(x, x)
+
+
+def records(**last):
+  return [{f"multiplier/{n}": 0.1 * i for n in "ab"} | {"epoch": i} for i in range(9)] + [last]
+
+
+def test_layers_are_ranked_by_numbers_free_of_scale():
+  x = jnp.ones((3, 5))
+  variables = {"gamma": {"a": {"gamma": jnp.float32(0.5)}, "b": {"gamma": jnp.float32(-0.1)}}}
+  variables = {"params": {}, **variables}
+  last = {"gamma/a": 0.5, "gamma/b": -0.1, "multiplier/a": 1.0, "multiplier/b": -3.0}
+  found = report.layer_reports(Two(), variables, (x,), records(**last, **{"slack/a": 0.2}))
+  # Layer a: rms(f_eq) = 4, rms(f_neq) = 2; layer b sees 4 + 0.5 * 2 = 5.
+  assert [layer.name for layer in found] == ["b", "a"]
+  assert found[0].sensitivity == pytest.approx(3 * 5 / 2)
+  assert found[0].admixture == pytest.approx(0.1 * 2 / 5)
+  assert found[1].admixture == pytest.approx(0.5 * 2 / 4)
+  assert found[1].trend == pytest.approx(1.0 - 0.8)
+  assert (found[1].slack, found[0].slack) == (0.2, None)
+  header, rows = report.layer_rows(found)
+  assert rows[0][0] == "b"
+  assert len(rows[0]) == len(header)
+
+
+def test_a_strict_run_has_nothing_to_report():
+  x = jnp.ones((3, 5))
+  with pytest.raises(ConfigurationError, match="has no gamma"):
+    report.layer_reports(Two(), homotopy.project({"params": {}}), (x,), [{}])
+
+
+def test_generators_are_judged_by_effect_and_certainty():
+  random = np.random.default_rng(0)
+  losses = {
+    "large": [random.normal(1.0, 1.0, 400) for _ in range(3)],
+    "noise": [random.normal(0.0, 1.0, 400) for _ in range(3)],
+    "certain but small": [random.normal(0.005, 1e-3, 400) for _ in range(3)],
+    "only one seed": [random.normal(m, 0.1, 400) for m in (3.0, 0.0, 0.0)],
+  }
+  lie = {name: [0.1, 0.2, 0.3] for name in losses}
+  found = {r.name: r for r in report.generator_reports(lie, losses, [0.5, 0.5, 0.5])}
+  assert {name for name, r in found.items() if r.broken} == {"large"}
+  assert found["large"].loss == pytest.approx(2.0, rel=0.1)
+  # 1200 samples with deviation 1 over a loss of 0.5: at least 2 / sqrt(1200) = 0.058.
+  assert 0.05 < found["noise"].error < 0.15
+  assert found["large"].lie_error == pytest.approx(0.2)
+  said = report.verdict(list(found.values()))
+  assert said.startswith("The data break large.")
+  assert "3 seeds" in said
+  assert "No symmetry is seen to be broken" in report.verdict([found["noise"]])
+
+
+def test_false_alarms_are_rare():
+  # 500 symmetric data sets: at 4 standard errors none should be called broken.
+  random = np.random.default_rng(1)
+  samples = random.standard_t(5, (500, 300)) / 3
+  found = [report.generator_reports({"g": [0.0]}, {"g": [s]}, [1.0])[0] for s in samples]
+  assert not any(r.broken for r in found)
+  scores = np.array([r.score for r in found])
+  assert scores.std() == pytest.approx(1, abs=0.1)
+
+
+def test_reports_join_runs_of_other_seeds_alone(tmp_path):
+  with pytest.raises(DataError, match="holds no run"):
+    report_run.restore(tmp_path)
+  (tmp_path / "config.json").write_text(json.dumps({"settings": {"subject": "run"}}))
+  (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
+  with pytest.raises(DataError, match="no finished N-body run"):
+    report_run.restore(tmp_path)
+  one, other = ({"seed": s, "rho": r} for s, r in ((1, 0.1), (2, 0.2)))
+  made = [report_run.Run(None, None, [], s) for s in (one, other)]
+  with pytest.raises(DataError, match=r"rho is 0\.2 where a has 0\.1"):
+    report_run.check_same(["a", "b"], made)
