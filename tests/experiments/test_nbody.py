@@ -114,6 +114,12 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   assert "rotation_x" in said
   assert "layers_0/update_1" in said
 
+  small = ("--grid=3", "--animation_grid=3", "--frames=2", "--samples=20")
+  done = run_module("landscape", f"--run={place}", *small)
+  assert done.returncode == 0, done.stderr
+  names = {path.name for path in (place / "landscape").iterdir()}
+  assert {"contours.png", "surface_gamma0.png", "gamma.gif", "landscape.json"} <= names
+
   refuses(run(*flags), 2, "already holds this run", "--resume")
   refuses(run(*flags, "--resume", "--lr=0.5"), 2, "another configuration", "lr")
   again = run(*flags, "--resume")

@@ -1,0 +1,106 @@
+"""Figures of loss landscapes: contours, a surface, an animation over gamma."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.figure import Figure
+
+_LEVELS = 18
+
+
+def contours(
+  slices: Mapping[str, Float[np.ndarray, "rows columns"]],
+  a: Float[np.ndarray, " rows"],
+  b: Float[np.ndarray, " columns"],
+  points: Mapping[str, Float[np.ndarray, "points 2"]] | None = None,
+  notes: Mapping[str, str] | None = None,
+  labels: tuple[str, str] = ("first direction", "second direction"),
+) -> Figure:
+  """Draws losses over a plane side by side, with common logarithmic levels.
+
+  Args:
+    slices: Losses by label.
+    a: Coordinates of the rows.
+    b: Coordinates of the columns.
+    points: Marked points (a, b) by label, in every panel; several are joined by a line.
+    notes: What stands under the title of each panel.
+    labels: Of the two axes.
+  """
+  figure = Figure(figsize=(3.6 * len(slices) + 0.8, 3.9), layout="constrained")
+  panels = figure.subplots(1, len(slices), squeeze=False, sharey=True)[0]
+  levels = _levels(slices.values())
+  for axes, (label, losses) in zip(panels, slices.items(), strict=True):
+    image = axes.contourf(a, b, np.log10(losses).T, levels=levels, cmap="viridis", extend="both")
+    axes.contour(a, b, np.log10(losses).T, levels=levels, colors="k", linewidths=0.3)
+    for name, places in (points or {}).items():
+      style = "o" if len(places) == 1 else ".-"
+      axes.plot(places[:, 0], places[:, 1], style, ms=5, lw=1, label=name)
+    note = (notes or {}).get(label, "")
+    axes.set_title(f"{label}\n{note}" if note else label, fontsize=9)
+    axes.set_xlabel(labels[0], fontsize=8)
+  panels[0].set_ylabel(labels[1], fontsize=8)
+  if points:
+    panels[-1].legend(fontsize=7)
+  figure.colorbar(image, ax=panels, label=r"$\log_{10}$ loss")
+  return figure
+
+
+def surface(
+  losses: Float[np.ndarray, "rows columns"],
+  a: Float[np.ndarray, " rows"],
+  b: Float[np.ndarray, " columns"],
+  title: str,
+) -> Figure:
+  """Draws one slice as a surface of log10 of the loss."""
+  figure = Figure(figsize=(5.4, 4.4), layout="constrained")
+  axes = figure.add_subplot(projection="3d")
+  first, second = np.meshgrid(a, b, indexing="ij")
+  axes.plot_surface(first, second, np.log10(losses), cmap="viridis", linewidth=0)
+  axes.set(xlabel="first direction", ylabel="second direction", zlabel=r"$\log_{10}$ loss")
+  axes.set_title(title, fontsize=9)
+  return figure
+
+
+def save_animation(
+  path: Path,
+  gammas: Sequence[float],
+  slices: Float[np.ndarray, "gammas rows columns"],
+  a: Float[np.ndarray, " rows"],
+  b: Float[np.ndarray, " columns"],
+) -> None:
+  """Writes a GIF of the landscape while every gamma goes from its first to its last value.
+
+  Args:
+    path: The file, written atomically.
+    gammas: Values of gamma.
+    slices: Losses at each.
+    a: Coordinates of the rows.
+    b: Coordinates of the columns.
+  """
+  figure = Figure(figsize=(4.2, 3.8), layout="constrained")
+  axes = figure.subplots()
+  levels = _levels(slices)
+
+  def show(i):
+    axes.clear()
+    axes.contourf(a, b, np.log10(slices[i]).T, levels=levels, cmap="viridis", extend="both")
+    axes.contour(a, b, np.log10(slices[i]).T, levels=levels, colors="k", linewidths=0.3)
+    axes.set_title(rf"$\gamma$ = {gammas[i]:.2f}", fontsize=10)
+    return []
+
+  animation = FuncAnimation(figure, show, frames=len(gammas))
+  temporary = path.with_name(f".{os.getpid()}.{path.name}")
+  try:
+    animation.save(str(temporary), writer=PillowWriter(fps=4))
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _levels(slices) -> np.ndarray:
+  values = np.log10(np.concatenate([np.ravel(losses) for losses in slices]))
+  return np.linspace(values.min(), np.quantile(values, 0.98) + 1e-9, _LEVELS)
