@@ -14,7 +14,7 @@ demo: install
 	$(PYTHON) -m experiments.nbody --constraint=equality
 
 test: install
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 slow: install
 	$(PYTHON) -m pytest -m slow

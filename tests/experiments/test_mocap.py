@@ -48,11 +48,14 @@ def test_a_run_and_its_figures_from_end_to_end(tmp_path):
   "flags",
   [
     ["--model=egnn", "--constraint=equality"],
-    ["--model=radial_field", "--constraint=equality"],
-    ["--model=tfn", "--constraint=strict"],
-    ["--model=se3_transformer", "--constraint=none"],
     ["--model=mpnn", "--constraint=strict", "--subject=walk"],
-    ["--model=egno", "--constraint=one_sided", "--noheight", "--centring=center_of_mass"],
+    pytest.param(["--model=radial_field", "--constraint=equality"], marks=pytest.mark.slow),
+    pytest.param(["--model=tfn", "--constraint=strict"], marks=pytest.mark.slow),
+    pytest.param(["--model=se3_transformer", "--constraint=none"], marks=pytest.mark.slow),
+    pytest.param(
+      ["--model=egno", "--constraint=one_sided", "--noheight", "--centring=center_of_mass"],
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_every_model_runs(tmp_path, flags):

@@ -114,18 +114,25 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   assert "rotation_x" in said
   assert "layers_0/update_1" in said
 
-  small = ("--grid=3", "--animation_grid=3", "--frames=2", "--samples=20")
-  done = run_module("landscape", f"--run={place}", *small)
-  assert done.returncode == 0, done.stderr
-  names = {path.name for path in (place / "landscape").iterdir()}
-  assert {"contours.png", "surface_gamma0.png", "gamma.gif", "landscape.json"} <= names
-
   refuses(run(*flags), 2, "already holds this run", "--resume")
   refuses(run(*flags, "--resume", "--lr=0.5"), 2, "another configuration", "lr")
   again = run(*flags, "--resume")
   assert again.returncode == 0, again.stderr
   repeated = json.loads((place / "result.json").read_text())
   assert repeated["predictors"] == result["predictors"]
+
+
+@pytest.mark.slow
+def test_landscape_of_a_run(tmp_path, data_file):
+  place, other = tmp_path / "run", tmp_path / "strict"
+  flags = [*TINY, f"--data_file={data_file}"]
+  assert run(*flags, f"--workdir={place}").returncode == 0
+  assert run(*flags, "--constraint=strict", f"--workdir={other}").returncode == 0
+  small = ("--grid=3", "--animation_grid=3", "--frames=2", "--samples=20", f"--strict={other}")
+  done = run_module("landscape", f"--run={place}", *small)
+  assert done.returncode == 0, done.stderr
+  names = {path.name for path in (place / "landscape").iterdir()}
+  assert {"contours.png", "surface_gamma0.png", "gamma.gif", "plane.png"} <= names
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_the_projection_keeps_time_reversal():
 
 
 def test_the_experiment_tells_damped_from_undamped(tmp_path):
-  done = run("--damping=0,1", "--epochs=60", f"--workdir={tmp_path / 'run'}")
+  done = run("--damping=0,1", "--epochs=40", f"--workdir={tmp_path / 'run'}")
   assert done.returncode == 0, done.stderr
   report = json.loads((tmp_path / "run" / "result.json").read_text())
   assert "keep time reversal" in report["verdicts"]["0"]
