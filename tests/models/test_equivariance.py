@@ -28,9 +28,9 @@ MODELS = {
     RadialField(8, 2),
     lambda model, variables, x, v, h, *rest: model.apply(variables, x, v, *rest),
   ),
-  "tfn": (TFN(4, 2), lambda model, variables, *a: model.apply(variables, *a)),
+  "tfn": (TFN(4, 1), lambda model, variables, *a: model.apply(variables, *a)),
   "se3_transformer": (
-    SE3Transformer(4, 2, heads=2),
+    SE3Transformer(4, 1, heads=2),
     lambda model, variables, *a: model.apply(variables, *a),
   ),
 }
