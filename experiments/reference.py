@@ -30,6 +30,7 @@ PREDICTORS = {
 }
 CONSTRAINTS = {"strict": "strict", "equality": "equality", "onesided": "one_sided"}
 SCALES = {"nbody": 1e3, "mocap": 1e2}
+MODELS = {"nbody": "segnn", "mocap": "egno"}
 
 
 def read_reference(path: Path) -> dict[tuple[str, str, str], dict[int, float]]:
@@ -86,12 +87,13 @@ def compare(
 
 
 def comparable(result: dict[str, Any]) -> bool:
-  """Whether a run had the data and the settings of the reference, seed and length apart."""
+  """Whether a run had the model, data and settings of the reference, seed and length apart."""
   settings, data = result["settings"], result["data"]
   same_data = data.get("split") == "published" or bool(settings.get("data_file"))
   # Of the settings only the number of epochs may differ, and what decides nothing.
   differing = set(result["differs_from_published"]) - {"epochs"}
-  return same_data and settings["preset"] == "paper" and not differing
+  same_model = result["model"] == MODELS[result["experiment"]]
+  return same_model and same_data and settings["preset"] == "paper" and not differing
 
 
 def main() -> None:

@@ -54,3 +54,16 @@ def test_reference_epochs_count_finished_ones(tmp_path):
   assert reference.read_reference(path)["strict", "test", "projection"] == {1: 0.6}
   with pytest.raises(DataError, match="name the CSV"):
     reference.read_reference(tmp_path / "none.csv")
+
+
+def test_only_runs_of_the_reference_model_are_held_against_it():
+  result = {
+    "experiment": "mocap",
+    "model": "egno",
+    "settings": {"preset": "paper"},
+    "data": {"split": "published"},
+    "differs_from_published": {"epochs": [300, 3000]},
+  }
+  assert reference.comparable(result)
+  assert not reference.comparable({**result, "model": "egnn"})
+  assert not reference.comparable({**result, "differs_from_published": {"lr": [1e-3, 5e-4]}})
