@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from flax import serialization, traverse_util
@@ -29,7 +30,7 @@ def save(folder: Path, state: AceState, keep: int = 3) -> Path:
 
   Args:
     folder: Holds the checkpoints of one run; made if missing.
-    state: What to save, all of it.
+    state: What to save, all of it; with or without a leading axis of replicas.
     keep: How many to keep, this one included.
 
   Returns:
@@ -38,7 +39,8 @@ def save(folder: Path, state: AceState, keep: int = 3) -> Path:
   Raises:
     CheckpointError: the disk is full or read-only, say; what was saved before is untouched.
   """
-  place = folder.absolute() / f"{int(state.epoch):06d}"
+  epoch, step = int(np.max(state.epoch)), int(np.max(state.step))
+  place = folder.absolute() / f"{epoch:06d}"
   try:
     place.mkdir(parents=True, exist_ok=True)
     (place / _MANIFEST).unlink(missing_ok=True)
@@ -46,7 +48,7 @@ def save(folder: Path, state: AceState, keep: int = 3) -> Path:
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(place / "state", _arrays(state), force=True)
       checkpointer.wait_until_finished()
-    manifest = {"epoch": int(state.epoch), "step": int(state.step), "sha256": _sums(place)}
+    manifest = {"epoch": epoch, "step": step, "sha256": _sums(place)}
     history.write_json(place / _MANIFEST, manifest)
   except (OSError, ValueError, RuntimeError) as error:
     reason = getattr(error, "strerror", None) or _first_line(error)

@@ -1,4 +1,8 @@
-"""An epoch of training and an evaluation, each as one device program."""
+"""An epoch of training and an evaluation, each as one device program for all replicas.
+
+Every compiled function takes and returns trees with a leading axis of replicas
+(`parallel.stack`); what is written here is what happens to one of them.
+"""
 
 from typing import Any
 
@@ -16,15 +20,16 @@ def compile_epoch(mesh: Mesh, batch_size: int):
   """Compiles `epoch(state, data) -> (state, outputs)`; the state is donated.
 
   All steps of an epoch are one `lax.scan`. The order is one permutation of all samples, a
-  function of the run's key and the epoch alone; the last incomplete batch is dropped. A state
-  that is not active comes back as it was.
+  function of the run's key and the epoch alone; the last incomplete batch is dropped. A replica
+  that is not active comes back as it was. So does one that meets a number that is not finite;
+  `failed` then holds the epoch, and it is no longer active.
 
   Args:
     mesh: Devices; they share every batch.
     batch_size: Samples in a batch, over all devices.
 
   Returns:
-    The compiled function; its outputs are a `StepOutput` with a leading axis of steps.
+    The compiled function; its outputs are a `StepOutput` with leading axes of replicas and steps.
 
   Raises:
     ConfigurationError: the batch does not divide over the devices.
@@ -46,17 +51,25 @@ def compile_epoch(mesh: Mesh, batch_size: int):
 
     trained, outputs = jax.lax.scan(step, state, order)
     trained = trained.replace(epoch=state.epoch + 1)  # pyright: ignore[reportAttributeAccessIssue]
-    keep = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), trained, state)
-    return keep, outputs
+    finite = jnp.all(jnp.isfinite(jnp.stack(outputs.scalars())))
+    going = state.active & finite
+    keep = jax.tree.map(lambda new, old: jnp.where(going, new, old), trained, state)
+    return _fail(keep, state.active & ~finite, state.epoch + 1), outputs
 
-  return parallel.on_mesh(epoch, mesh, donate_argnums=(0,))
+  return parallel.over_replicas(epoch, mesh, donate_argnums=(0,))
+
+
+def _fail(state: AceState, failing: Any, epoch: Any) -> AceState:
+  failed = jnp.where(failing, epoch, state.failed)
+  return state.replace(failed=failed, active=state.active & ~failing)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def compile_evaluation(mesh: Mesh, batch_size: int, patience: int | None = None):
   """Compiles `evaluate(state, data) -> (state, errors)`; the state is donated.
 
   Evaluates every predictor on all samples, keeps for each the variables of its lowest error,
-  and makes the state inactive once every predictor has stalled for `patience` evaluations.
+  and makes a replica inactive once every predictor has stalled for `patience` evaluations. One
+  whose error is not finite fails, as in an epoch.
 
   Args:
     mesh: Devices; they share the samples.
@@ -75,9 +88,11 @@ def compile_evaluation(mesh: Mesh, batch_size: int, patience: int | None = None)
       going = [b.stalled < patience for b in best.values()]
       active = active & jnp.any(jnp.stack(going))
     kept = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), best, state.best)
-    return state.replace(best=kept, active=active), errors  # pyright: ignore[reportAttributeAccessIssue]
+    failing = state.active & ~jnp.all(jnp.isfinite(jnp.stack(list(errors.values()))))
+    state = state.replace(best=kept, active=active)  # pyright: ignore[reportAttributeAccessIssue]
+    return _fail(state, failing, state.epoch), errors
 
-  return parallel.on_mesh(evaluate, mesh, donate_argnums=(0,))
+  return parallel.over_replicas(evaluate, mesh, donate_argnums=(0,))
 
 
 def compile_errors(mesh: Mesh, batch_size: int, task: Task):
@@ -89,14 +104,15 @@ def compile_errors(mesh: Mesh, batch_size: int, task: Task):
     task: Model and metric.
 
   Returns:
-    The compiled function; predictors are `AceState.current()` or `AceState.selected()`.
+    The compiled function; predictors are `AceState.current()` or `AceState.selected()` of a state
+    with replicas, and errors have a leading axis of replicas.
   """
   mean_error = _mean_error(mesh, batch_size)
 
   def errors(predictors: dict[str, Any], data: Batch):
     return {name: mean_error(task, variables, data) for name, variables in predictors.items()}
 
-  return parallel.on_mesh(errors, mesh)
+  return parallel.over_replicas(errors, mesh)
 
 
 def _mean_error(mesh: Mesh, batch_size: int):

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from ace_jax import homotopy, state, task, training
+from ace_jax import homotopy, parallel, state, task, training
 from ace_jax.constraints import Equality, Formulation
 from ace_jax.history import Record
 from ace_jax.lagrangian import dual_optimizer
@@ -108,23 +108,26 @@ def fit(
     run_key,
   )
   options = training.Settings(**settings)
-  end, history = training.train(
-    begin,
+  states, histories = training.train(
+    parallel.stack([begin]),
     train,
     valid,
     options,
     mesh=mesh,
     workdir=None if workdir is None else Path(workdir),
     resume=resume,
-    loggers=lambda done: [ProgressBar(options.epochs, done)],
+    progress=lambda done: ProgressBar(options.epochs, done),
   )
+  end = parallel.select(states, 0)
   best = {name: homotopy.merge(*variables) for name, variables in end.selected().items()}
   return Fit(
     projection=best["projection"],
     relaxed=best.get("relaxed", best["projection"]),
     gamma=homotopy.by_name(end.primal.gamma),
     multipliers=homotopy.by_name(end.multipliers),
-    history=history,
-    test={} if test is None else training.test_errors(end, test, options.eval_batch_size, mesh),
+    history=histories[0],
+    test={}
+    if test is None
+    else training.test_errors(states, test, options.eval_batch_size, mesh)[0],
     state=end,
   )

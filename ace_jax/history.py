@@ -3,14 +3,14 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ace_jax import homotopy
+from ace_jax import homotopy, parallel
 from ace_jax.primal_dual import StepOutput
 from ace_jax.state import AceState
 
@@ -18,13 +18,13 @@ Record = dict[str, float]
 FILE = "metrics.jsonl"
 
 
-def record(state: AceState, outputs: StepOutput, seconds: float) -> Record:
-  """Summarises an epoch.
+def records(state: AceState, outputs: StepOutput, seconds: float) -> list[Record]:
+  """Summarises an epoch, one record a replica.
 
   Args:
-    state: After the epoch.
-    outputs: Of its steps, each leaf with a leading axis of steps.
-    seconds: What the epoch took.
+    state: After the epoch, with a leading axis of replicas.
+    outputs: Of its steps, each leaf with leading axes of replicas and steps.
+    seconds: What the epoch took, for all replicas together.
 
   Returns:
     epoch and step (both counted from 1 up to now), Unix time, mean loss and lagrangian, mean
@@ -37,9 +37,16 @@ def record(state: AceState, outputs: StepOutput, seconds: float) -> Record:
     "gamma": state.primal.gamma,
     "multiplier": state.multipliers,
     "slack": state.primal.slack,
-    "violation": jax.tree.map(lambda v: v[-1], outputs.violation),
+    "violation": jax.tree.map(lambda v: v[:, -1], outputs.violation),
   }
-  trees, outputs, step, epoch = jax.device_get((trees, outputs, state.step, state.epoch))
+  trees, outputs, steps, epochs = jax.device_get((trees, outputs, state.step, state.epoch))
+  return [
+    _record(parallel.select(trees, i), parallel.select(outputs, i), steps[i], epochs[i], seconds)
+    for i in range(len(epochs))
+  ]
+
+
+def _record(trees: Any, outputs: StepOutput, step: Any, epoch: Any, seconds: float) -> Record:
   result = {
     "epoch": int(epoch),
     "step": int(step),
@@ -57,19 +64,20 @@ def record(state: AceState, outputs: StepOutput, seconds: float) -> Record:
   return result
 
 
+def mean(records: Sequence[Record]) -> Record:
+  """Returns the mean of records of one epoch, of the numbers that all of them have."""
+  shared = set.intersection(*(set(record) for record in records))
+  return {k: float(np.mean([r[k] for r in records])) for k in records[0] if k in shared}
+
+
 def first_non_finite(outputs: StepOutput) -> tuple[int, str] | None:
   """Returns (step within the epoch, which quantity) of the first NaN or infinity, else None."""
-  scalars = {
-    "loss": outputs.loss,
-    "Lagrangian": outputs.lagrangian,
-    "gradient for theta": outputs.theta_norm,
-    "gradient for gamma": outputs.gamma_norm,
-  }
-  table = ~np.isfinite(np.stack([np.asarray(values) for values in scalars.values()]))
+  names = ("loss", "Lagrangian", "gradient for theta", "gradient for gamma")
+  table = ~np.isfinite(np.stack([np.asarray(values) for values in outputs.scalars()]))
   steps = np.flatnonzero(table.any(axis=0))
   if not steps.size:
     return None
-  return int(steps[0]), list(scalars)[int(np.argmax(table[:, steps[0]]))]
+  return int(steps[0]), names[int(np.argmax(table[:, steps[0]]))]
 
 
 def largest(record: Mapping[str, float], kind: str) -> float | None:

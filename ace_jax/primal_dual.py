@@ -58,6 +58,10 @@ class StepOutput(NamedTuple):
   theta_norm: Scalar
   gamma_norm: Scalar
 
+  def scalars(self) -> list[Scalar]:
+    """Returns loss, Lagrangian and the gradients' norms: not finite as soon as anything is not."""
+    return [self.loss, self.lagrangian, self.theta_norm, self.gamma_norm]
+
 
 def gradients(state: AceState, batch: Batch, axis_name: str | None = None) -> Gradients:
   """Returns the gradients of the Lagrangian for every block, all at the same point.

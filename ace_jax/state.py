@@ -62,7 +62,9 @@ class AceState:
     key: Key data of the run; every random number derives from it, the epoch and the step.
     step: Steps done.
     epoch: Epochs done.
-    active: Whether training still moves the state (False once stopped early).
+    active: Whether training still moves the state (False once stopped early, or failed).
+    failed: Epoch in which a number that is not finite appeared, 0 if none did; the state is that
+      before it.
     best: For each predictor, "projection" and (where gamma exists) "relaxed", its `Best`.
     task: Model and loss; static.
     primal_optimizer: Transformation of `Primal`; static.
@@ -80,6 +82,7 @@ class AceState:
   step: Int[Array, ""]
   epoch: Int[Array, ""]
   active: Bool[Array, ""]
+  failed: Int[Array, ""]
   best: dict[str, Best]
   task: Task = struct.field(pytree_node=False)
   primal_optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
@@ -143,6 +146,7 @@ def create(
     step=jnp.int32(0),
     epoch=jnp.int32(0),
     active=jnp.array(True),
+    failed=jnp.int32(0),
     best={},
     task=task,
     primal_optimizer=primal_optimizer,

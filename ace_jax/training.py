@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from ace_jax import checkpoints, epochs, history, parallel, task
 from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.history import Record
 from ace_jax.logging import JsonlLogger, Logger
+from ace_jax.primal_dual import StepOutput
 from ace_jax.state import AceState
 from ace_jax.task import Batch
 
@@ -64,29 +66,39 @@ def train(
   *,
   mesh: Mesh | None = None,
   workdir: Path | None = None,
+  names: Sequence[str] = ("",),
   resume: bool = False,
-  loggers: Callable[[int], Sequence[Logger]] = lambda done: (),
-  measure: Callable[[AceState], Record] | None = None,
-) -> tuple[AceState, list[Record]]:
-  """Trains a state to the end of its epochs.
+  progress: Callable[[int], Logger] | None = None,
+  loggers: Callable[[str, int], Sequence[Logger]] = lambda name, done: (),
+  measure: Callable[[AceState], dict[str, Any]] | None = None,
+) -> tuple[AceState, list[list[Record]]]:
+  """Trains one or many replicas, as one device program, to the end of their epochs.
+
+  A replica that stops early is frozen while the others go on. So is one that meets a number that
+  is not finite, at its state before that epoch; `state.failed` says so, and a warning.
 
   Args:
-    state: A fresh state (`state.create`); donated.
+    state: Fresh states (`state.create`) with a leading axis of replicas (`parallel.stack`);
+      donated.
     data: Training samples.
     valid: Validation samples, which select each predictor's best variables.
     settings: Lengths and intervals.
-    mesh: Devices; all of this host along "data" by default.
-    workdir: Gets checkpoints/ and metrics.jsonl; None keeps nothing on disk.
+    mesh: Devices; by default all of this host, to replicas first, then to data.
+    workdir: Gets checkpoints/, and NAME/metrics.jsonl of every replica; None keeps nothing.
+    names: Of the replicas; the folder of "" is `workdir` itself.
     resume: Continue from the newest whole checkpoint of `workdir`, if it has one.
-    loggers: Called with the number of epochs done; returns further sinks of records.
-    measure: Further numbers to record at every evaluation, from the state.
+    progress: Called with the number of epochs done; returns a sink of the replicas' mean record.
+    loggers: Called with a replica's name and the epochs done; returns further sinks of its records.
+    measure: Further numbers to record at every evaluation, from the state; each an array with
+      one number a replica.
 
   Returns:
-    The final state (with each predictor's best variables) and the record of every epoch.
+    The final state (with each predictor's best variables), and for each replica the record of
+    every epoch.
 
   Raises:
     ConfigurationError: sizes that do not fit, or a workdir that holds a run while not resuming.
-    NonFiniteError: a loss or gradient is not finite; names the epoch and the step.
+    NonFiniteError: a loss or gradient of every replica is not finite; names epoch and step.
     CheckpointError: a checkpoint cannot be written, or none can be read.
     Interrupted: SIGTERM came; the state was saved.
   """
@@ -96,103 +108,136 @@ def train(
       f"a batch of {settings.batch_size} is larger than the {samples} training samples; "
       "lower the batch size or take more samples."
     )
-  mesh = parallel.make_mesh() if mesh is None else mesh
+  count = parallel.replicas(state)
+  if len(names) != count:
+    raise ConfigurationError(f"{count} replicas, but {len(names)} names for them.")
+  mesh = parallel.default_mesh(count) if mesh is None else mesh
   run_epoch = epochs.compile_epoch(mesh, settings.batch_size)
   run_evaluation = epochs.compile_evaluation(mesh, settings.eval_batch_size, settings.patience)
-  state, records = _start(state, workdir, resume)
-  state, data, valid = parallel.replicate((state, data, valid), mesh)
+  folders = None if workdir is None else [workdir / name for name in names]
+  state, records = _start(state, workdir, folders, resume)
+  state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
+  data, valid = parallel.replicate((data, valid), mesh)
+  steps = samples // settings.batch_size
 
   with contextlib.ExitStack() as stack:
     asked_to_end = stack.enter_context(_sigterm())
-    sinks = [*loggers(int(state.epoch))]
-    if workdir is not None:
-      sinks.append(JsonlLogger(workdir / history.FILE))
-    for sink in sinks:
+    epoch = saved = int(np.max(state.epoch))
+    bar = progress(epoch) if progress else None
+    sinks = [[*loggers(name, epoch)] for name in names]
+    if folders is not None:
+      for own, folder in zip(sinks, folders, strict=True):
+        own.append(JsonlLogger(folder / history.FILE))
+    for sink in [*itertools.chain(*sinks), *([bar] if bar else [])]:
       stack.callback(sink.close)
-    saved = int(state.epoch)
-    while int(state.epoch) < settings.epochs and bool(state.active):
+    going = np.flatnonzero(state.active[:count])
+    while epoch < settings.epochs and going.size:
       start = time.perf_counter()
       state, outputs = run_epoch(state, data)
       outputs = jax.device_get(outputs)
-      _check_finite(outputs, state, samples // settings.batch_size, workdir)
-      record = history.record(state, outputs, time.perf_counter() - start)
-      epoch = int(record["epoch"])
+      epoch += 1
+      problems = {i: _not_finite(parallel.select(outputs, i), epoch, steps) for i in going}
+      new = history.records(state, outputs, time.perf_counter() - start)
       if settings.evaluates(epoch):
         state, errors = run_evaluation(state, valid)
-        record |= {f"valid/{name}": float(error) for name, error in errors.items()}
-        _check_evaluation(record, workdir)
+        found = {f"valid/{name}": np.asarray(values) for name, values in errors.items()}
+        for i in going:
+          problems[i] = problems[i] or _not_finite_errors(parallel.select(found, i), epoch)
         if measure is not None:
-          record |= measure(state)
-      records.append(record)
-      for sink in sinks:
-        sink.log(record)
-      ending = asked_to_end.is_set() or epoch == settings.epochs or not bool(state.active)
+          found |= {name: np.asarray(values) for name, values in measure(state).items()}
+        for i in going:
+          new[i] |= {name: float(values[i]) for name, values in found.items()}
+      going = _without_failures(going, problems, names, workdir)
+      for i in going:
+        records[i].append(new[i])
+        for sink in sinks[i]:
+          sink.log(new[i])
+      if bar:
+        bar.log(history.mean([new[i] for i in going]))
+      going = np.flatnonzero(state.active[:count])
+      ending = asked_to_end.is_set() or epoch == settings.epochs or not going.size
       if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
-        checkpoints.save(workdir / CHECKPOINTS, state)
+        checkpoints.save(workdir / CHECKPOINTS, parallel.select(state, slice(count)))
         saved = epoch
       if asked_to_end.is_set() and epoch < settings.epochs:
         where = (
           f"saved in {workdir}; resume to continue" if workdir else "nothing saved: no workdir"
         )
         raise Interrupted(f"asked to end (SIGTERM) after epoch {epoch}; {where}.")
-  return state, records
+  return parallel.select(state, slice(count)), records
 
 
 def test_errors(
   state: AceState, test: Batch, batch_size: int = 500, mesh: Mesh | None = None
-) -> dict[str, float]:
-  """Returns each predictor's test error, at its own lowest validation error.
+) -> list[dict[str, float]]:
+  """Returns for each replica each predictor's test error, at its own lowest validation error.
 
   Args:
-    state: A trained state.
+    state: A trained state, with a leading axis of replicas.
     test: Test samples.
     batch_size: Samples evaluated at once.
     mesh: Devices.
   """
-  mesh = parallel.make_mesh() if mesh is None else mesh
+  count = parallel.replicas(state)
+  mesh = parallel.default_mesh(count) if mesh is None else mesh
   errors = epochs.compile_errors(mesh, batch_size, state.task)
-  found = errors(*parallel.replicate((state.selected(), test), mesh))
-  return {name: float(error) for name, error in found.items()}
+  selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
+  found = errors(selected, parallel.replicate(test, mesh))
+  return [{name: float(values[i]) for name, values in found.items()} for i in range(count)]
 
 
-def _start(state: AceState, workdir: Path | None, resume: bool) -> tuple[AceState, list[Record]]:
-  if workdir is None:
-    return state, []
-  folder = workdir / CHECKPOINTS
+def _start(
+  state: AceState, workdir: Path | None, folders: list[Path] | None, resume: bool
+) -> tuple[AceState, list[list[Record]]]:
+  if workdir is None or folders is None:
+    return state, [[] for _ in range(parallel.replicas(state))]
+  checkpoint = workdir / CHECKPOINTS
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if checkpoints.exists(folder):
+    for folder in folders:
+      folder.mkdir(parents=True, exist_ok=True)
+    if checkpoints.exists(checkpoint):
       if not resume:
         raise ConfigurationError(
           f"{workdir} already holds a run; resume it, or choose another workdir."
         )
-      state = checkpoints.restore(folder, state)
+      state = checkpoints.restore(checkpoint, state)
     elif resume:
       logging.warning("%s holds no checkpoint yet; starting at epoch 0.", workdir)
-    return state, history.truncate(workdir / history.FILE, int(state.epoch))
+    done = int(np.max(state.epoch))
+    return state, [history.truncate(folder / history.FILE, done) for folder in folders]
   except OSError as error:
     raise CheckpointError(
       f"cannot write to workdir {workdir}: {error.strerror}; choose another one."
     ) from error
 
 
-def _check_finite(outputs: Any, state: AceState, steps: int, workdir: Path | None) -> None:
+def _not_finite(outputs: StepOutput, epoch: int, steps: int) -> str:
   found = history.first_non_finite(outputs)
-  if found is not None:
-    step, quantity = found
-    raise NonFiniteError(
-      f"the {quantity} is not finite in epoch {int(state.epoch)}, step {step + 1} of {steps}; "
-      f"lower the step sizes or clip gradients. {_last_good(workdir)}"
-    )
+  if found is None:
+    return ""
+  step, quantity = found
+  return f"the {quantity} is not finite in epoch {epoch}, step {step + 1} of {steps}"
 
 
-def _check_evaluation(record: Record, workdir: Path | None) -> None:
-  bad = [k for k, v in record.items() if k.startswith("valid/") and not np.isfinite(v)]
-  if bad:
-    raise NonFiniteError(
-      f"the error {bad[0]} is not finite after epoch {int(record['epoch'])}, step "
-      f"{int(record['step'])}; lower the step sizes or clip gradients. {_last_good(workdir)}"
-    )
+def _not_finite_errors(errors: dict[str, Any], epoch: int) -> str:
+  bad = [name for name, error in errors.items() if not np.isfinite(error)]
+  return f"the error {bad[0]} is not finite after epoch {epoch}" if bad else ""
+
+
+def _without_failures(
+  going: np.ndarray, problems: dict[Any, str], names: Sequence[str], workdir: Path | None
+) -> np.ndarray:
+  """Returns the replicas that go on; raises if none does, else warns of those that do not."""
+  advice = "lower the step sizes or clip gradients."
+  left = np.array([i for i in going if not problems[i]], int)
+  if not left.size:
+    raise NonFiniteError(f"{problems[going[0]]}; {advice} {_last_good(workdir)}")
+  for i in going:
+    if problems[i]:
+      logging.warning(
+        "replica %s: %s; it is left behind, the others go on; %s", names[i], problems[i], advice
+      )
+  return left
 
 
 def _last_good(workdir: Path | None) -> str:

@@ -21,6 +21,9 @@ from benchmarks import machine
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "segnn", ["segnn", "egno"], "Which training step.")
 flags.DEFINE_enum("formulation", "auto", ["auto", "fast", "general"], "Of the tensor products.")
+flags.DEFINE_integer(
+  "replicas", 1, "Runs trained at once; a step moves all of them.", lower_bound=1
+)
 flags.DEFINE_bool("strict", False, "Time the plain equivariant model instead.")
 flags.DEFINE_bool("unconstrained", False, "Leave out multipliers and violations.")
 flags.DEFINE_integer("epochs", 9, "Epochs to take the median of.")
@@ -77,7 +80,8 @@ def main(argv: list[str]) -> None:
   model, inputs, data, batch = {"segnn": segnn, "egno": egno}[FLAGS.model]()
   mesh = parallel.make_mesh(1)
   run_epoch = epochs.compile_epoch(mesh, batch)
-  run, data = parallel.replicate((start(model, inputs, data), data), mesh)
+  run = parallel.stack([start(model, inputs, data)] * FLAGS.replicas)
+  run, data = parallel.shard_replicas(run, mesh), parallel.replicate(data, mesh)
   begin = time.perf_counter()
   run, outputs = jax.block_until_ready(run_epoch(run, data))
   first = time.perf_counter() - begin
@@ -86,7 +90,7 @@ def main(argv: list[str]) -> None:
   for _ in range(FLAGS.epochs):
     begin = time.perf_counter()
     run, outputs = jax.block_until_ready(run_epoch(run, data))
-    times.append(1e3 * (time.perf_counter() - begin) / len(outputs.loss))
+    times.append(1e3 * (time.perf_counter() - begin) / outputs.loss.shape[1])
   after = machine.product_ms()
   product, median = (before + after) / 2, statistics.median(times)
   report = {
@@ -95,6 +99,7 @@ def main(argv: list[str]) -> None:
     **({"formulation": FLAGS.formulation} if FLAGS.model == "segnn" else {}),
     "constraint": "strict" if FLAGS.strict else "none" if FLAGS.unconstrained else "equality",
     "batch": batch,
+    "replicas": FLAGS.replicas,
     "median_ms": round(median, 2),
     "fastest_ms": round(min(times), 2),
     "product_ms": round(product, 2),

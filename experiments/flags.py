@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments import replicas
 from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -58,7 +59,16 @@ flags.DEFINE_list("train_samples", None, "Training set size; several, by commas,
 flags.DEFINE_string("workdir", None, "Where the run writes; runs/EXPERIMENT_CONSTRAINT_TIME.")
 flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
 flags.DEFINE_bool("log_test", False, "Record test errors while training; selects nothing.")
-flags.DEFINE_integer("devices", None, "Devices that share a batch; all by default.", lower_bound=1)
+flags.DEFINE_list("seeds", None, "Several seeds, trained at once as replicas of one program.")
+flags.DEFINE_multi_string(
+  "grid",
+  [],
+  f"NAME=VALUE,VALUE: replicas that differ in a constant ({', '.join(replicas.GRIDDED)}); may be "
+  "repeated, and joined with --seeds.",
+)
+flags.DEFINE_string(
+  "mesh", None, "Devices, as replica:2,data:4; by default all, to replicas first, then to data."
+)
 
 _COMMON = [
   *("constraint", "rho", "epsilon", "augmented", "lr", "gamma_lr", "slack_lr", "dual_lr"),
@@ -103,19 +113,48 @@ def settings(
   return merged
 
 
+def plan(settings: dict[str, Any]) -> replicas.Plan:
+  """Returns the replicas that --seeds, --grid and --mesh ask for.
+
+  Args:
+    settings: Of the command, from `settings`.
+
+  Raises:
+    UsageError: flags contradict each other, or a value is out of range.
+  """
+  found = replicas.Plan(
+    replicas.parse_seeds(FLAGS.seeds),
+    replicas.parse_grid(FLAGS.grid),
+    replicas.parse_mesh(FLAGS.mesh),
+  )
+  if found.seeds and FLAGS["seed"].present:
+    raise UsageError("--seed and --seeds contradict each other; leave out one.")
+  for name, values in found.grid:
+    if FLAGS[name].present:
+      raise UsageError(f"--{name} and --grid={name}=... contradict each other; leave out one.")
+    for value in values:
+      _check({**dict.fromkeys(_CHECKED), "constraint": settings["constraint"], name: value})
+  return found
+
+
+_CHECKED: dict[str, set[str]] = {
+  "rho": {"resilient", "ridge"},
+  "epsilon": {"inequality"},
+  "slack_lr": {"resilient"},
+  "dual_lr": _WITH_MULTIPLIERS,
+  "dual_optimizer": _WITH_MULTIPLIERS,
+  "dual_eps": _WITH_MULTIPLIERS,
+  "augmented": _WITH_MULTIPLIERS,
+  "gamma_lr": set(CONSTRAINTS) - {"strict"},
+  "relaxation_scale": set(CONSTRAINTS) - {"strict"},
+  "lr": set(CONSTRAINTS),
+  "clip_norm": set(CONSTRAINTS),
+}
+"""The constraints with which a setting has a meaning."""
+
+
 def _check(given: dict[str, Any]) -> None:
-  only = {
-    "rho": {"resilient", "ridge"},
-    "epsilon": {"inequality"},
-    "slack_lr": {"resilient"},
-    "dual_lr": _WITH_MULTIPLIERS,
-    "dual_optimizer": _WITH_MULTIPLIERS,
-    "dual_eps": _WITH_MULTIPLIERS,
-    "augmented": _WITH_MULTIPLIERS,
-    "gamma_lr": set(CONSTRAINTS) - {"strict"},
-    "relaxation_scale": set(CONSTRAINTS) - {"strict"},
-  }
-  for name, users in only.items():
+  for name, users in _CHECKED.items():
     _check_only(name, None, given, users)
   for name in ("lr", "gamma_lr", "slack_lr", "dual_lr", "dual_eps", "rho", "clip_norm"):
     if given[name] is not None and not 0 < given[name] < float("inf"):

@@ -56,10 +56,11 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   settings = common.settings(preset(FLAGS.preset, FLAGS.model or "egno"), OWN, MODELS)
+  plan = common.plan(settings)
   app.set_up_jax()
   from experiments import mocap_run
 
-  mocap_run.run(settings, FLAGS.workdir, FLAGS.resume, FLAGS.devices)
+  mocap_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)
 
 
 if __name__ == "__main__":

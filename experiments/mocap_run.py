@@ -13,6 +13,7 @@ from ace_jax.symmetry import equivariance_error, random_rotations
 from data import mocap
 from experiments import mocap_models, runs, training
 from experiments.mocap_presets import preset
+from experiments.replicas import Plan
 
 _MEASURED, _ROTATIONS = 20, 2
 PREDICTIONS = "predictions.npz"
@@ -21,14 +22,14 @@ PREDICTIONS = "predictions.npz"
 _SCALE = 100.0  # errors are published in units of 10^-2
 
 
-def run(settings: dict[str, Any], workdir: str | None, resume: bool, devices: int | None) -> None:
+def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan) -> None:
   """Trains one model, and says how well.
 
   Args:
     settings: All settings, from `experiments.flags.settings`.
     workdir: Where to write; a new folder under runs/ by default.
     resume: Continue what is in `workdir`.
-    devices: Devices that share a batch; all by default.
+    plan: The replicas.
   """
   label = f"mocap_{settings['subject']}_{settings['model']}"
   place = Path(workdir) if workdir else runs.default_workdir(label, settings["constraint"])
@@ -36,8 +37,8 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, devices: in
   say_data(data)
   if settings["preset"] == "quick":
     print("Preset quick: minutes on two cores. --preset=paper has the published settings.")
-  result = training.train(make_problem(settings, data), settings, place, resume, devices)
-  print(f"\n{training.summary_table([result], 'x + 30 v', _SCALE)}\n")
+  results = training.train(make_problem(settings, data), settings, place, resume, plan)
+  print(f"\n{training.summary_table(results, 'x + 30 v', _SCALE)}\n")
   if data.summary["source"] == "synthetic":
     print("SYNTHETIC DATA: these errors say nothing about people (see --source).")
   print(f"Everything is in {place}: result.json, figures/, ...")
@@ -113,7 +114,6 @@ def last_frame_error(prediction: jax.Array, batch: mocap.Split) -> jax.Array:
   return jnp.square(prediction[:, :, -1] - batch["targets"][:, :, -1])
 
 
-@jax.jit
 def equivariance(
   current: state.AceState, batch: mocap.Split, largest_height: float
 ) -> dict[str, jax.Array]:

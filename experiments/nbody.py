@@ -50,10 +50,11 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   settings = common.settings(PRESETS[FLAGS.preset], OWN, ("segnn",))
+  plan = common.plan(settings)
   app.set_up_jax()
   from experiments import nbody_run
 
-  nbody_run.run(settings, FLAGS.workdir, FLAGS.resume, FLAGS.devices)
+  nbody_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)
 
 
 if __name__ == "__main__":

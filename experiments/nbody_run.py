@@ -17,18 +17,19 @@ from ace_jax.symmetry import equivariance_error, random_rotations
 from data import nbody
 from experiments import runs, text, training
 from experiments.nbody_presets import PRESETS
+from experiments.replicas import Plan
 
 _MEASURED, _ROTATIONS = 100, 4
 
 
-def run(settings: dict[str, Any], workdir: str | None, resume: bool, devices: int | None) -> None:
+def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan) -> None:
   """Runs one training, or a sample-efficiency curve if several training sizes are given.
 
   Args:
     settings: All settings, from `experiments.flags.settings`.
     workdir: Where to write; a new folder under runs/ by default.
     resume: Continue what is in `workdir`.
-    devices: Devices that share a batch; all by default.
+    plan: The replicas.
   """
   place = Path(workdir) if workdir else runs.default_workdir("nbody", settings["constraint"])
   sizes = settings["train_samples"]
@@ -37,10 +38,10 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, devices: in
   if settings["preset"] == "quick":
     print("Preset quick: minutes on two cores. --preset=paper has the published settings.")
   if sizes and len(sizes) > 1:
-    curve(settings, data, place, resume, devices)
+    curve(settings, data, place, resume, plan)
   else:
-    result = training.train(make_problem(settings, data), settings, place, resume, devices)
-    print(f"\n{training.summary_table([result], 'x + v t')}\n")
+    results = training.train(make_problem(settings, data), settings, place, resume, plan)
+    print(f"\n{training.summary_table(results, 'x + v t')}\n")
     print(f"Everything is in {place}: result.json, figures/, ...")
 
 
@@ -127,7 +128,6 @@ def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> training.Prob
   )
 
 
-@jax.jit
 def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.Array]:
   """Returns the relative equivariance error of each predictor under rotations about the origin."""
   rotations = random_rotations(jax.random.key(0), _ROTATIONS)
@@ -187,7 +187,7 @@ def curve(
   data: nbody.Dataset,
   place: Path,
   resume: bool,
-  devices: int | None,
+  plan: Plan,
 ) -> None:
   """Trains on every size of `train_samples`, and strictly too, for the same number of steps.
 
@@ -215,14 +215,16 @@ def curve(
       }
       folder = place / f"{constraint}_{size}"
       print(f"\n{constraint}, {size} training trajectories, {own['epochs']} epochs: {folder}")
-      if resume and (folder / runs.RESULT).exists():
-        result = json.loads((folder / runs.RESULT).read_text())
+      finished = [folder / name / runs.RESULT for name, _ in plan.expand(own)]
+      if resume and all(path.exists() for path in finished):
+        found = [json.loads(path.read_text()) for path in finished]
       else:
         problem = make_problem(own, subset)
-        result = training.train(problem, own, folder, resume and folder.exists(), devices)
-      for name, found in result["predictors"].items():
-        results.setdefault(f"{constraint}, {name}", {})[size] = [found["test_mse"]]
-        table.append([f"{constraint}, {name}", str(size), f"{found['test_mse']:.5f}"])
+        found = training.train(problem, own, folder, resume and folder.exists(), plan)
+      for name in found[0]["predictors"]:
+        errors = [result["predictors"][name]["test_mse"] for result in found]
+        results.setdefault(f"{constraint}, {name}", {})[size] = errors
+        table.append([f"{constraint}, {name}", str(size), f"{np.mean(errors):.5f}"])
   history.write_json(place / runs.RESULT, {"experiment": "nbody_samples", "test_mse": results})
   (place / "figures").mkdir(exist_ok=True)
   plotting.save(plotting.sample_efficiency(results), place / "figures" / "sample_efficiency.png")

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import checkpoints, history, homotopy, plotting, state, symmetry, task
-from ace_jax import training as library_training
+from ace_jax import history, homotopy, plotting, state, symmetry, task
 from ace_jax.symmetry import actions, groups, report
 from data.errors import DataError
 from experiments import nbody_run, runs, text, training
@@ -87,9 +86,7 @@ def restore(folder: Path) -> Run:
   sizes = settings["train_samples"]
   data = nbody_run.load(settings, max(sizes) if sizes else None)
   problem = nbody_run.make_problem(settings, data)
-  begin = training.start(settings, problem)
-  end = checkpoints.restore(folder / library_training.CHECKPOINTS, begin)
-  return Run(problem, end, records, settings)
+  return Run(problem, training.restore(folder, settings, problem), records, settings)
 
 
 def check_same(folders: list[str], found: list[Run]) -> None:

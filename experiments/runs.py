@@ -58,12 +58,25 @@ def opened(workdir: Path, settings: dict[str, Any], resume: bool) -> Iterator[Pa
       ) from error
     _check_config(workdir / CONFIG, settings, resume)
     try:
-      history.write_json(workdir / CONFIG, {"settings": settings, "environment": environment()})
+      write_config(workdir, settings)
     except OSError as error:
       raise CheckpointError(
         f"cannot write to workdir {workdir}: {error.strerror}; choose another with --workdir."
       ) from error
     yield workdir
+
+
+def write_config(folder: Path, settings: dict[str, Any]) -> None:
+  """Writes config.json: what decides the run, and what it ran on."""
+  history.write_json(folder / CONFIG, {"settings": settings, "environment": environment()})
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+  """Reads the settings of a folder's config.json; {} where there is none that can be read."""
+  try:
+    return json.loads((folder / CONFIG).read_text())["settings"]
+  except (OSError, ValueError, KeyError, TypeError):
+    return {}
 
 
 def _check_config(path: Path, settings: dict[str, Any], resume: bool) -> None:

@@ -1,7 +1,7 @@
-"""One training run of any experiment: its initial state, the training, and its result.json."""
+"""The training of any experiment: initial states, one device program, a result.json a replica."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,26 @@ import jax
 import numpy as np
 
 import ace_jax
-from ace_jax import epochs, history, homotopy, relaxations, state, task, training
-from ace_jax.errors import CheckpointError
+from ace_jax import (
+  checkpoints,
+  epochs,
+  history,
+  homotopy,
+  parallel,
+  relaxations,
+  state,
+  task,
+  training,
+)
+from ace_jax.errors import CheckpointError, NonFiniteError
 from ace_jax.lagrangian import dual_optimizer
 from ace_jax.logging import ProgressBar, TensorBoardLogger
-from ace_jax.parallel import make_mesh
+from ace_jax.parallel import default_mesh, make_mesh
 from ace_jax.primal_dual import primal_adam
 from experiments import runs, text
+from experiments.replicas import GRIDDED, Plan
 
+_ALONE = Plan()
 RELAXATIONS = {
   "mlp": relaxations.MLP,
   "linear": relaxations.Linear,
@@ -41,8 +53,8 @@ class Problem:
     valid: Validation samples.
     test: Test samples.
     summary: What is known of the data; `linear_mse` is the baseline's error by split.
-    measure: Further numbers of a state, recorded at every evaluation, "equivariance/PREDICTOR"
-      among them; compiled.
+    measure: Further numbers of one replica's state, recorded at every evaluation,
+      "equivariance/PREDICTOR" among them.
     published: The published value of every setting that decides a result.
     draw: Draws the run's figures into a folder, from the final state and the records.
     eval_batch_size: Samples evaluated at once; only memory and speed depend on it.
@@ -66,7 +78,8 @@ class Problem:
 
 def make_constraint(settings: dict[str, Any]) -> ace_jax.Formulation:
   """Builds the formulation of the settings."""
-  name, augmented = settings["constraint"], settings["augmented"] or 0.0
+  name, augmented = settings["constraint"], settings["augmented"]
+  augmented = 0.0 if augmented is None else augmented
   return {
     "strict": ace_jax.Unconstrained,
     "none": ace_jax.Unconstrained,
@@ -78,25 +91,68 @@ def make_constraint(settings: dict[str, Any]) -> ace_jax.Formulation:
   }[name]()
 
 
-def start(settings: dict[str, Any], problem: Problem) -> state.AceState:
-  """Returns the state at the start of training."""
+def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceState:
+  """Returns the states at the start of training, with a leading axis of replicas.
+
+  Args:
+    replicas: Settings of each; they differ in the seed and in what `replicas.GRIDDED` names.
+    problem: Model and data.
+  """
+  shared = replicas[0]
   init = problem.network.init
-  if settings["constraint"] == "strict":
+  if shared["constraint"] == "strict":
     init = homotopy.strict(init)
   learned = task.from_model(problem.network, problem.loss, problem.inputs, problem.metric)
+  optimizers = _optimizers(shared)
+
+  @jax.jit  # one program: op by op, this would be most of the start-up time
+  def create(key, constants, batch):
+    own = shared | constants
+    init_key, run_key = jax.random.split(key)
+    variables = init(init_key, *problem.inputs(batch))
+    begin = state.create(learned, variables, make_constraint(own), *_optimizers(own), run_key)
+    # Step sizes ride in the optimizers' states; the optimizers themselves must be the same.
+    primal, dual = optimizers
+    return begin.replace(primal_optimizer=primal, dual_optimizer=dual)  # pyright: ignore[reportAttributeAccessIssue]
+
+  sample = task.take(problem.train, slice(0, 2))
+  begins = []
+  for own in replicas:
+    constants = {name: own[name] for name in GRIDDED if own.get(name) is not None}
+    begins.append(create(jax.random.key(own["seed"]), constants, sample))
+  return parallel.stack(begins)
+
+
+def _optimizers(settings: dict[str, Any]) -> tuple[Any, Any]:
   primal = primal_adam(
     settings["lr"], settings["gamma_lr"], settings["slack_lr"], settings["clip_norm"]
   )
   options = {"eps": settings["dual_eps"]} if settings["dual_optimizer"] == "adam" else {}
-  dual = dual_optimizer(settings["dual_optimizer"], settings["dual_lr"], **options)
+  return primal, dual_optimizer(settings["dual_optimizer"], settings["dual_lr"], **options)
 
-  @jax.jit  # one program: op by op, this would be most of the start-up time
-  def create(key, batch):
-    init_key, run_key = jax.random.split(key)
-    variables = init(init_key, *problem.inputs(batch))
-    return state.create(learned, variables, make_constraint(settings), primal, dual, run_key)
 
-  return create(jax.random.key(settings["seed"]), task.take(problem.train, slice(0, 2)))
+def restore(folder: Path, settings: dict[str, Any], problem: Problem) -> state.AceState:
+  """Returns the final state of a finished run, or of one of the replicas of a command.
+
+  Args:
+    folder: The run's own folder.
+    settings: Its settings.
+    problem: Its model and data.
+
+  Raises:
+    CheckpointError: no checkpoint of it is whole.
+  """
+  own, index, place = [settings], 0, folder
+  together = runs.read_settings(folder.parent)
+  if together and not checkpoints.exists(folder / training.CHECKPOINTS):
+    grid = tuple((name, tuple(values)) for name, values in together.get("grid", {}).items())
+    names, several = zip(
+      *Plan(tuple(together.get("seeds", ())), grid).expand(together), strict=True
+    )
+    if folder.name in names:
+      own, index, place = several, names.index(folder.name), folder.parent
+  states = checkpoints.restore(place / training.CHECKPOINTS, start(own, problem))
+  return parallel.select(states, index)
 
 
 def predict(current: state.AceState, variables: tuple[Any, Any, Any], batch: task.Batch) -> Any:
@@ -109,70 +165,100 @@ def train(
   settings: dict[str, Any],
   place: Path,
   resume: bool,
-  devices: int | None,
-) -> dict[str, Any]:
-  """Trains one model and writes config.json, metrics, checkpoints, result.json and figures.
+  plan: Plan = _ALONE,
+) -> list[dict[str, Any]]:
+  """Trains the replicas of a plan as one device program; writes everything about each.
+
+  A run alone has config.json, metrics, result.json and figures in `place`; of several replicas
+  each has its own folder there, and they share the checkpoints.
 
   Args:
     problem: Model and data.
-    settings: All settings.
-    place: The run's folder.
+    settings: All settings of the command.
+    place: The folder.
     resume: Continue what is there.
-    devices: Devices that share a batch.
+    plan: The replicas.
 
   Returns:
-    The content of result.json.
+    The content of each result.json.
+
+  Raises:
+    NonFiniteError: a replica met a number that is not finite; the others are written by then.
   """
-  mesh = make_mesh(devices)
+  names, own = zip(*plan.expand(settings), strict=True)
+  mesh = make_mesh(*reversed(plan.mesh)) if plan.mesh else default_mesh(len(names))
 
-  def loggers(done):
-    bar = ProgressBar(settings["epochs"], done)
+  def loggers(name, done):
     try:
-      return [bar, TensorBoardLogger(place / "tensorboard", done)]
+      return [TensorBoardLogger(place / name / "tensorboard", done)]
     except ImportError:
-      return [bar]
+      return []
 
-  def measure(current):
-    numbers = problem.measure(current)
-    if settings["log_test"]:
-      found = test_errors(current.current(), problem.test)
-      numbers |= {f"test/{name}": error for name, error in found.items()}
-    return {name: float(number) for name, number in numbers.items()}
-
-  with runs.opened(place, settings, resume):
-    begin = start(settings, problem)
+  with runs.opened(place, {**settings, **plan.identity()}, resume):
+    begin = start(own, problem)
     test_errors = epochs.compile_errors(mesh, problem.eval_batch_size, begin.task)
-    options = training.Settings(
-      epochs=settings["epochs"],
-      batch_size=settings["batch_size"],
-      eval_every=settings["eval_every"],
-      eval_batch_size=problem.eval_batch_size,
-      checkpoint_every=settings["checkpoint_every"],
-      patience=settings["patience"],
-    )
-    end, _ = training.train(
+    measured = parallel.over_replicas(problem.measure, mesh)
+
+    def measure(current):
+      numbers = measured(current)
+      if settings["log_test"]:
+        found = test_errors(current.current(), problem.test)
+        numbers |= {f"test/{name}": error for name, error in found.items()}
+      return numbers
+
+    end, records = training.train(
       begin,
       problem.train,
       problem.valid,
-      options,
+      training_settings(settings, problem),
       mesh=mesh,
       workdir=place,
+      names=names,
       resume=resume,
+      progress=lambda done: ProgressBar(settings["epochs"], done),
       loggers=loggers,
       measure=measure,
     )
-    records = history.read(place / history.FILE)
-    result = make_result(problem, settings, end, records)
-    try:
-      history.write_json(place / runs.RESULT, runs.portable(result))
-      (place / "figures").mkdir(exist_ok=True)
-      problem.draw(place / "figures", end, records)
-    except OSError as error:
-      raise CheckpointError(
-        f"cannot write results to {place}: {error.strerror}; the checkpoints are whole: mend the "
-        "disk and add --resume."
-      ) from error
-  return result
+    tests = training.test_errors(end, problem.test, problem.eval_batch_size, mesh)
+    results, failed = [], []
+    for i, name in enumerate(names):
+      alone = jax.device_get(parallel.select(end, i))
+      if int(alone.failed):
+        failed.append(f"{name} in epoch {int(alone.failed)}")
+        continue
+      results.append(make_result(problem, own[i], alone, records[i], tests[i], len(names)))
+      _write(place / name, problem, own[i], alone, records[i], results[-1])
+  if failed:
+    raise NonFiniteError(
+      f"of {len(names)} replicas, these met numbers that are not finite: {', '.join(failed)}; "
+      f"the results of the others are in {place}. Lower the step sizes or clip gradients."
+    )
+  return results
+
+
+def training_settings(settings: dict[str, Any], problem: Problem) -> training.Settings:
+  """Returns what `ace_jax.training.train` needs of the settings."""
+  return training.Settings(
+    epochs=settings["epochs"],
+    batch_size=settings["batch_size"],
+    eval_every=settings["eval_every"],
+    eval_batch_size=problem.eval_batch_size,
+    checkpoint_every=settings["checkpoint_every"],
+    patience=settings["patience"],
+  )
+
+
+def _write(folder, problem, settings, end, records, result) -> None:
+  try:
+    runs.write_config(folder, settings)
+    history.write_json(folder / runs.RESULT, runs.portable(result))
+    (folder / "figures").mkdir(exist_ok=True)
+    problem.draw(folder / "figures", end, records)
+  except OSError as error:
+    raise CheckpointError(
+      f"cannot write results to {folder}: {error.strerror}; the checkpoints are whole: mend the "
+      "disk and add --resume."
+    ) from error
 
 
 def make_result(
@@ -180,9 +266,19 @@ def make_result(
   settings: dict[str, Any],
   end: state.AceState,
   records: list[history.Record],
+  test: dict[str, float],
+  replicas: int,
 ) -> dict[str, Any]:
-  """Collects what a run found: the content of result.json."""
-  test = training.test_errors(end, problem.test, problem.eval_batch_size, make_mesh(1))
+  """Collects what a run found: the content of result.json.
+
+  Args:
+    problem: Model and data.
+    settings: Of the run.
+    end: Its final state.
+    records: Its history.
+    test: Test error of each predictor.
+    replicas: How many runs were trained at once; `seconds` is for all of them together.
+  """
   last = next((r for r in reversed(records) if "valid/projection" in r), {})
   predictors = {
     name: {
@@ -208,6 +304,7 @@ def make_result(
     "curve": [_evaluation(record) for record in records if "valid/projection" in record],
     "final": final,
     "largest_gamma_in_last_tenth": max((history.largest(r, "gamma") or 0.0) for r in tail),
+    "replicas": replicas,
     "seconds": sum(record["seconds"] for record in records),
     "steps_per_second": float(np.median([record["steps_per_second"] for record in records])),
     "settings": settings,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import ace_jax
-from ace_jax import checkpoints, errors, history, homotopy, training
+from ace_jax import checkpoints, errors, history, homotopy, parallel, training
 from ace_jax.homotopy import Homotopic
 
 X = jax.random.normal(jax.random.key(0), (60, 3))
@@ -262,7 +262,7 @@ def test_sigkill_at_random_moments_loses_nothing(tmp_path):
 
   assert len(outcome("whole")) == 40
   assert outcome("killed") == outcome("whole")
-  template = fit(RADIUS, 1).state
+  template = parallel.stack([fit(RADIUS, 1).state])
   states = [
     checkpoints.restore(tmp_path / place / "checkpoints", template) for place in ("whole", "killed")
   ]

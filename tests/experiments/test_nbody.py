@@ -74,6 +74,15 @@ def data_file(tmp_path_factory):
     (["--constraint=strict", "--relaxation=linear"], "--relaxation has no meaning"),
     (["--data_file=a.npz", "--symmetry_breaking=wind:1"], "for simulated data"),
     (["--breaking_from=start"], "needs --symmetry_breaking"),
+    (["--seeds=0,x"], "--seeds=0,x must be different whole numbers"),
+    (["--seeds=0,1", "--seed=2"], "--seed and --seeds contradict"),
+    (["--grid=layers=1,2"], "'layers' cannot be gridded"),
+    (["--grid=dual_lr=1e-3,1e-3"], "must be different numbers"),
+    (["--grid=dual_lr=1e-3", "--grid=dual_lr=1e-2"], "is there twice"),
+    (["--grid=dual_lr=1e-3,-1"], "--dual_lr=-1 must be positive"),
+    (["--grid=rho=1,2"], "--rho has no meaning with --constraint=equality"),
+    (["--lr=1e-3", "--grid=lr=1e-3,1e-2"], "--lr and --grid=lr=... contradict"),
+    (["--mesh=4"], "must be written as replica:2,data:4"),
   ],
 )
 def test_usage_errors(flags, says):
@@ -120,6 +129,30 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   assert again.returncode == 0, again.stderr
   repeated = json.loads((place / "result.json").read_text())
   assert repeated["predictors"] == result["predictors"]
+
+
+def test_replicas_of_one_program_are_runs_of_their_own(tmp_path, data_file):
+  shared = [*TINY, f"--data_file={data_file}", "--constraint=resilient"]
+  place = tmp_path / "together"
+  flags = [*shared, f"--workdir={place}", "--seeds=3,4", "--grid=rho=0.5,2"]
+  done = run(*flags)
+  assert done.returncode == 0, done.stderr
+  names = {path.parent.name for path in place.glob("*/result.json")}
+  assert names == {"rho0.5_seed3", "rho0.5_seed4", "rho2_seed3", "rho2_seed4"}
+  alone = tmp_path / "alone"
+  assert run(*shared, f"--workdir={alone}", "--seed=4", "--rho=2").returncode == 0
+  own, joined = (
+    json.loads((folder / "result.json").read_text()) for folder in (alone, place / "rho2_seed4")
+  )
+  assert joined["settings"] == own["settings"]
+  for name, found in own["predictors"].items():
+    assert joined["predictors"][name]["test_mse"] == pytest.approx(found["test_mse"], rel=1e-4)
+  assert joined["final"]["slack"] == pytest.approx(own["final"]["slack"], rel=1e-3)
+  runs = f"--runs={place / 'rho2_seed3'},{place / 'rho2_seed4'}"
+  done = run_module("report", runs, "--samples=10", "--angles=4", f"--out={tmp_path}")
+  assert done.returncode == 0, done.stderr
+  refuses(run(*flags[:-1], "--grid=rho=0.5,3", "--resume"), 2, "another configuration (grid")
+  refuses(run(*shared, "--mesh=replica:2,data:4"), 2, "takes 8 devices, but")
 
 
 @pytest.mark.slow
