@@ -42,7 +42,7 @@ def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
   """
   found = [restore(Path(folder)) for folder in folders]
   check_same(folders, found)
-  group = symmetry_group(found[0])
+  group = symmetry_group(found[0].settings["centring"], found[0].problem.test)
   held_out = task.take(found[0].problem.test, slice(0, samples))
   inputs = found[0].problem.inputs(held_out)
   layers = [
@@ -56,8 +56,9 @@ def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
   lie: dict[str, list[float]] = {}
   losses: dict[str, list[np.ndarray]] = {}
   own = []
+  measure = compile_measure(found[0].end.task, group, angles)
   for one in found:
-    errors, lost, loss = measure(one.end, held_out, group, angles)
+    errors, lost, loss = measure(one.end.selected()["relaxed"], held_out)
     own.append(float(loss))
     for name in group.generators:
       lie.setdefault(name, []).append(float(errors[name]))
@@ -104,11 +105,11 @@ def check_same(folders: list[str], found: list[Run]) -> None:
         )
 
 
-def symmetry_group(run: Run) -> groups.Group:
+def symmetry_group(centring: str, batch: Any) -> groups.Group:
   """Returns the group that the strict model has: with uncentred positions, rotations alone."""
-  if run.settings["centring"] == "none":
+  if centring == "none":
     return groups.so3()
-  positions = run.problem.test["positions"]
+  positions = batch["positions"]
   centred = positions - positions.mean(axis=1, keepdims=True)
   radius = float(np.sqrt(np.mean(np.sum(np.square(centred), -1))))
   return groups.se3(radius)
@@ -122,21 +123,30 @@ _KINDS = {
 }
 
 
-def measure(end: state.AceState, batch: Any, group: groups.Group, angles: int):
-  """Returns (relative Lie errors, losses on moved data of every sample, own loss)."""
-  variables = end.selected().get("relaxed")
-  assert variables is not None
+def compile_measure(learned: task.Task, group: groups.Group, angles: int):
+  """Compiles what a report needs of a predictor.
+
+  Args:
+    learned: Model and loss.
+    group: Whose generators are measured.
+    angles: Points on the circle of every generator.
+
+  Returns:
+    `measure(variables, batch)`, which returns the relative Lie error of every generator, what
+    every sample loses when it is moved along it, and the mean loss. `variables` is an entry of
+    `AceState.current()` or `selected()`.
+  """
   act = actions.act_on(_KINDS)
 
-  def predict(batch):
-    return training.predict(end, variables, batch)
-
-  def loss(batch):
-    values = end.task.loss(predict(batch), batch)
-    return jnp.mean(values.reshape(values.shape[0], -1), axis=1)
-
   @jax.jit
-  def numbers(batch):
+  def measure(variables, batch):
+    def predict(batch):
+      return learned.apply(homotopy.merge(*variables), batch, None)[0]
+
+    def loss(batch):
+      values = learned.loss(predict(batch), batch)
+      return jnp.mean(values.reshape(values.shape[0], -1), axis=1)
+
     lie = symmetry.lie_derivatives(predict, batch, group.generators, act, actions.position)
     size = jnp.mean(jnp.linalg.norm(predict(batch).reshape(len(batch["positions"]), -1), axis=1))
     errors = {name: jnp.mean(values) / size for name, values in lie.items()}
@@ -146,7 +156,7 @@ def measure(end: state.AceState, batch: Any, group: groups.Group, angles: int):
     }
     return errors, lost, jnp.mean(loss(batch))
 
-  return numbers(batch)
+  return measure
 
 
 def _times(name: str, batch: Any, angles: int) -> jax.Array:
