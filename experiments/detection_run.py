@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
 }
 """A reduced SEGNN: what differs from `--preset=quick` is listed after it."""
 
-_HELD_OUT, _ANGLES = 500, 8
+_HELD_OUT, _ANGLES = 1000, 8
 
 
 @dataclasses.dataclass(frozen=True)
