@@ -12,7 +12,9 @@ from experiments.usage import UsageError
 FLAGS = flags.FLAGS
 flags.DEFINE_list("gravity", ["0", "0.2", "1", "3"], "Strengths of gravity along -z.")
 flags.DEFINE_list("wind", ["0", "2", "6", "10"], "Speeds of a wind along x (with drag).")
-flags.DEFINE_list("anisotropy", ["0.5", "1.5", "3"], "Excess of pair forces along x; 0 is gravity:0.")
+flags.DEFINE_list(
+  "anisotropy", ["0.5", "1.5", "3"], "Excess of pair forces along x; 0 is gravity:0."
+)
 flags.DEFINE_integer("seeds", 5, "Seeds of each data set, trained as replicas.", lower_bound=1)
 flags.DEFINE_integer("data_sets", 2, "Data sets of each strength; twice as many at 0.", 1)
 flags.DEFINE_integer("first_data_seed", 0, "Seed of the first data set.", lower_bound=0)

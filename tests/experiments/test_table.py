@@ -60,10 +60,14 @@ def test_only_runs_of_the_reference_model_are_held_against_it():
   result = {
     "experiment": "mocap",
     "model": "egno",
-    "settings": {"preset": "paper"},
+    "constraint": "equality",
+    "settings": {"preset": "paper", "dual_lr": 2e-4},
     "data": {"split": "published"},
     "differs_from_published": {"epochs": [300, 3000]},
   }
   assert reference.comparable(result)
   assert not reference.comparable({**result, "model": "egnn"})
+  other_rate = {**result, "settings": {"preset": "paper", "dual_lr": 5e-4}}
+  assert not reference.comparable(other_rate)
+  assert reference.comparable({**other_rate, "constraint": "strict"})
   assert not reference.comparable({**result, "differs_from_published": {"lr": [1e-3, 5e-4]}})
