@@ -180,7 +180,7 @@ def train(
     plan: The replicas.
 
   Returns:
-    The content of each result.json.
+    The content of each result.json; `seconds` in it is for all `replicas` together.
 
   Raises:
     NonFiniteError: a replica met a number that is not finite; the others are written by then.
@@ -226,7 +226,8 @@ def train(
       if int(alone.failed):
         failed.append(f"{name} in epoch {int(alone.failed)}")
         continue
-      results.append(make_result(problem, own[i], alone, records[i], tests[i], len(names)))
+      result = make_result(problem, own[i], alone, records[i], tests[i])
+      results.append({**result, "replica": name, "replicas": len(names)})
       _write(place / name, problem, own[i], alone, records[i], results[-1])
   if failed:
     raise NonFiniteError(
@@ -267,7 +268,6 @@ def make_result(
   end: state.AceState,
   records: list[history.Record],
   test: dict[str, float],
-  replicas: int,
 ) -> dict[str, Any]:
   """Collects what a run found: the content of result.json.
 
@@ -277,7 +277,6 @@ def make_result(
     end: Its final state.
     records: Its history.
     test: Test error of each predictor.
-    replicas: How many runs were trained at once; `seconds` is for all of them together.
   """
   last = next((r for r in reversed(records) if "valid/projection" in r), {})
   predictors = {
@@ -304,7 +303,6 @@ def make_result(
     "curve": [_evaluation(record) for record in records if "valid/projection" in record],
     "final": final,
     "largest_gamma_in_last_tenth": max((history.largest(r, "gamma") or 0.0) for r in tail),
-    "replicas": replicas,
     "seconds": sum(record["seconds"] for record in records),
     "steps_per_second": float(np.median([record["steps_per_second"] for record in records])),
     "settings": settings,
@@ -346,14 +344,15 @@ def summary_table(results: list[dict[str, Any]], baseline: str, scale: float = 1
   def shown(error):
     return f"{scale * error:.5f}" if scale == 1 else f"{scale * error:.2f}"
 
+  linear = results[0]["linear_mse"]
+  rows.append([baseline, shown(linear), "", "", "", "1.0"])
   for result in results:
-    linear = result["linear_mse"]
-    rows.append([baseline, shown(linear), "", "", "", "1.0"])
+    replica = f", {result['replica']}" if result["replica"] else ""
     for name, found in result["predictors"].items():
       equivariance = found["final_equivariance_error"]
       rows.append(
         [
-          f"{result['constraint']}, {name}",
+          f"{result['constraint']}, {name}{replica}",
           shown(found["test_mse"]),
           shown(found["valid_mse"]),
           str(found["best_epoch"]),

@@ -137,6 +137,7 @@ def test_replicas_of_one_program_are_runs_of_their_own(tmp_path, data_file):
   flags = [*shared, f"--workdir={place}", "--seeds=3,4", "--grid=rho=0.5,2"]
   done = run(*flags)
   assert done.returncode == 0, done.stderr
+  assert "resilient, relaxed, rho2_seed4" in done.stdout
   names = {path.parent.name for path in place.glob("*/result.json")}
   assert names == {"rho0.5_seed3", "rho0.5_seed4", "rho2_seed3", "rho2_seed4"}
   alone = tmp_path / "alone"
