@@ -104,7 +104,8 @@ def test_rows_of_the_table():
     result("strict", 2, 0.3, 0.37),
     result("resilient", 1, 0.5, 0.40, rho=1.0),
     result("resilient", 1, 0.3, 0.45, rho=10.0),
-    result("equality", 1, 0.3, 9.0, augmented=0.0),
+    result("equality", 1, 0.3, 9.0, augmented=0.0, dual_lr=2e-4),
+    result("equality", 2, 0.3, 7.0, augmented=0.0, dual_lr=5e-4),
   ]
   rows = {row[0]: row[1:] for row in mocap_table.rows(results)}
   assert rows["EGNO (reproduced)"][0] == "36.0 +- 1.4 (2 seeds, 300 epochs)"
