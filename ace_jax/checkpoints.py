@@ -25,13 +25,14 @@ from ace_jax.state import AceState
 _MANIFEST = "manifest.json"
 
 
-def save(folder: Path, state: AceState, keep: int = 3) -> Path:
+def save(folder: Path, state: AceState, keep: int = 3, keep_period: int | None = None) -> Path:
   """Saves a state; older checkpoints are removed only after it is complete.
 
   Args:
     folder: Holds the checkpoints of one run; made if missing.
     state: What to save, all of it; with or without a leading axis of replicas.
     keep: How many to keep, this one included.
+    keep_period: Checkpoints after a multiple of so many epochs are kept beyond that, for good.
 
   Returns:
     The new checkpoint's folder, named by the number of epochs done.
@@ -57,7 +58,8 @@ def save(folder: Path, state: AceState, keep: int = 3) -> Path:
       "resume: earlier checkpoints are untouched."
     ) from error
   for old in _sealed(folder)[keep:]:
-    shutil.rmtree(old, ignore_errors=True)
+    if keep_period is None or int(old.name) % keep_period:
+      shutil.rmtree(old, ignore_errors=True)
   return place
 
 
@@ -83,6 +85,19 @@ def restore(folder: Path, state: AceState) -> AceState:
   raise CheckpointError(
     f"{folder} holds no whole checkpoint; start afresh with another workdir, or remove this one."
   )
+
+
+def restore_all(folder: Path, state: AceState) -> list[AceState]:
+  """Restores every checkpoint that is whole, the oldest first: the run along its training.
+
+  Args:
+    folder: Holds the checkpoints of one run.
+    state: A state of the same structure, such as a fresh one.
+
+  Raises:
+    CheckpointError: one belongs to another model or formulation.
+  """
+  return [_load(place, state) for place in reversed(_sealed(folder)) if not _damage(place)]
 
 
 def exists(folder: Path) -> bool:

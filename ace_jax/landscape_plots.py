@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -62,6 +63,57 @@ def surface(
   axes.plot_surface(first, second, np.log10(losses), cmap="viridis", linewidth=0)
   axes.set(xlabel="first direction", ylabel="second direction", zlabel=r"$\log_{10}$ loss")
   axes.set_title(title, fontsize=9)
+  return figure
+
+
+def along_training(
+  rows: Mapping[str, Sequence[Float[np.ndarray, "rows columns"]]],
+  epochs: Sequence[int],
+  a: Float[np.ndarray, " rows"],
+  b: Float[np.ndarray, " columns"],
+) -> Figure:
+  """Draws a row of slices for each label, a column for each checkpoint, with common levels.
+
+  Args:
+    rows: Losses around every checkpoint, by label.
+    epochs: After how many epochs each checkpoint was saved.
+    a: Coordinates of the rows of a slice.
+    b: Coordinates of its columns.
+  """
+  figure = Figure(figsize=(2 * len(epochs) + 1, 2.1 * len(rows) + 0.3), layout="constrained")
+  panels = figure.subplots(len(rows), len(epochs), squeeze=False, sharex=True, sharey=True)
+  levels = _levels([losses for slices in rows.values() for losses in slices])
+  for line, (label, slices) in zip(panels, rows.items(), strict=True):
+    for axes, losses, epoch in zip(line, slices, epochs, strict=True):
+      image = axes.contourf(a, b, np.log10(losses).T, levels=levels, cmap="viridis", extend="both")
+      axes.contour(a, b, np.log10(losses).T, levels=levels, colors="k", linewidths=0.3)
+      axes.set_title(f"epoch {epoch}", fontsize=8)
+      axes.tick_params(labelsize=6)
+    line[0].set_ylabel(label, fontsize=9)
+  figure.colorbar(image, ax=panels, label=r"$\log_{10}$ loss")
+  return figure
+
+
+def sharpness(found: Sequence[Mapping[str, Any]]) -> Figure:
+  """Draws loss, top Hessian eigenvalue and Hessian trace against the epoch, a line a label.
+
+  Args:
+    found: For each checkpoint its "epoch", and by label a dictionary of "loss",
+      "top_eigenvalues", "trace" and "trace_standard_error".
+  """
+  figure = Figure(figsize=(9.5, 3), layout="constrained")
+  panels = figure.subplots(1, 3)
+  epochs = [one["epoch"] for one in found]
+  for label in [name for name in found[0] if name != "epoch"]:
+    numbers = [one[label] for one in found]
+    panels[0].plot(epochs, [n["loss"] for n in numbers], ".-", label=label)
+    panels[1].plot(epochs, [n["top_eigenvalues"][0] for n in numbers], ".-", label=label)
+    traces, errors = [n["trace"] for n in numbers], [n["trace_standard_error"] for n in numbers]
+    panels[2].errorbar(epochs, traces, errors, fmt=".-", capsize=2, label=label)
+  names = ("training loss", "top Hessian eigenvalue", "Hessian trace")
+  for axes, name in zip(panels, names, strict=True):
+    axes.set(xlabel="epoch", title=name, yscale="log" if name == names[0] else "symlog")
+  panels[0].legend(fontsize=8)
   return figure
 
 

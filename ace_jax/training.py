@@ -36,6 +36,8 @@ class Settings:
     eval_every: Evaluate after epochs 1, 1 + eval_every, 1 + 2 eval_every, ..., and the last.
     eval_batch_size: Samples evaluated at once; only memory and speed depend on it.
     checkpoint_every: Save after every so many epochs, and after the last.
+    keep_period: Of the checkpoints, of which only the newest few are kept, keep those after a
+      multiple of so many epochs too (a multiple of checkpoint_every); None keeps no others.
     patience: Stop once every predictor has gone so many evaluations without improving; None
       never stops early.
   """
@@ -45,6 +47,7 @@ class Settings:
   eval_every: int = 1
   eval_batch_size: int = 500
   checkpoint_every: int = 10
+  keep_period: int | None = None
   patience: int | None = None
 
   def __post_init__(self):
@@ -52,6 +55,11 @@ class Settings:
       value = getattr(self, field.name)
       if value is not None and value < 1:
         raise ConfigurationError(f"{field.name} is {value}; it must be at least 1.")
+    if self.keep_period and self.keep_period % self.checkpoint_every:
+      raise ConfigurationError(
+        f"keep_period is {self.keep_period}; it must be a multiple of checkpoint_every, "
+        f"{self.checkpoint_every}."
+      )
 
   def evaluates(self, epoch: int) -> bool:
     """Whether an evaluation follows when `epoch` epochs are done."""
@@ -157,7 +165,8 @@ def train(
       going = np.flatnonzero(state.active[:count])
       ending = asked_to_end.is_set() or epoch == settings.epochs or not going.size
       if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
-        checkpoints.save(workdir / CHECKPOINTS, parallel.select(state, slice(count)))
+        alive = parallel.select(state, slice(count))
+        checkpoints.save(workdir / CHECKPOINTS, alive, keep_period=settings.keep_period)
         saved = epoch
       if asked_to_end.is_set() and epoch < settings.epochs:
         where = (

@@ -52,6 +52,13 @@ flags.DEFINE_integer("epochs", None, "Passes over the training data.", lower_bou
 flags.DEFINE_integer("batch_size", None, "Samples in a batch.", lower_bound=1)
 flags.DEFINE_integer("eval_every", None, "Epochs between evaluations.", lower_bound=1)
 flags.DEFINE_integer("checkpoint_every", None, "Epochs between checkpoints.", lower_bound=1)
+flags.DEFINE_integer(
+  "keep_period",
+  None,
+  "Checkpoints after a multiple of so many epochs are kept beside the newest, for landscapes along "
+  "training.",
+  lower_bound=1,
+)
 flags.DEFINE_integer("patience", None, "Evaluations without improvement to stop at.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Moves initial values and the order of samples, never the data.")
 flags.DEFINE_integer("data_seed", 0, "Moves simulated data.", lower_bound=0)
@@ -73,8 +80,9 @@ flags.DEFINE_string(
 _COMMON = [
   *("constraint", "rho", "epsilon", "augmented", "lr", "gamma_lr", "slack_lr", "dual_lr"),
   *("dual_optimizer", "clip_norm", "relaxation", "relaxation_scale", "preset", "epochs"),
-  *("batch_size", "eval_every", "checkpoint_every", "patience", "seed", "data_seed"),
-  *("train_samples", "log_test", "dual_eps", "model", "hidden_features", "layers", "centring"),
+  *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
+  *("seed", "data_seed", "train_samples", "log_test"),
+  *("dual_eps", "model", "hidden_features", "layers", "centring"),
 ]
 
 

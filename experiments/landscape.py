@@ -1,8 +1,9 @@
 """Loss landscapes of an N-body run: `python -m experiments.landscape --run=runs/a`.
 
 Slices around the end of training along filter-normalised random directions, at gamma = 0 and
-gamma = 1, their curvature, and an animation from gamma = 1 to 0; with --strict=FOLDER also the
-plane through the strict model, the projection and the relaxed model's theta.
+gamma = 1, their curvature, and an animation from gamma = 1 to 0. Of a run with --keep_period, the
+same along training, and the plane in which it moved most. With --strict=FOLDER the plane through
+the strict model, the projection and the relaxed model's theta.
 """
 
 from absl import flags
@@ -17,6 +18,7 @@ flags.DEFINE_string("out", None, "Folder of the figures; landscape/ in the run b
 flags.DEFINE_integer("grid", 41, "Points along each direction.", lower_bound=3)
 flags.DEFINE_integer("frames", 11, "Values of gamma in the animation.", lower_bound=2)
 flags.DEFINE_integer("animation_grid", 15, "Points along each direction there.", lower_bound=3)
+flags.DEFINE_integer("snapshots", 5, "Checkpoints at most drawn along training.", lower_bound=3)
 flags.DEFINE_integer("samples", 500, "Fixed training samples.", lower_bound=1)
 flags.DEFINE_float("extent", 1.0, "Half the width of a slice, in norms of the filters.")
 flags.DEFINE_integer("seed", 0, "Draws the directions.")
@@ -35,8 +37,9 @@ def main() -> None:
   app.set_up_jax()
   from experiments import landscape_run
 
-  names = ("run", "strict", "out", "grid", "frames", "animation_grid", "samples", "extent", "seed")
-  landscape_run.run(**{name: FLAGS[name].value for name in names})
+  names = ("run", "strict", "out", "grid", "frames", "animation_grid", "snapshots", "samples")
+  values = {name: FLAGS[name].value for name in (*names, "extent", "seed")}
+  landscape_run.run(landscape_run.Request(**values))
 
 
 if __name__ == "__main__":

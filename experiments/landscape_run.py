@@ -1,88 +1,134 @@
 """What `experiments.landscape` does once its flags are checked."""
 
+import dataclasses
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import history, homotopy, landscape, landscape_plots, plotting, task
+from ace_jax import history, homotopy, landscape, landscape_plots, plotting, state, task
 from ace_jax.errors import ConfigurationError
-from experiments import report_run, runs
+from experiments import report_run, runs, training
+
+LEVELS = (0.0, 1.0)
+"""The values of every gamma at which landscapes are drawn: the strict model, and f_eq + f_neq."""
 
 
-def run(
-  run: str,
-  strict: str | None,
-  out: str | None,
-  grid: int,
-  frames: int,
-  animation_grid: int,
-  samples: int,
-  extent: float,
-  seed: int,
-) -> None:
-  """Draws the landscapes of a run, and writes landscape.json.
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to draw.
 
-  Args:
+  Attributes:
     run: Folder of a finished N-body run with gamma.
-    strict: Folder of a strict run, for the plane; None leaves it out.
-    out: Where to write.
+    strict: Folder of a strict run, for the plane through it; None leaves that out.
+    out: Folder of the figures; None is landscape/ in the run.
     grid: Points along each direction.
     frames: Values of gamma in the animation.
-    animation_grid: Points along each direction there.
+    animation_grid: Points along each direction there, and along training.
+    snapshots: Checkpoints at most that are drawn along training.
     samples: Fixed training samples.
-    extent: Half the width of a slice.
+    extent: Half the width of a slice, in norms of the filters.
     seed: Draws the directions.
+  """
+
+  run: str
+  strict: str | None
+  out: str | None
+  grid: int
+  frames: int
+  animation_grid: int
+  snapshots: int
+  samples: int
+  extent: float
+  seed: int
+
+
+class Landscape:
+  """The loss of a run's model on fixed samples, with every gamma at one level.
+
+  Attributes:
+    found: The run.
+    levels: Names of `LEVELS` in figures.
+  """
+
+  def __init__(self, found: report_run.Run, request: Request):
+    self.found = found
+    self._batch = task.take(found.problem.train, slice(0, request.samples))
+    self._keys = jax.random.split(jax.random.key(request.seed), 4)
+    self.cut = jax.jit(self._cut)
+    self.curvature = jax.jit(self._curvature, static_argnames=("iterations", "draws"))
+    self.loss = jax.jit(self._loss)
+
+  def _loss(self, level, end: state.AceState, theta):
+    gamma = jax.tree.map(lambda g: jnp.full_like(g, level), end.primal.gamma)
+    variables = homotopy.merge(theta, gamma, end.model_state)
+    prediction, _ = end.task.apply(variables, self._batch, None)
+    return jnp.mean(end.task.loss(prediction, self._batch))
+
+  def directions(self, theta: Any) -> list[Any]:
+    """Returns two filter-normalised random directions; their noise is the same for every theta."""
+    return [landscape.filter_normalised_direction(key, theta) for key in self._keys[:2]]
+
+  def _cut(self, level, end, first, second, a, b):
+    loss = partial(self._loss, level, end)
+    return landscape.loss_slice(loss, end.primal.theta, first, second, a, b)
+
+  def _curvature(self, level, end, iterations=30, draws=30):
+    loss, theta = partial(self._loss, level, end), end.primal.theta
+    top = landscape.top_eigenvalues(loss, theta, self._keys[2], 2, iterations)
+    return (loss(theta), top, *landscape.hessian_trace(loss, theta, self._keys[3], draws))
+
+
+def run(request: Request) -> None:
+  """Draws the landscapes of a run, and writes landscape.json.
 
   Raises:
-    ConfigurationError: the run has no gamma.
+    ConfigurationError: the run has no gamma, or the strict run has other sizes.
   """
-  found = report_run.restore(Path(run))
-  theta, gamma, model_state = found.end.current().get("relaxed", (None, None, None))
-  if not gamma:
-    raise ConfigurationError(f"{run} trained a strict model; name a run with another --constraint.")
-  place = Path(out) if out else Path(run) / "landscape"
-  place.mkdir(parents=True, exist_ok=True)
-  batch = task.take(found.problem.train, slice(0, samples))
-
-  def loss(level, theta):
-    """The training loss with every gamma at `level`, as a function of theta."""
-    same = jax.tree.map(lambda g: jnp.full_like(g, level), gamma)
-    variables = homotopy.merge(theta, same, model_state)
-    prediction, _ = found.end.task.apply(variables, batch, None)
-    return jnp.mean(found.end.task.loss(prediction, batch))
-
-  keys = jax.random.split(jax.random.key(seed), 4)
-  directions = [landscape.filter_normalised_direction(key, theta) for key in keys[:2]]
-  cut = jax.jit(
-    lambda level, theta, d, e, a: landscape.loss_slice(partial(loss, level), theta, d, e, a, a)
-  )
-  curve = jax.jit(
-    lambda level, theta: (
-      landscape.top_eigenvalues(partial(loss, level), theta, keys[2], 2),
-      *landscape.hessian_trace(partial(loss, level), theta, keys[3]),
+  found = report_run.restore(Path(request.run))
+  if not found.end.primal.gamma:
+    raise ConfigurationError(
+      f"{request.run} trained a strict model; name a run with another --constraint."
     )
+  place = Path(request.out or Path(request.run) / "landscape")
+  place.mkdir(parents=True, exist_ok=True)
+  drawn = Landscape(found, request)
+  path = training.trajectory(Path(request.run), found.settings, found.problem)
+  path = [path[i] for i in _spread(len(path), request.snapshots)]
+  report = {**dataclasses.asdict(request), "settings": found.settings}
+  report["end"] = around_end(drawn, request, place)
+  animation(drawn, request, place)
+  if len(path) > 2:
+    report["training"] = along_training(drawn, path, request, place)
+    report["explained_by_plane"] = trajectory_plane(drawn, path, request, place)
+  else:
+    print("landscapes along training need a run with --keep_period; this one kept its last alone.")
+  if request.strict:
+    through_strict(drawn, path, request, place)
+  history.write_json(
+    place / "landscape.json", runs.portable({**report, "environment": runs.environment()})
   )
-  begun = time.perf_counter()
-  a = jnp.linspace(-extent, extent, grid)
-  slices, notes, report = {}, {}, {"samples": samples, "grid": grid, "extent": extent}
-  for level in (0.0, 1.0):
-    label = f"gamma = {level:g}"
-    slices[label] = np.asarray(cut(level, theta, *directions, a))
-    seconds = time.perf_counter() - begun
+  print(f"Everything is in {place}: {', '.join(sorted(p.name for p in place.iterdir()))}")
+
+
+def around_end(drawn: Landscape, request: Request, place: Path) -> dict[str, Any]:
+  """Draws slices around the end of training, and returns loss and curvature there."""
+  end = drawn.found.end
+  directions = drawn.directions(end.primal.theta)
+  a = jnp.linspace(-request.extent, request.extent, request.grid)
+  slices, notes, report = {}, {}, {}
+  for level in LEVELS:
     begun = time.perf_counter()
-    top, trace, error = (np.asarray(x) for x in curve(level, theta))
-    notes[label] = f"top eigenvalue {top[0]:.3g}, trace {trace:.3g} +- {error:.1g}"
-    report[label] = {
-      "loss": float(loss(level, theta)),
-      "top_eigenvalues": top.tolist(),
-      "trace": float(trace),
-      "trace_standard_error": float(error),
-      "slice_seconds": seconds,
-    }
+    slices[label := _label(level)] = np.asarray(drawn.cut(level, end, *directions, a, a))
+    seconds = time.perf_counter() - begun
+    report[label] = {**_numbers(drawn.curvature(level, end)), "slice_seconds": seconds}
+    top, trace = report[label]["top_eigenvalues"][0], report[label]["trace"]
+    error = report[label]["trace_standard_error"]
+    notes[label] = f"top eigenvalue {top:.3g}, trace {trace:.3g} +- {error:.1g}"
     print(f"{label}: loss {report[label]['loss']:.5f}, {notes[label]}; slice in {seconds:.0f} s")
   b = np.asarray(a)
   center = {"end of training": np.zeros((1, 2))}
@@ -90,47 +136,136 @@ def run(
   for label, losses in slices.items():
     name = label.replace(" = ", "")
     plotting.save(landscape_plots.surface(losses, b, b, label), place / f"surface_{name}.png")
-  levels = np.linspace(1, 0, frames)
-  coarse = jnp.linspace(-extent, extent, animation_grid)
-  movie = np.stack([np.asarray(cut(level, theta, *directions, coarse)) for level in levels])
-  small = np.asarray(coarse)
-  landscape_plots.save_animation(place / "gamma.gif", levels.tolist(), movie, small, small)
-  if strict:
-    plane = through_strict(found, strict, samples, grid)
-    plotting.save(landscape_plots.contours(*plane), place / "plane.png")
-  history.write_json(place / "landscape.json", runs.portable({"run": run, **report}))
-  print(f"Everything is in {place}: contours.png, surface_*.png, gamma.gif, landscape.json")
+  return report
 
 
-def through_strict(found: report_run.Run, strict: str, samples: int, grid: int):
-  """Returns the arguments of the figure of the plane through strict, projection and relaxed.
+def animation(drawn: Landscape, request: Request, place: Path) -> None:
+  """Writes the slice around the end of training while gamma goes from 1 to 0."""
+  end = drawn.found.end
+  directions = drawn.directions(end.primal.theta)
+  a = jnp.linspace(-request.extent, request.extent, request.animation_grid)
+  levels = np.linspace(1, 0, request.frames)
+  movie = np.stack([np.asarray(drawn.cut(level, end, *directions, a, a)) for level in levels])
+  landscape_plots.save_animation(place / "gamma.gif", levels.tolist(), movie, *[np.asarray(a)] * 2)
+
+
+def along_training(
+  drawn: Landscape, path: list[state.AceState], request: Request, place: Path
+) -> list[dict[str, Any]]:
+  """Draws slices around every checkpoint, and curvature against the epoch; returns the latter."""
+  a = jnp.linspace(-request.extent, request.extent, request.animation_grid)
+  rows: dict[str, list[np.ndarray]] = {_label(level): [] for level in LEVELS}
+  report = []
+  for end in path:
+    found: dict[str, Any] = {"epoch": int(end.epoch)}
+    directions = drawn.directions(end.primal.theta)
+    for level in LEVELS:
+      rows[_label(level)].append(np.asarray(drawn.cut(level, end, *directions, a, a)))
+      found[_label(level)] = _numbers(drawn.curvature(level, end, iterations=15, draws=10))
+    report.append(found)
+  epochs = [found["epoch"] for found in report]
+  b = np.asarray(a)
+  plotting.save(landscape_plots.along_training(rows, epochs, b, b), place / "training.png")
+  plotting.save(landscape_plots.sharpness(report), place / "sharpness.png")
+  return report
+
+
+def trajectory_plane(
+  drawn: Landscape, path: list[state.AceState], request: Request, place: Path
+) -> list[float]:
+  """Draws the plane in which training moved most, around its end.
+
+  Returns:
+    The shares of the trajectory's squared distance from its end that the two directions explain.
+  """
+  end = drawn.found.end
+  center = end.primal.theta
+  points = [state.primal.theta for state in path]
+  first, second, shares = landscape.principal_directions(center, points)
+  places = np.stack(
+    [np.asarray(landscape.coordinates(center, p, first, second)) for p in [*points, center]]
+  )
+  a, b = _around(places, request.grid)
+  slices = {
+    _label(level): np.asarray(drawn.cut(level, end, first, second, a, b)) for level in LEVELS
+  }
+  one, two = (
+    f"principal direction {i} ({100 * share:.0f} %)" for i, share in enumerate(shares, start=1)
+  )
+  figure = landscape_plots.contours(
+    slices, np.asarray(a), np.asarray(b), {"training": places}, None, (one, two)
+  )
+  plotting.save(figure, place / "trajectory.png")
+  return [float(share) for share in shares]
+
+
+def through_strict(
+  drawn: Landscape, path: list[state.AceState], request: Request, place: Path
+) -> None:
+  """Draws the plane through the strict optimum, the projection and the relaxed optimum's theta.
+
+  The plane lies in the strict model's parameters, of which the loss is drawn; the trajectory is
+  projected onto it.
 
   Raises:
     ConfigurationError: the strict run has other sizes.
   """
-  other = report_run.restore(Path(strict))
-  best = found.end.selected()
-  ends = {"projection": best["projection"][0], "relaxed": best["relaxed"][0]}
-  plain = homotopy.prune({"params": ends["projection"]})["params"]
+  other = report_run.restore(Path(request.strict or ""))
   own = other.end.selected()["projection"][0]
-  if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, plain):
-    raise ConfigurationError(f"{strict}: its model has other sizes; name a strict run of the same.")
-  # The plane lies in the strict model's parameters; the branches do not matter at gamma = 0.
-  plains = {name: homotopy.prune({"params": theta})["params"] for name, theta in ends.items()}
-  e1, e2, points = landscape.plane_through(own, plains["projection"], plains["relaxed"])
-  low, high = points.min(0), points.max(0)
-  margin = 0.4 * jnp.max(high - low)
-  a = jnp.linspace(low[0] - margin, high[0] + margin, grid)
-  b = jnp.linspace(low[1] - margin, high[1] + margin, grid)
+  ends = {name: _plain(best[0]) for name, best in drawn.found.end.selected().items()}
+  if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, ends["projection"]):
+    raise ConfigurationError(
+      f"{request.strict}: its model has other sizes; name a strict run of the same."
+    )
+  e1, e2, corners = landscape.plane_through(own, ends["projection"], ends["relaxed"])
+  marks = {
+    name: np.asarray(corners[i : i + 1])
+    for i, name in enumerate(("strict", "projection", "relaxed theta"))
+  }
+  if len(path) > 1:
+    marks["training, projected"] = np.stack(
+      [np.asarray(landscape.coordinates(own, _plain(p.primal.theta), e1, e2)) for p in path]
+    )
+  a, b = _around(np.concatenate([*marks.values()]), request.grid)
+  batch = task.take(drawn.found.problem.train, slice(0, request.samples))
 
-  def strict_loss(theta):
-    batch = task.take(found.problem.train, slice(0, samples))
+  def loss(theta):
     prediction, _ = other.end.task.apply({"params": theta}, batch, None)
     return jnp.mean(other.end.task.loss(prediction, batch))
 
-  cut = jax.jit(partial(landscape.loss_slice, strict_loss))
-  losses = {"strict loss": np.asarray(cut(own, e1, e2, a, b))}
-  names = ("strict", "projection", "relaxed theta")
-  marks = {name: np.asarray(points[i : i + 1]) for i, name in enumerate(names)}
-  labels = ("distance", "distance")
-  return losses, np.asarray(a), np.asarray(b), marks, None, labels
+  losses = jax.jit(partial(landscape.loss_slice, loss))(own, e1, e2, a, b)
+  figure = landscape_plots.contours(
+    {"strict loss": np.asarray(losses)},
+    *(np.asarray(a), np.asarray(b), marks, None, ("distance", "distance")),
+  )
+  plotting.save(figure, place / "plane.png")
+
+
+def _plain(theta: Any) -> Any:
+  return homotopy.prune({"params": theta})["params"]
+
+
+def _label(level: float) -> str:
+  return f"gamma = {level:g}"
+
+
+def _numbers(curvature: tuple[Any, ...]) -> dict[str, Any]:
+  loss, top, trace, error = (np.asarray(x) for x in curvature)
+  return {
+    "loss": float(loss),
+    "top_eigenvalues": top.tolist(),
+    "trace": float(trace),
+    "trace_standard_error": float(error),
+  }
+
+
+def _around(points: np.ndarray, grid: int) -> tuple[jax.Array, jax.Array]:
+  """Returns coordinates of a square that holds all points, with a margin of a quarter."""
+  low, high = points.min(0), points.max(0)
+  middle, half = (low + high) / 2, 0.75 * float(np.max(high - low))
+  return tuple(jnp.linspace(m - half, m + half, grid) for m in middle)  # pyright: ignore[reportReturnType]
+
+
+def _spread(count: int, most: int) -> list[int]:
+  """Returns at most `most` indices below `count`, evenly spread, the first and last among them."""
+  return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})

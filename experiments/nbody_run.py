@@ -212,6 +212,7 @@ def curve(
         "epochs": settings["epochs"] * stretch,
         "eval_every": settings["eval_every"] * stretch,
         "checkpoint_every": settings["checkpoint_every"] * stretch,
+        "keep_period": settings["keep_period"] and settings["keep_period"] * stretch,
       }
       folder = place / f"{constraint}_{size}"
       print(f"\n{constraint}, {size} training trajectories, {own['epochs']} epochs: {folder}")

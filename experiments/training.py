@@ -142,6 +142,23 @@ def restore(folder: Path, settings: dict[str, Any], problem: Problem) -> state.A
   Raises:
     CheckpointError: no checkpoint of it is whole.
   """
+  place, begin, index = _locate(folder, settings, problem)
+  return parallel.select(checkpoints.restore(place, begin), index)
+
+
+def trajectory(folder: Path, settings: dict[str, Any], problem: Problem) -> list[state.AceState]:
+  """Returns the states of a run at every checkpoint that it kept, the oldest first.
+
+  Arguments as of `restore`; a run keeps more than its newest few with `keep_period`.
+  """
+  place, begin, index = _locate(folder, settings, problem)
+  return [parallel.select(found, index) for found in checkpoints.restore_all(place, begin)]
+
+
+def _locate(
+  folder: Path, settings: dict[str, Any], problem: Problem
+) -> tuple[Path, state.AceState, int]:
+  """Returns a run's checkpoints, fresh states of all replicas in them, and which of them it is."""
   own, index, place = [settings], 0, folder
   together = runs.read_settings(folder.parent)
   if together and not checkpoints.exists(folder / training.CHECKPOINTS):
@@ -151,8 +168,7 @@ def restore(folder: Path, settings: dict[str, Any], problem: Problem) -> state.A
     )
     if folder.name in names:
       own, index, place = several, names.index(folder.name), folder.parent
-  states = checkpoints.restore(place / training.CHECKPOINTS, start(own, problem))
-  return parallel.select(states, index)
+  return place / training.CHECKPOINTS, start(own, problem), index
 
 
 def predict(current: state.AceState, variables: tuple[Any, Any, Any], batch: task.Batch) -> Any:
@@ -186,7 +202,8 @@ def train(
     NonFiniteError: a replica met a number that is not finite; the others are written by then.
   """
   names, own = zip(*plan.expand(settings), strict=True)
-  mesh = make_mesh(*reversed(plan.mesh)) if plan.mesh else default_mesh(len(names))
+  replica, data = plan.mesh or (1, 1)
+  mesh = make_mesh(data, replica) if plan.mesh else default_mesh(len(names))
 
   def loggers(name, done):
     try:
@@ -245,6 +262,7 @@ def training_settings(settings: dict[str, Any], problem: Problem) -> training.Se
     eval_every=settings["eval_every"],
     eval_batch_size=problem.eval_batch_size,
     checkpoint_every=settings["checkpoint_every"],
+    keep_period=settings.get("keep_period"),
     patience=settings["patience"],
   )
 

@@ -160,13 +160,23 @@ def test_replicas_of_one_program_are_runs_of_their_own(tmp_path, data_file):
 def test_landscape_of_a_run(tmp_path, data_file):
   place, other = tmp_path / "run", tmp_path / "strict"
   flags = [*TINY, f"--data_file={data_file}"]
-  assert run(*flags, f"--workdir={place}").returncode == 0
+  kept = ("--epochs=6", "--checkpoint_every=1", "--keep_period=2")
+  assert run(*flags, *kept, f"--workdir={place}").returncode == 0
+  assert {p.name for p in (place / "checkpoints").iterdir()} == {
+    "000002",
+    "000004",
+    "000005",
+    "000006",
+  }
   assert run(*flags, "--constraint=strict", f"--workdir={other}").returncode == 0
   small = ("--grid=3", "--animation_grid=3", "--frames=2", "--samples=20", f"--strict={other}")
   done = run_module("landscape", f"--run={place}", *small)
   assert done.returncode == 0, done.stderr
   names = {path.name for path in (place / "landscape").iterdir()}
   assert {"contours.png", "surface_gamma0.png", "gamma.gif", "plane.png"} <= names
+  assert {"training.png", "sharpness.png", "trajectory.png"} <= names
+  found = json.loads((place / "landscape" / "landscape.json").read_text())
+  assert [one["epoch"] for one in found["training"]] == [2, 4, 5, 6]
 
 
 @pytest.mark.parametrize(
