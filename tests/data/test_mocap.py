@@ -100,6 +100,21 @@ def test_without_data_a_synthetic_walker_walks(monkeypatch):
   assert sum(map(len, names)) == len(set.union(*names)) == 11
 
 
+def test_no_window_of_a_walk_starts_where_a_joint_jumps():
+  trials = {f"{i:02d}": np.zeros((360, 31, 3)) for i in range(11)}
+  clean = mocap.own_split("walk", trials)
+  jumping = {name: positions.copy() for name, positions in trials.items()}
+  jumping["04"][100:200:2, 5, 1] = 1.5
+  split = mocap.own_split("walk", jumping)
+  starts = next(part["04"] for part in split.values() if "04" in part)
+  assert not np.any((starts >= 99) & (starts < 199))
+  assert len(starts) == len(next(part["04"] for part in clean.values() if "04" in part))
+  running = mocap.own_split("run", jumping)
+  assert any(
+    np.any((part["04"] >= 99) & (part["04"] < 199)) for part in running.values() if "04" in part
+  )
+
+
 def test_bones_of_the_walker_keep_their_lengths():
   positions = walker.walk("run", 3)
   bones = positions[:, walker.BONES[:, 0]] - positions[:, walker.BONES[:, 1]]
