@@ -75,6 +75,6 @@ def detection_curves(
     axes.set_title(kind, fontsize=10)
     axes.set_ylim(-4, 104)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=6, loc="center left", title="truth", title_fontsize=7)
+    axes.legend(fontsize=6, loc="center right", title="truth", title_fontsize=7)
     axes.set_ylabel("runs that call it broken, %", fontsize=9)
   return figure
