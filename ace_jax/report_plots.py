@@ -1,8 +1,9 @@
-"""The figure of the misalignment report."""
+"""Figures of the misalignment report, of its detection campaign, and of equivariance errors."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ace_jax.symmetry.report import THRESHOLD, GeneratorReport, LayerReport
@@ -77,4 +78,48 @@ def detection_curves(
     axes.grid(alpha=0.25)
     axes.legend(fontsize=6, loc="center right", title="truth", title_fontsize=7)
     axes.set_ylabel("runs that call it broken, %", fontsize=9)
+  return figure
+
+
+def equivariance(
+  by_group: Mapping[str, Mapping[str, float]],
+  by_layer: Mapping[str, Mapping[str, float]],
+  gammas: Float[np.ndarray, " levels"],
+  by_gamma: Mapping[str, Sequence[float]],
+  bounds: Mapping[str, Sequence[float]],
+) -> Figure:
+  """Draws relative errors by group and by layer, errors against gamma, and bounds against gamma.
+
+  Args:
+    by_group: Errors of each predictor, by group.
+    by_layer: Errors of each predictor, by layer.
+    gammas: Values of every gamma.
+    by_gamma: Quantities of the run's model at each of them.
+    bounds: The largest error and its bounds, of another network, at each of them.
+  """
+  figure = Figure(figsize=(13, 3.6), layout="constrained")
+  panels = figure.subplots(1, 4)
+  for axes, errors, title in zip(
+    panels, (by_group, by_layer), ("by group", "by layer"), strict=False
+  ):
+    places = np.arange(len(errors))
+    predictors = list(next(iter(errors.values())))
+    for i, name in enumerate(predictors):
+      offset = 0.8 * (i + 0.5) / len(predictors) - 0.4
+      values = [max(error[name], 1e-9) for error in errors.values()]
+      axes.barh(places + offset, values, 0.8 / len(predictors), label=name, left=1e-9)
+    axes.set(xscale="log", yticks=places, yticklabels=list(errors), title=title, xlim=(1e-9, 10))
+    axes.set_xlabel("relative equivariance error", fontsize=9)
+    axes.tick_params(labelsize=7)
+    axes.invert_yaxis()
+    axes.legend(fontsize=6)
+  titles = ("this model, every gamma set to", "three channel mixings, radius 2")
+  for axes, curves, title in zip(panels[2:], (by_gamma, bounds), titles, strict=True):
+    for name, values in curves.items():
+      axes.loglog(gammas, values, ".-", label=name)
+    axes.set(xlabel=r"$\gamma$", title=title)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7)
+  panels[2].set_ylabel("relative", fontsize=9)
+  panels[3].set_ylabel("norm", fontsize=9)
   return figure

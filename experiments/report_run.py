@@ -109,13 +109,17 @@ def symmetry_group(centring: str, batch: Any) -> groups.Group:
   """Returns the group that the strict model has: with uncentred positions, rotations alone."""
   if centring == "none":
     return groups.so3()
+  return groups.se3(radius(batch))
+
+
+def radius(batch: Any) -> float:
+  """Returns the root mean square distance of particles from their centre."""
   positions = batch["positions"]
   centred = positions - positions.mean(axis=1, keepdims=True)
-  radius = float(np.sqrt(np.mean(np.sum(np.square(centred), -1))))
-  return groups.se3(radius)
+  return float(np.sqrt(np.mean(np.sum(np.square(centred), -1))))
 
 
-_KINDS = {
+KINDS = {
   "positions": actions.position,
   "velocities": actions.vector,
   "charges": actions.invariant,
@@ -136,7 +140,7 @@ def compile_measure(learned: task.Task, group: groups.Group, angles: int):
     every sample loses when it is moved along it, and the mean loss. `variables` is an entry of
     `AceState.current()` or `selected()`.
   """
-  act = actions.act_on(_KINDS)
+  act = actions.act_on(KINDS)
 
   @jax.jit
   def measure(variables, batch):
