@@ -18,6 +18,7 @@ import jax
 
 from ace_jax import history
 from ace_jax.errors import CheckpointError, ConfigurationError
+from data.errors import DataError
 
 CONFIG, RESULT = "config.json", "result.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "orbax-checkpoint", "numpy")
@@ -77,6 +78,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return json.loads((folder / CONFIG).read_text())["settings"]
   except (OSError, ValueError, KeyError, TypeError):
     return {}
+
+
+def read_result(path: Path) -> Any:
+  """Reads a file of results.
+
+  Raises:
+    DataError: it is damaged.
+  """
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise DataError(f"{path}: damaged ({error}); remove it, and run again.") from error
 
 
 def _check_config(path: Path, settings: dict[str, Any], resume: bool) -> None:
