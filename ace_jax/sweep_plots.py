@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps, colors
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 Point = Mapping[str, float | int | str]
 _POINT, _MEAN = "#0072B2", "#D55E00"
 _GROUPS = 6
+_PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 
 
 def sensitivity(trials: Sequence[tuple[Point, float]], label: str) -> Figure:
@@ -92,7 +92,9 @@ def parallel_coordinates(points: Sequence[tuple[Point, float]], label: str) -> F
     axes.axvline(j, color="0.5", lw=0.8, zorder=1)
     for height, word in ticks:
       axes.plot([j - 0.015, j + 0.015], [height, height], color="0.5", lw=0.8)
-      axes.text(j - 0.03, height, word, ha="right", va="center", fontsize=8, color="0.25")
+      axes.text(
+        j - 0.03, height, word, ha="right", va="center", fontsize=8, color="0.25", bbox=_PAPER
+      )
   scale = colors.LogNorm if (errors > 0).all() and errors.max() > errors.min() else colors.Normalize
   norm = scale(errors.min(), errors.max())
   shades = colormaps["viridis"]
@@ -105,8 +107,7 @@ def parallel_coordinates(points: Sequence[tuple[Point, float]], label: str) -> F
   axes.set(xlim=(-0.45, len(names) - 0.9), ylim=(-0.06, 1.06))
   axes.spines[:].set_visible(False)
   axes.tick_params(axis="x", length=0)
-  axes.set_title("orange: the best", fontsize=9, color="0.4")
-  figure.colorbar(ScalarMappable(norm, shades), ax=axes, label=label)
+  axes.set_title("colour: place on the last axis; orange: the best", fontsize=9, color="0.4")
   return figure
 
 
@@ -123,7 +124,8 @@ def _scaled(values: Sequence[float | int | str]) -> tuple[np.ndarray, list[tuple
     if len(marks) > _GROUPS:
       space = np.geomspace if log else np.linspace
       marks = space(numbers.min(), numbers.max(), 5)
-    labels = [f"{mark:.3g}" for mark in marks]
+    digits = next((n for n in range(3, 17) if len({f"{m:.{n}g}" for m in marks}) == len(marks)), 17)
+    labels = [f"{mark:.{digits}g}" for mark in marks]
     if log:
       numbers, marks = np.log(numbers), np.log(marks)
   low, high = numbers.min(), numbers.max()

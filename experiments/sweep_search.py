@@ -25,7 +25,7 @@ def space(sweep: Sweep) -> dict[str, BaseDistribution]:
     name: CategoricalDistribution(values) for name, values in sweep.grid
   }
   for name, interval in sweep.ranges:
-    kind = IntDistribution if isinstance(interval.low, int) else FloatDistribution
+    kind: Any = IntDistribution if isinstance(interval.low, int) else FloatDistribution
     found[name] = kind(interval.low, interval.high, log=interval.log)
   return found
 
