@@ -43,8 +43,10 @@ class Trial:
   def result(self) -> dict[str, Any] | None:
     """Returns the content of its result.json; None if it has none with its settings."""
     path = self.folder / runs.RESULT
-    found = runs.read_result(path) if path.exists() else {"settings": None}
-    return found if found["settings"] == runs.portable(self.settings) else None
+    found = runs.read_result(path) if path.exists() else None
+    if found is None or runs.differences(found["settings"], runs.portable(self.settings)):
+      return None
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
