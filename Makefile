@@ -28,7 +28,7 @@ $(STAMP): setup.py constraints.txt
 	exit 2; fi; \
 	[ -x $(PYTHON) ] || $$python -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[dev,tensorboard]'
+		-e '.[dev,sweep,tensorboard]'
 	@touch $@
 
 lint: install

@@ -46,6 +46,8 @@ setup(
       "scipy>=1.13",
     ],
     "notebooks": ["ipykernel>=6.29", "jupyterlab>=4.2", "nbmake>=1.5"],
+    "ray": ["ray>=2.40"],
+    "sweep": ["optuna>=4.0"],
     "tensorboard": ["tensorboardX>=2.6"],
   },
   classifiers=[

@@ -11,13 +11,14 @@ from absl import app, flags, logging
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
 
 
-def launch(main: Callable[[], Any]) -> None:
+def launch(main: Callable[[], Any], argv: list[str] | None = None) -> None:
   """Parses the flags, runs `main`, and turns errors that a user can mend into an exit code.
 
   Exit codes: 0 done, or saved after SIGTERM; 1 the run failed; 2 wrong usage.
 
   Args:
     main: Imports JAX and does the work; raises errors with a one-line message.
+    argv: The command line; sys.argv if None.
   """
 
   def guarded(argv: list[str]) -> None:
@@ -32,7 +33,7 @@ def launch(main: Callable[[], Any]) -> None:
     except UsageError as error:
       _end(str(error), 2)
     except KeyboardInterrupt:
-      _end("interrupted; continue with --resume and the same flags, if it was training.", 130)
+      _end("interrupted; continue with the same flags (and --resume, if it was training).", 130)
     except OSError as error:
       if error.errno not in _DISK:
         raise
@@ -46,7 +47,7 @@ def launch(main: Callable[[], Any]) -> None:
         raise
       _end(str(error), code)
 
-  app.run(guarded, flags_parser=_parse)
+  app.run(guarded, argv, _parse)
 
 
 def set_up_jax() -> None:

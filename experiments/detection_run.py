@@ -1,7 +1,6 @@
 """What `experiments.detection` does once its flags are checked."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import tqdm
 
 from ace_jax import history, parallel, plotting, report_plots, task, training
 from ace_jax.symmetry import report
-from data.errors import DataError
 from experiments import nbody_run, report_run, runs, text
 from experiments import training as experiment
 from experiments.nbody_presets import PRESETS
@@ -94,15 +92,8 @@ def run(campaign: Campaign, workdir: str | None) -> None:
       path = place / f"{kind}{strength:g}_data{data_seed}.json"
       if not path.exists():
         history.write_json(path, train(campaign, kind, strength, data_seed))
-      found.extend(_read(path))
+      found.extend(runs.read_result(path))
     write(place, campaign, found)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise DataError(f"{path}: damaged ({error}); remove it, and run again.") from error
 
 
 def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> list[dict[str, Any]]:

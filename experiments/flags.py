@@ -3,6 +3,7 @@
 Nothing here imports JAX, so that `--help` and a usage error answer at once.
 """
 
+import json
 from typing import Any
 
 from absl import flags
@@ -66,6 +67,7 @@ flags.DEFINE_list("train_samples", None, "Training set size; several, by commas,
 flags.DEFINE_string("workdir", None, "Where the run writes; runs/EXPERIMENT_CONSTRAINT_TIME.")
 flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
 flags.DEFINE_bool("log_test", False, "Record test errors while training; selects nothing.")
+flags.DEFINE_bool("dry_run", False, "Print the settings of every replica as JSON, and end.")
 flags.DEFINE_list("seeds", None, "Several seeds, trained at once as replicas of one program.")
 flags.DEFINE_multi_string(
   "grid",
@@ -143,6 +145,12 @@ def plan(settings: dict[str, Any]) -> replicas.Plan:
     for value in values:
       _check({**dict.fromkeys(_CHECKED), "constraint": settings["constraint"], name: value})
   return found
+
+
+def describe(settings: dict[str, Any], plan: replicas.Plan) -> str:
+  """Returns what --dry_run prints, a line of JSON: [{"replica": name, "settings": {...}}, ...]."""
+  found = [{"replica": name, "settings": own} for name, own in plan.expand(settings)]
+  return json.dumps(found)
 
 
 _CHECKED: dict[str, set[str]] = {

@@ -57,6 +57,9 @@ def main() -> None:
   check()
   settings = common.settings(preset(FLAGS.preset, FLAGS.model or "egno"), OWN, MODELS)
   plan = common.plan(settings)
+  if FLAGS.dry_run:
+    print(common.describe(settings, plan))
+    return
   app.set_up_jax()
   from experiments import mocap_run
 

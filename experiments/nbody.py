@@ -51,6 +51,9 @@ def main() -> None:
   check()
   settings = common.settings(PRESETS[FLAGS.preset], OWN, ("segnn",))
   plan = common.plan(settings)
+  if FLAGS.dry_run:
+    print(common.describe(settings, plan))
+    return
   app.set_up_jax()
   from experiments import nbody_run
 

@@ -18,6 +18,7 @@ import jax
 
 from ace_jax import history
 from ace_jax.errors import CheckpointError, ConfigurationError
+from data.errors import DataError
 
 CONFIG, RESULT = "config.json", "result.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "orbax-checkpoint", "numpy")
@@ -79,6 +80,23 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def read_result(path: Path) -> Any:
+  """Reads a file of results.
+
+  Raises:
+    DataError: it is damaged.
+  """
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise DataError(f"{path}: damaged ({error}); remove it, and run again.") from error
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+  """Returns the names of settings that differ; one that is left out is None."""
+  return sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+
+
 def _check_config(path: Path, settings: dict[str, Any], resume: bool) -> None:
   if not path.exists():
     return
@@ -90,8 +108,7 @@ def _check_config(path: Path, settings: dict[str, Any], resume: bool) -> None:
     ) from error
   here = json.loads(json.dumps(settings))
   # A run may be resumed to a longer one: its past does not depend on where it ends.
-  compared = {*there, *here} - {"epochs"}
-  differing = sorted(k for k in compared if there.get(k) != here.get(k))
+  differing = [name for name in differences(there, here) if name != "epochs"]
   if differing:
     shown = ", ".join(f"{k}: {there.get(k)} there, {here.get(k)} asked for" for k in differing[:3])
     raise ConfigurationError(
