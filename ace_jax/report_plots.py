@@ -113,7 +113,7 @@ def equivariance(
     axes.tick_params(labelsize=7)
     axes.invert_yaxis()
     axes.legend(fontsize=6)
-  titles = ("this model, every gamma set to", "three channel mixings, radius 2")
+  titles = ("all gammas equal", "channel mixings: bounds")
   for axes, curves, title in zip(panels[2:], (by_gamma, bounds), titles, strict=True):
     for name, values in curves.items():
       axes.loglog(gammas, values, ".-", label=name)

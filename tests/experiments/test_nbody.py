@@ -177,6 +177,20 @@ def test_landscape_of_a_run(tmp_path, data_file):
   assert {"training.png", "sharpness.png", "trajectory.png"} <= names
   found = json.loads((place / "landscape" / "landscape.json").read_text())
   assert [one["epoch"] for one in found["training"]] == [2, 4, 5, 6]
+  done = run_module("equivariance", f"--run={place}", "--samples=10", "--elements=3")
+  assert done.returncode == 0, done.stderr
+  measured = json.loads((place / "equivariance" / "equivariance.json").read_text())
+  rotations, swaps = measured["by_group"]["SO(3)"], measured["by_group"]["S(5)"]
+  assert rotations["projection"] < 1e-5 < 1e-3 < rotations["relaxed"]
+  assert max(swaps.values()) < 1e-5
+  for name, slope in measured["slopes"].items():
+    assert abs(slope - 1) < 0.2, name
+  limits = measured["bounds"]
+  assert np.all(np.array(limits["largest error"]) <= limits["estimate"])
+  assert np.all(np.array(limits["estimate"]) <= limits["certificate"])
+  done = run_module("equivariance", f"--run={other}")
+  assert done.returncode == 2
+  assert "strict model" in done.stderr
 
 
 @pytest.mark.parametrize(
