@@ -115,14 +115,6 @@ def symmetry_group(centring: str, batch: Any) -> groups.Group:
   return groups.se3(radius)
 
 
-_KINDS = {
-  "positions": actions.position,
-  "velocities": actions.vector,
-  "charges": actions.invariant,
-  "targets": actions.position,
-}
-
-
 def compile_measure(learned: task.Task, group: groups.Group, angles: int):
   """Compiles what a report needs of a predictor.
 
@@ -136,7 +128,7 @@ def compile_measure(learned: task.Task, group: groups.Group, angles: int):
     every sample loses when it is moved along it, and the mean loss. `variables` is an entry of
     `AceState.current()` or `selected()`.
   """
-  act = actions.act_on(_KINDS)
+  act = actions.act_on(nbody_run.KINDS)
 
   @jax.jit
   def measure(variables, batch):

@@ -166,7 +166,7 @@ def test_lie_bracket_penalty():
 
 def test_what_the_schedule_cannot_penalise():
   x = jnp.ones((2, 3))
-  with pytest.raises(ConfigurationError, match="take relaxations.Linear"):
+  with pytest.raises(ConfigurationError, match="linear without bias; take"):
     penalties(jnp.eye(3), ("1x1o", "1x1o"), x, branch=relaxations.MLP)
   with pytest.raises(ConfigurationError, match="name them by Homotopic"):
     penalties(jnp.eye(3), ("1x1o", "1x1o"), x, irreps=False)
