@@ -117,13 +117,13 @@ class GradNorm(Formulation):
     def mean_losses(theta):  # see `primal_dual.gradients` for why the mean comes first
       return _mean(losses(theta)[0], self.axis_name)
 
-    frozen = jax.lax.stop_gradient(primal.theta)
-    values, pull = jax.vjp(mean_losses, frozen)
-    norms = [optax.tree.norm(_mean(pull(unit)[0], self.axis_name)) for unit in jnp.eye(2)]
+    slopes = jax.jacrev(mean_losses)(jax.lax.stop_gradient(primal.theta))
+    slopes = _mean(slopes, self.axis_name)
+    norms = jax.vmap(optax.tree.norm)(slopes)
     own, updated = losses(primal.theta)
     first, second = own_state["weights"]
     cost = (first - 1) * own[0] + second * own[1]
-    return Terms(own[0], cost, {}, updated, (jax.lax.stop_gradient(values), jnp.stack(norms)))
+    return Terms(own[0], cost, {}, updated, jax.lax.stop_gradient((own, norms)))
 
   def update(self, primal, multipliers, own_state, aux, step):
     losses, norms = aux

@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 
 import ace_jax
-from ace_jax import functional, relaxations, rivals, task
+from ace_jax import functional, parallel, relaxations, rivals, task
 from ace_jax.errors import ConfigurationError
 from ace_jax.functional import Symmetry
 from ace_jax.homotopy import Homotopic, Irreps
@@ -282,3 +282,35 @@ def test_measure_gives_the_gap_and_its_error():
 def test_without_a_group_action(rule):
   with pytest.raises(ConfigurationError, match="how the group acts on these data"):
     terms_of(rule, TARGET, batch_of(2))
+
+
+class Vectors(nn.Module):
+  """x -> x W for a multiple of the identity, with a linear branch."""
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param("scale", nn.initializers.ones, ())
+    irreps = Irreps("1x1o", "1x1o")
+    return Homotopic(relaxations.Linear, irreps=irreps, name="layer")(scale * x, x)
+
+
+@pytest.mark.parametrize("rule", [rivals.Schedule, rivals.GradNorm])
+def test_devices_that_share_a_batch_change_nothing(rule):
+  data = batch_of(16)
+  found = []
+  for devices in (1, 2):
+    fit = ace_jax.fit(
+      Vectors(),
+      lambda prediction, batch: jnp.square(prediction - batch[1]),
+      data,
+      data,
+      constraint=rule(symmetry=FIXED, axis_name="data"),
+      lr=0.05,
+      epochs=3,
+      batch_size=8,
+      mesh=parallel.make_mesh(data=devices, devices=jax.devices()[:devices]),
+    )
+    found.append((fit.state.primal, fit.state.formulation_state))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *found)
+  if rule is rivals.GradNorm:
+    assert abs(found[0][1]["weights"][0] - 1) > 0.02
