@@ -400,7 +400,7 @@ def equivariance_result(
   if not isinstance(end.formulation, Functional | ResilientFunctional):
     return {}
   name = "relaxed" if end.primal.gamma else "projection"
-  asked = float(end.formulation.bound(end.primal))
+  asked = float(f"{float(end.formulation.bound(end.primal)):.6g}")  # 0.001, not its float32
   final, error = (float(x) for x in measure(end.current()[name], problem.test))
   if asked < error:
     warnings.warn(
