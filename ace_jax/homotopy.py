@@ -1,5 +1,6 @@
 """The homotopic layer f_eq + gamma f_neq, and the projection of what is built from it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,9 +17,26 @@ RELAXATION = "relaxation"
 OUTPUT = "output"
 """Name under which every homotopic layer sows what it returns, into `intermediates`."""
 
+IRREPS = "irreps"
+"""Name under which a layer that has them sows its `Irreps`."""
+
 Variables = Mapping[str, Any]
 
 _MEAN_SQUARE_FLOOR = 1e-12
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Irreps:
+  """Representations of a layer's flat features, [component, channel] within each irrep.
+
+  Attributes:
+    x: Of what the branch sees, such as "16x0e+16x1o".
+    y: Of what it returns.
+  """
+
+  x: str
+  y: str
 
 
 class Homotopic(nn.Module):
@@ -42,6 +60,8 @@ class Homotopic(nn.Module):
     gamma_shape: Shape of gamma: () for one number a layer, (features,) for one a channel.
     initial_gamma: Initial value of every entry of gamma.
     momentum: Decay of the running mean square of a "fixed" branch.
+    irreps: Representations of x and y, where they are known: for training rules that ask how far
+      a branch is from equivariant (`rivals.Schedule`). They decide nothing here.
 
   Reference: Manolache et al., "Learning (Approximately) Equivariant Networks via Constrained
   Optimization", NeurIPS 2025, Eq. (1).
@@ -53,6 +73,7 @@ class Homotopic(nn.Module):
   gamma_shape: tuple[int, ...] = ()
   initial_gamma: float = 1.0
   momentum: float = 0.99
+  irreps: Irreps | None = None
 
   def __call__(self, y_eq: Any, x: Any, *args, **kwargs) -> Any:
     """Returns f_eq(x) + gamma f_neq(x), or `y_eq` itself for a projection.
@@ -96,6 +117,8 @@ class Homotopic(nn.Module):
     stream = f_neq
     if self.scale == "fixed":
       f_neq = f_neq * jax.lax.rsqrt(self._mean_square(f_neq) + _MEAN_SQUARE_FLOOR)
+    if self.irreps is not None:
+      self.sow("intermediates", IRREPS, self.irreps)
     self.sow("intermediates", "input", flat_x)
     self.sow("intermediates", "equivariant", flat_y)
     self.sow("intermediates", "non_equivariant", f_neq)

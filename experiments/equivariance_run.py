@@ -12,7 +12,7 @@ from ace_jax import history, homotopy, plotting, relaxations, report_plots, symm
 from ace_jax.errors import ConfigurationError
 from ace_jax.models import steerable
 from ace_jax.symmetry import actions, bounds, groups
-from experiments import report_run, runs, text, training
+from experiments import nbody_run, report_run, runs, text, training
 
 LEVELS = np.geomspace(1e-4, 1, 9)
 """Values of every gamma at which errors and bounds are computed."""
@@ -76,7 +76,7 @@ def errors_by_group(
   found: report_run.Run, batch: Any, key: jax.Array, elements: int
 ) -> dict[str, dict[str, float]]:
   """Returns each predictor's relative error under each group."""
-  motions = actions.act_on(report_run.KINDS)
+  motions = actions.act_on(nbody_run.KINDS)
   swap = actions.permuted(1)
 
   def compiled(act_input, act_output):
@@ -123,7 +123,7 @@ def errors_by_layer(
       return symmetry.layer_outputs(network, homotopy.merge(*variables), *inputs(batch))
 
     names = jax.eval_shape(outputs, batch)
-    motions = actions.act_on(report_run.KINDS)
+    motions = actions.act_on(nbody_run.KINDS)
     return symmetry.equivariance_statistics(
       outputs, batch, drawn, motions, dict.fromkeys(names, features)
     )
@@ -141,7 +141,7 @@ def errors_by_gamma(
   """Returns relative errors under SO(3), and distances from the projection, at every level."""
   theta, gamma, model_state = found.end.current()["relaxed"]
   drawn = groups.so3().sample(key, elements)
-  motions = actions.act_on(report_run.KINDS)
+  motions = actions.act_on(nbody_run.KINDS)
   projection = training.predict(found.end, (theta, {}, model_state), batch)
 
   @jax.jit

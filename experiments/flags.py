@@ -13,12 +13,38 @@ from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
 
-CONSTRAINTS = ["strict", "none", "equality", "inequality", "resilient", "ridge", "one_sided"]
-_WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided"}
+_ON_GAMMA = ["strict", "none", "equality", "inequality", "resilient", "ridge", "one_sided"]
+_FUNCTIONAL = ["functional", "functional_resilient"]
+CONSTRAINTS = [*_ON_GAMMA, "schedule", "remul", "augment", *_FUNCTIONAL]
+PLAIN_MODELS = {"mpnn", "transformer"}
+"""Models without any equivariant part, and so without gamma."""
+_FOR_PLAIN = {"strict", "remul", "augment", *_FUNCTIONAL}
+_WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided", *_FUNCTIONAL}
+_RELAXED = {*CONSTRAINTS} - {"strict"}
 
-flags.DEFINE_enum("constraint", "equality", CONSTRAINTS, "Constraint on every layer's gamma.")
+flags.DEFINE_enum(
+  "constraint",
+  "equality",
+  CONSTRAINTS,
+  "Constraint on every layer's gamma; or on the equivariance error of any network (functional, "
+  "functional_resilient); or a rival training rule (schedule, remul, augment).",
+)
 flags.DEFINE_float("rho", None, "Price of slack (resilient) or weight of the penalty (ridge).")
-flags.DEFINE_float("epsilon", None, "Bound on abs(gamma) (inequality).")
+flags.DEFINE_float(
+  "epsilon",
+  None,
+  "Bound on abs(gamma) (inequality), or on the mean squared equivariance error (functional).",
+)
+flags.DEFINE_float("beta", None, "Weight of the equivariance loss (remul); 1 by default.")
+flags.DEFINE_enum(
+  "weighting",
+  None,
+  ["constant", "gradnorm"],
+  "Weights of the task's and the equivariance loss (remul): 1 and --beta, or by GradNorm.",
+)
+flags.DEFINE_integer(
+  "schedule_epochs", None, "Length of the schedule; by default --epochs.", lower_bound=1
+)
 flags.DEFINE_float("augmented", None, "c of the augmented Lagrangian term.")
 flags.DEFINE_float("lr", None, "Adam step size of theta.")
 flags.DEFINE_float("gamma_lr", None, "Adam step size of gamma; by default the preset's, or --lr.")
@@ -80,7 +106,19 @@ flags.DEFINE_string(
 )
 
 _COMMON = [
-  *("constraint", "rho", "epsilon", "augmented", "lr", "gamma_lr", "slack_lr", "dual_lr"),
+  *(
+    "constraint",
+    "rho",
+    "epsilon",
+    "beta",
+    "weighting",
+    "schedule_epochs",
+    "augmented",
+    "lr",
+    "gamma_lr",
+    "slack_lr",
+    "dual_lr",
+  ),
   *("dual_optimizer", "clip_norm", "relaxation", "relaxation_scale", "preset", "epochs"),
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
   *("seed", "data_seed", "train_samples", "log_test"),
@@ -105,7 +143,8 @@ def settings(
   _check(given)
   if given["model"] is not None and given["model"] not in models:
     raise UsageError(f"--model={given['model']} does not exist here; take {'|'.join(models)}.")
-  _check_only("relaxation", "mlp", given, set(CONSTRAINTS) - {"strict"})
+  _check_only("relaxation", "mlp", given, _RELAXED)
+  _check_plain(given["model"] or preset["model"], given)
   merged = {**given, **{k: v for k, v in preset.items() if given[k] is None}}
   sizes = merged["train_samples"] = _sizes(merged["train_samples"])
   if sizes and given["batch_size"] is None:
@@ -115,12 +154,48 @@ def settings(
     merged["relaxation_scale"] = "fixed" if scaled else "free"
   constraint = given["constraint"]
   for name, default, users in (
-    ("rho", 1.0, ("resilient", "ridge")),
+    ("rho", 1.0, ("resilient", "ridge", "functional_resilient")),
     ("epsilon", 0.1, ("inequality",)),
+    ("epsilon", 1e-3, ("functional",)),
+    ("weighting", "constant", ("remul",)),
+    ("beta", 1.0, ("remul",) if given["weighting"] != "gradnorm" else ()),
+    ("schedule_epochs", merged["epochs"], ("schedule",)),
   ):
-    if constraint in users:
-      merged[name] = default if given[name] is None else given[name]
+    if constraint in users and merged[name] is None:
+      merged[name] = default
+  if constraint == "schedule":
+    _check_schedule(merged)
+    merged["relaxation"] = "linear"
   return merged
+
+
+def _check_plain(model: str, given: dict[str, Any]) -> None:
+  if model not in PLAIN_MODELS:
+    return
+  constraint = given["constraint"]
+  if constraint not in _FOR_PLAIN:
+    raise UsageError(
+      f"--model={model} is not equivariant and has nothing to relax, so that "
+      f"--constraint={constraint} has no meaning; add --constraint=strict (without a constraint) "
+      f"or --constraint={'|'.join(sorted(_FOR_PLAIN - {'strict'}))}."
+    )
+  for name, default in (("relaxation", "mlp"), ("relaxation_scale", None), ("gamma_lr", None)):
+    if given[name] != default:
+      raise UsageError(f"--{name} has no meaning with --model={model}, which has no branches.")
+
+
+def _check_schedule(merged: dict[str, Any]) -> None:
+  length, epochs = merged["schedule_epochs"], merged["epochs"]
+  if length > epochs:
+    raise UsageError(
+      f"--schedule_epochs={length} is longer than the run of {epochs} epochs, which would end with "
+      "gamma above 0; lower it, or raise --epochs."
+    )
+  if FLAGS["relaxation"].present and merged["relaxation"] != "linear":
+    raise UsageError(
+      f"--relaxation={merged['relaxation']}: the schedule's penalty is for a linear branch; leave "
+      "it out."
+    )
 
 
 def plan(settings: dict[str, Any]) -> replicas.Plan:
@@ -154,15 +229,18 @@ def describe(settings: dict[str, Any], plan: replicas.Plan) -> str:
 
 
 _CHECKED: dict[str, set[str]] = {
-  "rho": {"resilient", "ridge"},
-  "epsilon": {"inequality"},
-  "slack_lr": {"resilient"},
+  "rho": {"resilient", "ridge", "functional_resilient"},
+  "epsilon": {"inequality", "functional"},
+  "beta": {"remul"},
+  "weighting": {"remul"},
+  "schedule_epochs": {"schedule"},
+  "slack_lr": {"resilient", "functional_resilient"},
   "dual_lr": _WITH_MULTIPLIERS,
   "dual_optimizer": _WITH_MULTIPLIERS,
   "dual_eps": _WITH_MULTIPLIERS,
   "augmented": _WITH_MULTIPLIERS,
-  "gamma_lr": set(CONSTRAINTS) - {"strict"},
-  "relaxation_scale": set(CONSTRAINTS) - {"strict"},
+  "gamma_lr": _RELAXED - {"schedule"},
+  "relaxation_scale": _RELAXED - {"schedule"},
   "lr": set(CONSTRAINTS),
   "clip_norm": set(CONSTRAINTS),
 }
@@ -172,12 +250,14 @@ _CHECKED: dict[str, set[str]] = {
 def _check(given: dict[str, Any]) -> None:
   for name, users in _CHECKED.items():
     _check_only(name, None, given, users)
-  for name in ("lr", "gamma_lr", "slack_lr", "dual_lr", "dual_eps", "rho", "clip_norm"):
+  for name in ("lr", "gamma_lr", "slack_lr", "dual_lr", "dual_eps", "rho", "beta", "clip_norm"):
     if given[name] is not None and not 0 < given[name] < float("inf"):
       raise UsageError(f"--{name}={given[name]:g} must be positive and finite.")
   for name in ("epsilon", "augmented"):
     if given[name] is not None and not 0 <= given[name] < float("inf"):
       raise UsageError(f"--{name}={given[name]:g} must not be negative, and finite.")
+  if given["weighting"] == "gradnorm" and given["beta"] is not None:
+    raise UsageError("--beta and --weighting=gradnorm contradict each other; leave out one.")
   if FLAGS.resume and not FLAGS.workdir:
     raise UsageError("--resume needs to know what: add --workdir=FOLDER of the run to continue.")
 

@@ -41,9 +41,10 @@ def check() -> None:
   if FLAGS.source == "acclaim" and not FLAGS.data_dir:
     raise UsageError("--source=acclaim needs a folder: add --data_dir=FOLDER.")
   model = FLAGS.model or "egno"
-  if model == "mpnn" and FLAGS.constraint != "strict":
+  if model == "egno" and FLAGS.constraint == "schedule":
     raise UsageError(
-      "--model=mpnn is not equivariant and has nothing to relax; add --constraint=strict."
+      "--constraint=schedule penalises linear branches between known representations, and EGNO's "
+      "branches carry streams without any; take --model=egnn|radial_field|tfn|se3_transformer."
     )
   for name in ("modes", "centring"):
     if model != "egno" and FLAGS[name].present:

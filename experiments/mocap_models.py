@@ -84,7 +84,7 @@ def make_model(settings: dict[str, Any], data: mocap.Dataset) -> SkeletonModel:
   """Builds the model of the settings."""
   kind, hidden, layers = settings["model"], settings["hidden_features"], settings["layers"]
   relaxed: dict[str, Any] = {"relaxation_scale": settings["relaxation_scale"], "axis_name": DATA}
-  branch = training.RELAXATIONS[settings["relaxation"]]
+  branch = training.relaxation(settings)
   makers: dict[str, Callable[[], nn.Module]] = {
     "egno": lambda: EGNO(
       hidden, layers, STEPS[kind], settings["modes"], centring=settings["centring"], **relaxed

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ace_jax import history, state, task
-from ace_jax.symmetry import equivariance_error, random_rotations
+from ace_jax.functional import Symmetry
+from ace_jax.symmetry import actions, equivariance_error, groups, random_rotations
 from data import mocap
 from experiments import mocap_models, runs, training
 from experiments.mocap_presets import preset
@@ -96,7 +97,31 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> training.Prob
     published=published,
     draw=functools.partial(draw, data, settings["constraint"]),
     eval_batch_size=60,
+    symmetry=SYMMETRY,
   )
+
+
+def turn(element: groups.Motion, batch: mocap.Split) -> mocap.Split:
+  """Turns positions, velocities and targets about the mean joint; the height feature is held."""
+  velocities = actions.vector(element, batch["velocities"])
+  positions = _turn_about(batch, element, batch["positions"])
+  targets = turn_prediction(element, batch["targets"], batch)
+  return {**batch, "positions": positions, "velocities": velocities, "targets": targets}
+
+
+def turn_prediction(element: groups.Motion, prediction: jax.Array, batch: mocap.Split) -> jax.Array:
+  """Turns positions at future frames, [..., joints, T, 3], about the mean joint of the input."""
+  return jnp.swapaxes(_turn_about(batch, element, jnp.swapaxes(prediction, -2, -3)), -2, -3)
+
+
+def _turn_about(batch: mocap.Split, element: groups.Motion, points: jax.Array) -> jax.Array:
+  centre = batch["positions"].mean(-2, keepdims=True)
+  centre = jnp.expand_dims(centre, tuple(range(centre.ndim - 2, points.ndim - 2)))
+  return centre + actions.vector(element, points - centre)
+
+
+SYMMETRY = Symmetry(groups.so3(), turn, turn_prediction)
+"""SO(3) about the mean joint."""
 
 
 def model_inputs(batch: mocap.Split) -> tuple[jax.Array, ...]:

@@ -1,6 +1,7 @@
-"""SEGNN on charged particles or gravity: `python -m experiments.nbody --constraint=equality`.
+"""Charged particles or gravity: `python -m experiments.nbody --constraint=equality`.
 
-From positions, velocities and charges at one moment, predict the positions one time unit later.
+From positions, velocities and charges at one moment, a SEGNN (or an MPNN or transformer, which
+keep no rotations) predicts the positions one time unit later.
 """
 
 from absl import flags
@@ -26,6 +27,7 @@ flags.DEFINE_integer("lmax", 1, "Largest degree of the hidden features.", lower_
 flags.DEFINE_integer("lmax_attributes", 1, "Largest degree of the attributes.", lower_bound=1)
 flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SEGNN's layers.")
 
+MODELS = ("segnn", "mpnn", "transformer")
 OWN = (
   *("system", "data_file", "symmetry_breaking", "breaking_from", "force_clip"),
   *("lmax", "lmax_attributes", "norm"),
@@ -42,6 +44,9 @@ def check() -> None:
   for name in simulated:
     if FLAGS.data_file and FLAGS[name].present:
       raise UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
+  for name in ("lmax", "lmax_attributes", "norm"):
+    if FLAGS.model in common.PLAIN_MODELS and FLAGS[name].present:
+      raise UsageError(f"--{name} is for --model=segnn; leave out one.")
   if FLAGS["breaking_from"].present and not FLAGS.symmetry_breaking:
     raise UsageError("--breaking_from needs --symmetry_breaking, such as gravity:1.")
 
@@ -49,7 +54,7 @@ def check() -> None:
 def main() -> None:
   """Runs what the flags ask for."""
   check()
-  settings = common.settings(PRESETS[FLAGS.preset], OWN, ("segnn",))
+  settings = common.settings(PRESETS[FLAGS.preset], OWN, MODELS)
   plan = common.plan(settings)
   if FLAGS.dry_run:
     print(common.describe(settings, plan))

@@ -5,15 +5,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 
 from ace_jax import history, state, task
+from ace_jax.functional import Symmetry
+from ace_jax.models.mpnn import MPNN
+from ace_jax.models.plain import NBodyPlain
 from ace_jax.models.segnn import SEGNN, NBodySEGNN
+from ace_jax.models.transformer import Transformer
 from ace_jax.parallel import DATA
-from ace_jax.symmetry import equivariance_error, random_rotations
+from ace_jax.symmetry import actions, equivariance_error, groups, random_rotations
 from data import nbody
 from experiments import runs, text, training
 from experiments.nbody_presets import PRESETS
@@ -82,15 +87,19 @@ def say_data(data: nbody.Dataset) -> None:
     )
 
 
-def make_model(settings: dict[str, Any]) -> NBodySEGNN:
-  """Builds the SEGNN of the settings."""
+def make_model(settings: dict[str, Any]) -> nn.Module:
+  """Builds the model of the settings."""
+  kind, width, layers = settings["model"], settings["hidden_features"], settings["layers"]
+  plain = {"mpnn": lambda: MPNN(width, layers), "transformer": lambda: Transformer(width, layers)}
+  if kind in plain:
+    return NBodyPlain(plain[kind](), settings["centring"])
   network = SEGNN(
     hidden_features=settings["hidden_features"],
     num_layers=settings["layers"],
     lmax_hidden=settings["lmax"],
     lmax_attributes=settings["lmax_attributes"],
     norm=settings["norm"],
-    relaxation=training.RELAXATIONS[settings["relaxation"]],
+    relaxation=training.relaxation(settings),
     relaxation_scale=settings["relaxation_scale"],
     axis_name=DATA,
   )
@@ -113,7 +122,7 @@ def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> training.Prob
   label, baseline = settings["constraint"], data.summary["linear_mse"]["valid"]
   return training.Problem(
     experiment="nbody",
-    model="segnn",
+    model=settings["model"],
     network=make_model(settings),
     inputs=model_inputs,
     loss=squared_error,
@@ -125,7 +134,24 @@ def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> training.Prob
     measure=lambda current: equivariance(current, measured),
     published=_PUBLISHED,
     draw=functools.partial(draw, data, label, baseline),
+    symmetry=SYMMETRY,
   )
+
+
+KINDS = {
+  "positions": actions.position,
+  "velocities": actions.vector,
+  "charges": actions.invariant,
+  "targets": actions.position,
+}
+"""How motions of space act on a batch."""
+
+# Rotations about the origin; of a model that keeps translations, those about any point.
+SYMMETRY = Symmetry(
+  groups.so3(),
+  actions.act_on(KINDS),
+  lambda element, prediction, batch: actions.position(element, prediction),
+)
 
 
 def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.Array]:
@@ -212,6 +238,7 @@ def curve(
         "epochs": settings["epochs"] * stretch,
         "eval_every": settings["eval_every"] * stretch,
         "checkpoint_every": settings["checkpoint_every"] * stretch,
+        "schedule_epochs": settings["schedule_epochs"] and settings["schedule_epochs"] * stretch,
         "keep_period": settings["keep_period"] and settings["keep_period"] * stretch,
       }
       folder = place / f"{constraint}_{size}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.usage import UsageError
 
-GRIDDED = ("lr", "gamma_lr", "slack_lr", "dual_lr", "rho", "epsilon", "augmented")
+GRIDDED = ("lr", "gamma_lr", "slack_lr", "dual_lr", "rho", "epsilon", "beta", "augmented")
 """Settings that ride in the state as arrays, so that replicas may differ in them."""
 
 

@@ -119,14 +119,6 @@ def radius(batch: Any) -> float:
   return float(np.sqrt(np.mean(np.sum(np.square(centred), -1))))
 
 
-KINDS = {
-  "positions": actions.position,
-  "velocities": actions.vector,
-  "charges": actions.invariant,
-  "targets": actions.position,
-}
-
-
 def compile_measure(learned: task.Task, group: groups.Group, angles: int):
   """Compiles what a report needs of a predictor.
 
@@ -140,7 +132,7 @@ def compile_measure(learned: task.Task, group: groups.Group, angles: int):
     every sample loses when it is moved along it, and the mean loss. `variables` is an entry of
     `AceState.current()` or `selected()`.
   """
-  act = actions.act_on(KINDS)
+  act = actions.act_on(nbody_run.KINDS)
 
   @jax.jit
   def measure(variables, batch):

@@ -13,7 +13,7 @@ from absl import flags
 from experiments import app
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("table", "nbody", ["nbody", "mocap"], "Which table.")
+flags.DEFINE_enum("table", "nbody", ["nbody", "mocap", "rivals"], "Which table.")
 flags.DEFINE_list("folders", None, "Where to look for result.json files; results/TABLE.")
 flags.DEFINE_enum("format", "text", ["text", "markdown", "latex"], "How to write it.")
 
@@ -93,12 +93,13 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
 
 def main() -> None:
   """Prints the table."""
-  from experiments import mocap_table, text
+  from experiments import mocap_table, rivals_table, text
 
   results = read(FLAGS.folders or [f"results/{FLAGS.table}"])
   header, rows = {
     "nbody": lambda: (NBODY_HEADER, nbody_rows(results)),
     "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(results)),
+    "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(results)),
   }[FLAGS.table]()
   print({"text": text.table, "markdown": markdown, "latex": latex}[FLAGS.format](header, rows))
 

@@ -1,6 +1,8 @@
 """The training of any experiment: initial states, one device program, a result.json a replica."""
 
 import dataclasses
+import functools
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,21 @@ import ace_jax
 from ace_jax import (
   checkpoints,
   epochs,
+  functional,
   history,
   homotopy,
   parallel,
   relaxations,
+  rivals,
   state,
   task,
   training,
 )
 from ace_jax.errors import CheckpointError, NonFiniteError
+from ace_jax.functional import Functional, ResilientFunctional, Symmetry
 from ace_jax.lagrangian import dual_optimizer
 from ace_jax.logging import ProgressBar, TensorBoardLogger
-from ace_jax.parallel import default_mesh, make_mesh
+from ace_jax.parallel import DATA, default_mesh, make_mesh
 from ace_jax.primal_dual import primal_adam
 from experiments import runs, text
 from experiments.replicas import GRIDDED, Plan
@@ -58,6 +63,7 @@ class Problem:
     published: The published value of every setting that decides a result.
     draw: Draws the run's figures into a folder, from the final state and the records.
     eval_batch_size: Samples evaluated at once; only memory and speed depend on it.
+    symmetry: The group and its action on the data; None where there is no known one.
   """
 
   experiment: str
@@ -74,12 +80,32 @@ class Problem:
   published: dict[str, Any]
   draw: Callable[[Path, state.AceState, list[history.Record]], None]
   eval_batch_size: int = 500
+  symmetry: Symmetry | None = None
 
 
-def make_constraint(settings: dict[str, Any]) -> ace_jax.Formulation:
+def relaxation(settings: dict[str, Any]) -> Callable[..., nn.Module]:
+  """Returns the constructor of the branches; under a schedule they start near 0, as published."""
+  branch = RELAXATIONS[settings["relaxation"]]
+  if settings["constraint"] != "schedule":
+    return branch
+  return functools.partial(branch, kernel_init=nn.initializers.normal(1e-4))
+
+
+def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formulation:
   """Builds the formulation of the settings."""
   name, augmented = settings["constraint"], settings["augmented"]
   augmented = 0.0 if augmented is None else augmented
+  symmetry = problem.symmetry
+
+  def remul():
+    if settings["weighting"] == "gradnorm":
+      return rivals.GradNorm(symmetry=symmetry, axis_name=DATA)
+    return rivals.Remul(beta=settings["beta"], symmetry=symmetry)
+
+  def schedule():
+    steps = settings["schedule_epochs"] * (task.size(problem.train) // settings["batch_size"])
+    return rivals.Schedule(steps=steps, symmetry=symmetry, axis_name=DATA)
+
   return {
     "strict": ace_jax.Unconstrained,
     "none": ace_jax.Unconstrained,
@@ -88,6 +114,11 @@ def make_constraint(settings: dict[str, Any]) -> ace_jax.Formulation:
     "resilient": lambda: ace_jax.Resilient(augmented=augmented, rho=settings["rho"]),
     "one_sided": lambda: ace_jax.OneSided(augmented=augmented),
     "ridge": lambda: ace_jax.Ridge(rho=settings["rho"]),
+    "schedule": schedule,
+    "remul": remul,
+    "augment": lambda: rivals.Augment(symmetry=symmetry),
+    "functional": lambda: Functional(augmented, symmetry, settings["epsilon"]),
+    "functional_resilient": lambda: ResilientFunctional(augmented, symmetry, settings["rho"]),
   }[name]()
 
 
@@ -110,7 +141,8 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
     own = shared | constants
     init_key, run_key = jax.random.split(key)
     variables = init(init_key, *problem.inputs(batch))
-    begin = state.create(learned, variables, make_constraint(own), *_optimizers(own), run_key)
+    formulation = make_constraint(own, problem)
+    begin = state.create(learned, variables, formulation, *_optimizers(own), run_key)
     # Step sizes ride in the optimizers' states; the optimizers themselves must be the same.
     primal, dual = optimizers
     return begin.replace(primal_optimizer=primal, dual_optimizer=dual)  # pyright: ignore[reportAttributeAccessIssue]
@@ -244,6 +276,7 @@ def train(
         failed.append(f"{name} in epoch {int(alone.failed)}")
         continue
       result = make_result(problem, own[i], alone, records[i], tests[i])
+      result |= equivariance_result(problem, alone, result["predictors"])
       results.append({**result, "replica": name, "replicas": len(names)})
       _write(place / name, problem, own[i], alone, records[i], results[-1])
   if failed:
@@ -332,6 +365,52 @@ def make_result(
     "data": problem.summary,
     "environment": runs.environment(),
   }
+
+
+def equivariance_result(
+  problem: Problem, end: state.AceState, predictors: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+  """Measures mean squared equivariance errors on test data: {} where no symmetry is known.
+
+  Adds `test_gap` and its standard error over samples, `test_gap_error`, to every predictor. Warns
+  where the bound of a functional constraint is below what the test samples can resolve.
+
+  Args:
+    problem: Model and data.
+    end: Final state of the run.
+    predictors: Those of result.json.
+
+  Returns:
+    Under a functional constraint `functional`: the bound `asked` for (epsilon, or the final slack),
+    and the errors reached by the selected parameters and the final ones.
+  """
+  if problem.symmetry is None:
+    return {}
+  batch_size = problem.eval_batch_size
+
+  @jax.jit
+  def measure(variables, data):
+    key = jax.random.key(0)
+    return functional.measure(end.task, symmetry, variables, data, key, batch_size=batch_size)
+
+  symmetry = problem.symmetry
+  for name, variables in end.selected().items():
+    gap, error = (float(x) for x in measure(variables, problem.test))
+    predictors[name] |= {"test_gap": gap, "test_gap_error": error}
+  if not isinstance(end.formulation, Functional | ResilientFunctional):
+    return {}
+  name = "relaxed" if end.primal.gamma else "projection"
+  asked = float(f"{float(end.formulation.bound(end.primal)):.6g}")  # 0.001, not its float32
+  final, error = (float(x) for x in measure(end.current()[name], problem.test))
+  if asked < error:
+    warnings.warn(
+      f"the bound {asked:.1e} on the mean squared equivariance error is below its standard error "
+      f"{error:.1e} on {task.size(problem.test)} test samples: whether it is met cannot be told.",
+      stacklevel=2,
+    )
+  found = {k: predictors[name][k] for k in ("test_gap", "test_gap_error")}
+  final = {"test_gap": final, "test_gap_error": error}
+  return {"functional": {"asked": asked, "selected": found, "final": final}}
 
 
 def _evaluation(record: history.Record) -> history.Record:

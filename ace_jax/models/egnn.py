@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, relaxations
-from ace_jax.homotopy import Homotopic
+from ace_jax.homotopy import Homotopic, Irreps
 
 _LARGEST_MOVE = 100.0
 
@@ -157,4 +157,7 @@ class _HomotopicLayer(nn.Module):
     seen = jnp.concatenate([features, positions - centre, velocities], -1)
     layer = EGNNLayer(self.hidden, name="egnn")
     x, h = layer(positions, velocities, features, edge_features, edges)
-    return homotopic(name="positions")(x, seen), homotopic(name="features")(h, seen)
+    scalars = f"{self.hidden}x0e"
+    sees = f"{scalars}+1x1o+1x1o"
+    moved = homotopic(irreps=Irreps(sees, "1x1o"), name="positions")(x, seen)
+    return moved, homotopic(irreps=Irreps(sees, scalars), name="features")(h, seen)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, relaxations
-from ace_jax.homotopy import Homotopic
+from ace_jax.homotopy import Homotopic, Irreps
 from ace_jax.models.steerable import norm
 
 
@@ -85,5 +85,11 @@ class _Layer(nn.Module):
     radial = nn.Dense(1, use_bias=False, kernel_init=small, name="radial_1")
     weight = jnp.tanh(radial(nn.silu(dense(scalars))))
     moved = x + edges.mean(difference * weight) + v * perceptron(1, name="velocity")(norm(v))
-    homotopic = Homotopic(self.relaxation, self.relaxation_scale, self.axis_name, name="positions")
+    homotopic = Homotopic(
+      self.relaxation,
+      self.relaxation_scale,
+      self.axis_name,
+      irreps=Irreps("1x1o+1x1o", "1x1o"),
+      name="positions",
+    )
     return homotopic(moved, jnp.concatenate([x - centre, v], -1))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, relaxations
-from ace_jax.homotopy import Homotopic
+from ace_jax.homotopy import Homotopic, Irreps
 from ace_jax.models import steerable
 from ace_jax.models.steerable import Features, Multiplicities
 
@@ -200,10 +200,12 @@ class SEGNNLayer(nn.Module):
     return steerable.tensor_product(joined, attributes, *weights())
 
   def _homotopic(self, name: str) -> Callable[[Features, tuple[Array, ...]], Features]:
-    layer = Homotopic(self.relaxation, self.relaxation_scale, self.axis_name, name=name)
-
     def call(y: Features, parts: tuple[Array, ...]) -> Features:
       channels = tuple(part.shape[-1] for part in y)
+      irreps = Irreps(steerable.layout(parts), steerable.layout(y))
+      layer = Homotopic(
+        self.relaxation, self.relaxation_scale, self.axis_name, irreps=irreps, name=name
+      )
       relaxed = layer(steerable.flatten(y), steerable.flatten(parts))
       return steerable.unflatten(relaxed, channels)
 

@@ -114,6 +114,15 @@ def unflatten(x: Float[Array, "... features"], channels: Multiplicities) -> Feat
   )
 
 
+def layout(parts: Sequence[Array]) -> str:
+  """Returns the irreps of joined parts [..., 2 l + 1, channels], as e3nn writes them."""
+  return "+".join(f"{x.shape[-1]}x{(x.shape[-2] - 1) // 2}{_parity(x)}" for x in parts)
+
+
+def _parity(x: Array) -> str:
+  return "e" if x.shape[-2] % 4 == 1 else "o"
+
+
 def concatenate(features: Sequence[Features]) -> Features:
   """Joins the channels of several features degree by degree (a missing degree is empty)."""
   degrees = range(max(len(x) for x in features))

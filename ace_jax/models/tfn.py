@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, relaxations
-from ace_jax.homotopy import Homotopic
+from ace_jax.homotopy import Homotopic, Irreps
 from ace_jax.models import steerable
 from ace_jax.models.steerable import Features
 
@@ -161,12 +161,12 @@ class HomotopicFeatures(nn.Module):
   relaxation_scale: str = "free"
   axis_name: str | None = None
 
-  def setup(self):
-    self.layer = Homotopic(self.relaxation, self.relaxation_scale, self.axis_name)
-    nn.share_scope(self, self.layer)
-
+  @nn.compact
   def __call__(self, y: Features, seen: Sequence[Array]) -> Features:
-    relaxed = self.layer(steerable.flatten(y), steerable.flatten(tuple(seen)))
+    irreps = Irreps(steerable.layout(seen), steerable.layout(y))
+    layer = Homotopic(self.relaxation, self.relaxation_scale, self.axis_name, irreps=irreps)
+    nn.share_scope(self, layer)
+    relaxed = layer(steerable.flatten(y), steerable.flatten(tuple(seen)))
     return steerable.unflatten(relaxed, tuple(part.shape[-1] for part in y))
 
 

@@ -49,6 +49,8 @@ def test_a_run_and_its_figures_from_end_to_end(tmp_path):
   [
     ["--model=egnn", "--constraint=equality"],
     ["--model=mpnn", "--constraint=strict", "--subject=walk"],
+    pytest.param(["--model=mpnn", "--constraint=functional"], marks=pytest.mark.slow),
+    pytest.param(["--model=egnn", "--constraint=schedule"], marks=pytest.mark.slow),
     pytest.param(["--model=radial_field", "--constraint=equality"], marks=pytest.mark.slow),
     pytest.param(["--model=tfn", "--constraint=strict"], marks=pytest.mark.slow),
     pytest.param(["--model=se3_transformer", "--constraint=none"], marks=pytest.mark.slow),
@@ -66,11 +68,30 @@ def test_every_model_runs(tmp_path, flags):
   assert np.isfinite([found["test_mse"] for found in result["predictors"].values()]).all()
 
 
+def test_turning_about_the_mean_joint_keeps_it_and_all_lengths():
+  from ace_jax.symmetry import groups
+  from experiments import mocap_run
+
+  draw = np.random.default_rng(0).normal
+  batch = {"positions": draw(size=(2, 4, 3)) + 5, "velocities": draw(size=(2, 4, 3))}
+  batch |= {"targets": draw(size=(2, 4, 5, 3)), "heights": draw(size=(2, 4, 1))}
+  element = groups.Motion(groups.rotation("z", np.pi / 2), np.zeros(3))
+  found = mocap_run.turn(element, batch)
+  centre = batch["positions"].mean(1)
+  np.testing.assert_allclose(found["positions"].mean(1), centre, rtol=1e-5)
+  np.testing.assert_array_equal(found["heights"], batch["heights"])
+  x, y, z = np.moveaxis(batch["targets"] - centre[:, None, None], -1, 0)
+  expected = np.stack([-y, x, z], -1) + centre[:, None, None]
+  np.testing.assert_allclose(found["targets"], expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(found["velocities"][..., 2], batch["velocities"][..., 2], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   ("flags", "says"),
   [
     (["--model=gpt"], "--model=gpt does not exist"),
     (["--model=mpnn"], "--constraint=strict"),
+    (["--constraint=schedule"], "take --model=egnn"),
     (["--model=egnn", "--modes=2"], "--modes is for --model=egno"),
     (["--source=acclaim"], "--data_dir"),
     (["--source=synthetic", "--data_dir=a"], "leave out one"),

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 TINY = ["--epochs=2", "--batch_size=10", "--hidden_features=6", "--layers=1", "--eval_every=1"]
 
 
+_SLOW = pytest.mark.slow
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": ""}
 
 
@@ -82,6 +83,14 @@ def data_file(tmp_path_factory):
     (["--grid=dual_lr=1e-3,-1"], "--dual_lr=-1 must be positive"),
     (["--grid=rho=1,2"], "--rho has no meaning with --constraint=equality"),
     (["--lr=1e-3", "--grid=lr=1e-3,1e-2"], "--lr and --grid=lr=... contradict"),
+    (["--beta=2"], "--beta has no meaning with --constraint=equality"),
+    (["--constraint=remul", "--beta=2", "--weighting=gradnorm"], "--weighting=gradnorm contradict"),
+    (["--constraint=schedule", "--epochs=5", "--schedule_epochs=6"], "is longer than the run of 5"),
+    (["--constraint=schedule", "--relaxation=mlp"], "for a linear branch"),
+    (["--constraint=schedule", "--gamma_lr=1"], "--gamma_lr has no meaning"),
+    (["--model=mpnn"], "has nothing to relax"),
+    (["--model=mpnn", "--constraint=functional", "--gamma_lr=1"], "which has no branches"),
+    (["--model=transformer", "--constraint=strict", "--lmax=2"], "--lmax is for --model=segnn"),
     (["--mesh=4"], "must be written as replica:2,data:4"),
   ],
 )
@@ -208,6 +217,42 @@ def test_every_constraint_runs(tmp_path, data_file, flags):
   assert done.returncode == 0, done.stderr
   result = json.loads((place / "result.json").read_text())
   assert np.isfinite([found["test_mse"] for found in result["predictors"].values()]).all()
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [
+    ["--constraint=schedule", "--schedule_epochs=1"],
+    ["--constraint=augment", "--model=mpnn"],
+    ["--constraint=remul", "--model=mpnn", "--grid=beta=0.5,2"],
+    ["--constraint=functional", "--model=mpnn", "--epsilon=1e-9"],
+    pytest.param(["--constraint=functional_resilient", "--model=transformer"], marks=_SLOW),
+    pytest.param(["--constraint=remul", "--weighting=gradnorm"], marks=_SLOW),
+    pytest.param(["--constraint=functional"], marks=_SLOW),
+  ],
+)
+def test_every_rival_runs(tmp_path, data_file, flags):
+  place = tmp_path / "run"
+  done = run(*TINY, *flags, f"--data_file={data_file}", f"--workdir={place}")
+  assert done.returncode == 0, done.stderr
+  results = [json.loads(path.read_text()) for path in place.rglob("result.json")]
+  for result in results:
+    for found in result["predictors"].values():
+      assert np.isfinite([found["test_mse"], found["test_gap"], found["test_gap_error"]]).all()
+  if "--epsilon=1e-9" in flags:
+    reached = results[0]["functional"]["final"]
+    assert results[0]["functional"]["asked"] == 1e-9
+    assert reached["test_gap"] > 1e-3
+    assert results[0]["final"]["multiplier"]["equivariance"] > 0
+    warned = f"is below its standard error {reached['test_gap_error']:.1e} on 10 test samples"
+    assert warned in done.stderr
+  if "--constraint=schedule" in flags:
+    assert results[0]["predictors"]["projection"]["test_gap"] < 1e-10
+    assert set(results[0]["final"]["gamma"].values()) == {0}
+    assert results[0]["settings"]["relaxation"] == "linear"
+  done = run_module("table", "--table=rivals", f"--folders={place}")
+  assert done.returncode == 0, done.stderr
+  assert "equiv. MSE" in done.stdout
 
 
 def test_sample_efficiency_curve(tmp_path, data_file):

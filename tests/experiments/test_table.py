@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data.errors import DataError
-from experiments import reference, table, text
+from experiments import reference, rivals_table, table, text
 
 
 def result(seed, test, constraint="equality"):
@@ -71,3 +71,39 @@ def test_only_runs_of_the_reference_model_are_held_against_it():
   assert not reference.comparable(other_rate)
   assert reference.comparable({**other_rate, "constraint": "strict"})
   assert not reference.comparable({**result, "differs_from_published": {"lr": [1e-3, 5e-4]}})
+
+
+def rival(seed, constraint, test, gap, model="mpnn", predictors=("projection",), **settings):
+  shared = {"seed": seed, "hidden_features": 8, "layers": 1, "batch_size": 10, **settings}
+  shared["constraint"] = constraint
+  found = {
+    name: {"test_mse": test, "test_gap": gap, "final_equivariance_error": 0.1}
+    for name in predictors
+  }
+  asked = {"functional": {"asked": settings["epsilon"]}} if "epsilon" in settings else {}
+  return {
+    **{"experiment": "nbody", "model": model, "constraint": constraint, "settings": shared},
+    **{"predictors": found, "seeds": [seed], "train_samples": 40, "epochs": 2},
+    **{"seconds": 10.0, "replicas": 2, **asked},
+  }
+
+
+def test_rivals_and_remul_at_the_equivariance_error_of_functional():
+  both = ("projection", "relaxed")
+  results = [
+    rival(0, "functional", 0.02, 0.001, epsilon=0.001),
+    rival(1, "functional", 0.04, 0.002, epsilon=0.001),
+    rival(0, "remul", 0.05, 0.03, beta=1.0, weighting="constant"),
+    rival(0, "remul", 0.06, 0.003, beta=10.0, weighting="constant"),
+    rival(0, "remul", 0.06, 0.001, "transformer", beta=5.0, weighting="constant"),
+    rival(0, "schedule", 0.01, 1e-14, "segnn", both),
+    rival(0, "equality", 0.01, 1e-14, "segnn", both),
+  ]
+  rows = {row[0]: row for row in rivals_table.rows(results)}
+  row = rows["mpnn, functional, epsilon=0.001"]
+  assert row[4:8] == ["0,1", "0.03 +- 0.01", "0.0015 +- 0.0007", "0.001"]
+  assert row[9] == "5"
+  assert rows["  beside it: mpnn, remul, beta=10"][6] == "0.003"
+  assert sum(label.startswith("  beside") for label in rows) == 1
+  shown = [row[1] for row in rivals_table.rows(results) if row[0].startswith("segnn")]
+  assert shown == ["projection", "relaxed", "projection"]

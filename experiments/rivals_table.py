@@ -1,0 +1,134 @@
+"""The table of rival training rules: test error, measured equivariance error, seconds, seeds."""
+
+import json
+import math
+import statistics
+from typing import Any, NamedTuple
+
+from experiments.flags import CONSTRAINTS, PLAIN_MODELS
+
+HEADER = [
+  *("run", "predictor", "train", "epochs", "seeds", "test MSE"),
+  *("equiv. MSE", "asked", "equiv. error", "seconds a run"),
+]
+
+_NETWORK = {"none", "remul", "augment", "functional", "functional_resilient"}
+"""Rules that train one network, with gamma where it has one."""
+_ALONE = {"strict", "schedule"}
+"""Rules whose predictor is the projection."""
+_CONSTANTS = ("rho", "epsilon", "beta")
+
+
+class Line(NamedTuple):
+  """Runs that differ in the seed alone, and one of their predictors.
+
+  Attributes:
+    results: Contents of their result.json.
+    predictor: "projection" or "relaxed".
+  """
+
+  results: list[dict[str, Any]]
+  predictor: str
+
+  @property
+  def constraint(self) -> str:
+    return self.results[0]["constraint"]
+
+  @property
+  def protocol(self) -> tuple[Any, ...]:
+    """What runs must share to be compared."""
+    first, settings = self.results[0], self.results[0]["settings"]
+    sizes = (settings["hidden_features"], settings["layers"], settings["batch_size"])
+    return first["experiment"], first["model"], *sizes, first["train_samples"], first["epochs"]
+
+  def values(self, name: str) -> list[float]:
+    """Returns a number of the predictor, of every seed that has it."""
+    found = [result["predictors"][self.predictor].get(name) for result in self.results]
+    return [value for value in found if value is not None]
+
+  def label(self) -> str:
+    """Returns model, constraint and its constants."""
+    settings = self.results[0]["settings"]
+    known = [name for name in _CONSTANTS if settings.get(name) is not None]
+    constants = [f"{name}={settings[name]:g}" for name in known]
+    if settings.get("weighting") == "gradnorm":
+      constants.append("GradNorm")
+    return ", ".join([self.results[0]["model"], self.constraint, *constants])
+
+  def cells(self, label: str) -> list[str]:
+    """Returns the row."""
+    first = self.results[0]
+    asked = [result["functional"]["asked"] for result in self.results if "functional" in result]
+    seconds = [result["seconds"] / result.get("replicas", 1) for result in self.results]
+    return [
+      label,
+      "network" if first["model"] in PLAIN_MODELS else self.predictor,
+      str(first["train_samples"]),
+      str(first["epochs"]),
+      ",".join(str(seed) for result in self.results for seed in result["seeds"]),
+      _spread(self.values("test_mse")),
+      _spread(self.values("test_gap")),
+      f"{statistics.mean(asked):.2g}" if asked else "",
+      _spread(self.values("final_equivariance_error"), deviation=False),
+      f"{statistics.mean(seconds):.0f}",
+    ]
+
+
+def rows(results: list[dict[str, Any]]) -> list[list[str]]:
+  """Returns the rows, one a configuration and predictor.
+
+  Below each row of a functional constraint stands, once more, the REMUL run of the same model and
+  protocol whose measured mean squared equivariance error is nearest to it (by ratio): the two at
+  equal equivariance, as far as there are runs.
+
+  Args:
+    results: Contents of result.json files.
+  """
+  lines = _lines(results)
+  remul = [line for line in lines if line.constraint == "remul"]
+  table = []
+  for line in lines:
+    table.append(line.cells(line.label()))
+    if line.constraint not in ("functional", "functional_resilient"):
+      continue
+    own = [other for other in remul if other.protocol == line.protocol]
+    if own:
+      nearest = min(own, key=lambda other: abs(_log_gap(other) - _log_gap(line)))
+      table.append(nearest.cells(f"  beside it: {nearest.label()}"))
+  return table
+
+
+def _lines(results: list[dict[str, Any]]) -> list[Line]:
+  groups: dict[str, list[dict[str, Any]]] = {}
+  for result in results:
+    same = {k: v for k, v in result["settings"].items() if k != "seed"}
+    key = json.dumps([result["experiment"], same], sort_keys=True)
+    groups.setdefault(key, []).append(result)
+  lines = [
+    Line(sorted(group, key=lambda result: result["seeds"]), name)
+    for group in groups.values()
+    for name in _shown(group[0])
+  ]
+  return sorted(
+    lines,
+    key=lambda line: (line.protocol, CONSTRAINTS.index(line.constraint), line.label(), line[1]),
+  )
+
+
+def _shown(result: dict[str, Any]) -> list[str]:
+  names = list(result["predictors"])
+  if result["constraint"] in _ALONE:
+    return ["projection"]
+  return names[-1:] if result["constraint"] in _NETWORK else names
+
+
+def _log_gap(line: Line) -> float:
+  gaps = line.values("test_gap")
+  return math.log(max(statistics.mean(gaps), 1e-30)) if gaps else math.inf
+
+
+def _spread(values: list[float], deviation: bool = True) -> str:
+  if not values:
+    return ""
+  spread = f" +- {statistics.stdev(values):.1g}" if deviation and len(values) > 1 else ""
+  return f"{statistics.mean(values):.3g}{spread}"
