@@ -133,6 +133,7 @@ class GradNorm(Formulation):
     weighted = own_state["weights"] * norms
     target = jnp.mean(weighted) * pace**self.asymmetry
     gradient = jnp.sign(weighted - target) * norms
+    direction: Any
     direction, adam = _ADAM.update(gradient, own_state["adam"])
     weights = jnp.maximum(own_state["weights"] - self.weight_lr * direction, _SMALLEST_WEIGHT)
     weights = 2 * weights / jnp.sum(weights)
