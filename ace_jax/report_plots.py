@@ -40,6 +40,7 @@ def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorRe
   for axes in (left, middle, right):
     axes.grid(alpha=0.25, axis="x")
     axes.tick_params(axis="x", labelsize=8)
+    axes.locator_params(axis="x", nbins=5)
   return figure
 
 
