@@ -3,9 +3,9 @@
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -114,10 +114,15 @@ def truncate(path: Path, epoch: int) -> list[Record]:
 
 def write_text(path: Path, text: str) -> None:
   """Replaces a file atomically: readers see the old text or the new one, never a part."""
+  write_binary(path, lambda file: file.write(text.encode()))
+
+
+def write_binary(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+  """Replaces a file atomically by what `write` puts into it, as in `write_text`."""
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    with temporary.open("w") as file:
-      file.write(text)
+    with temporary.open("wb") as file:
+      write(file)
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -1,0 +1,143 @@
+"""The run that `benchmarks.faults` disturbs: the whole path of an experiment, a tiny network.
+
+Charged particles from a file, one homotopic layer, a checkpoint every other epoch; flags, lock,
+checkpoints, records, result and figures are those of every experiment. `--fault` does from within
+what cannot be done from outside.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import app
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("data_file", None, "Trajectories.", required=True)
+flags.DEFINE_string("workdir", None, "Where the run writes.", required=True)
+flags.DEFINE_enum(
+  "fault",
+  "none",
+  ["none", "nan_batch", "nan_gradient", "nan_gamma", "clock_forward", "clock_backward"],
+  "What goes wrong.",
+)
+flags.DEFINE_integer("fault_epoch", 5, "When a number that is not finite comes.")
+
+EPOCHS = 12
+SETTINGS: dict[str, Any] = {
+  **{"constraint": "equality", "augmented": 1.0, "lr": 1e-2, "gamma_lr": None, "slack_lr": None},
+  **{"clip_norm": None, "dual_optimizer": "adam", "dual_lr": 1e-2, "dual_eps": 1e-8, "seed": 0},
+  **{"log_test": False, "epochs": EPOCHS, "batch_size": 10, "eval_every": 1, "patience": None},
+  **{"checkpoint_every": 2},
+}
+_JUMP = 3600.0 * 24 * 365 * 20
+
+
+def problem(data: Any) -> Any:
+  """Puts together network and data."""
+  import flax.linen as nn
+  import jax.numpy as jnp
+  import numpy as np
+
+  from ace_jax import Homotopic, history, parallel
+  from experiments import training
+
+  class Network(nn.Module):
+    """Moves particles along their velocities by a length that depends on speeds and charges."""
+
+    @nn.compact
+    def __call__(self, x, v, q):
+      invariants = jnp.concatenate([jnp.sum(v * v, -1, keepdims=True), q[..., None]], -1)
+      features = jnp.concatenate([x, v], -1)
+      h = nn.tanh(Homotopic(nn.Dense, axis_name=parallel.DATA, name="layer")(
+        nn.Dense(4)(invariants), features
+      ))
+      return x + v * (1 + nn.Dense(1)(h))
+
+  def draw(folder, end, records):
+    del end
+    curve = [record["valid/projection"] for record in records]
+    history.write_binary(folder / "curve.npy", lambda file: np.save(file, curve))
+
+  return training.Problem(
+    experiment="faults",
+    model="tiny",
+    network=Network(),
+    inputs=lambda batch: (batch["positions"], batch["velocities"], batch["charges"]),
+    loss=lambda y, batch: jnp.square(y - batch["targets"]),
+    metric=None,
+    train=data.train,
+    valid=data.valid,
+    test=data.test,
+    summary=data.summary,
+    measure=lambda current: {},
+    published={},
+    draw=draw,
+  )
+
+
+def disturb(fault: str, at: int) -> None:
+  """Makes this process go wrong.
+
+  Args:
+    fault: One of the values of `--fault`.
+    at: The epoch in which a number that is not finite comes.
+  """
+  import time
+
+  import jax
+  import jax.numpy as jnp
+
+  from ace_jax import epochs, primal_dual
+
+  if fault.startswith("clock"):
+    true, calls = time.time, iter(range(10**9))
+    sign = 1 if fault == "clock_forward" else -1
+    # Jumps at every third question, and so in the midst of everything.
+    time.time = lambda: true() + (sign * _JUMP if next(calls) % 3 else 0.0)
+  if fault == "nan_gradient":
+    plain = primal_dual.gradients
+
+    def gradients(state, *args, **kwargs):
+      found = plain(state, *args, **kwargs)
+      bad = jnp.where(state.epoch == at - 1, jnp.nan, 0.0)
+      return found._replace(primal=jax.tree.map(lambda g: g + bad, found.primal))
+
+    primal_dual.gradients = gradients
+  if fault in ("nan_batch", "nan_gamma"):
+    compile_epoch = epochs.compile_epoch
+
+    def compiled(*args):
+      run = compile_epoch(*args)
+
+      def epoch(state, data):
+        if int(state.epoch[0]) == at - 1:
+          if fault == "nan_batch":
+            data = {**data, "positions": data["positions"].at[7, 0, 0].set(jnp.nan)}
+          else:
+            gamma = jax.tree.map(lambda g: g * jnp.nan, state.primal.gamma)
+            state = state.replace(primal=state.primal._replace(gamma=gamma))
+        return run(state, data)
+
+      return epoch
+
+    epochs.compile_epoch = compiled
+
+
+def main() -> None:
+  """Trains, or goes on with what is in the workdir."""
+  app.set_up_jax()
+  import jax
+
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  from data import nbody
+  from experiments import training
+
+  disturb(FLAGS.fault, FLAGS.fault_epoch)
+  data = nbody.load_file(FLAGS.data_file)
+  training.train(problem(data), SETTINGS, Path(FLAGS.workdir), resume=True)
+  print("done")
+
+
+if __name__ == "__main__":
+  app.launch(main)
