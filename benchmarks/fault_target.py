@@ -6,7 +6,6 @@ what cannot be done from outside.
 """
 
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -23,57 +22,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("fault_epoch", 5, "When a number that is not finite comes.")
 
-EPOCHS = 12
-SETTINGS: dict[str, Any] = {
-  **{"constraint": "equality", "augmented": 1.0, "lr": 1e-2, "gamma_lr": None, "slack_lr": None},
-  **{"clip_norm": None, "dual_optimizer": "adam", "dual_lr": 1e-2, "dual_eps": 1e-8, "seed": 0},
-  **{"log_test": False, "epochs": EPOCHS, "batch_size": 10, "eval_every": 1, "patience": None},
-  **{"checkpoint_every": 2},
-}
 _JUMP = 3600.0 * 24 * 365 * 20
-
-
-def problem(data: Any) -> Any:
-  """Puts together network and data."""
-  import flax.linen as nn
-  import jax.numpy as jnp
-  import numpy as np
-
-  from ace_jax import Homotopic, history, parallel
-  from experiments import training
-
-  class Network(nn.Module):
-    """Moves particles along their velocities by a length that depends on speeds and charges."""
-
-    @nn.compact
-    def __call__(self, x, v, q):
-      invariants = jnp.concatenate([jnp.sum(v * v, -1, keepdims=True), q[..., None]], -1)
-      features = jnp.concatenate([x, v], -1)
-      h = nn.tanh(Homotopic(nn.Dense, axis_name=parallel.DATA, name="layer")(
-        nn.Dense(4)(invariants), features
-      ))
-      return x + v * (1 + nn.Dense(1)(h))
-
-  def draw(folder, end, records):
-    del end
-    curve = [record["valid/projection"] for record in records]
-    history.write_binary(folder / "curve.npy", lambda file: np.save(file, curve))
-
-  return training.Problem(
-    experiment="faults",
-    model="tiny",
-    network=Network(),
-    inputs=lambda batch: (batch["positions"], batch["velocities"], batch["charges"]),
-    loss=lambda y, batch: jnp.square(y - batch["targets"]),
-    metric=None,
-    train=data.train,
-    valid=data.valid,
-    test=data.test,
-    summary=data.summary,
-    measure=lambda current: {},
-    published={},
-    draw=draw,
-  )
 
 
 def disturb(fault: str, at: int) -> None:
@@ -130,6 +79,7 @@ def main() -> None:
   import jax
 
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  from benchmarks.fault_problem import SETTINGS, problem
   from data import nbody
   from experiments import training
 
