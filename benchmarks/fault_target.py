@@ -21,16 +21,18 @@ flags.DEFINE_enum(
   "What goes wrong.",
 )
 flags.DEFINE_integer("fault_epoch", 5, "When a number that is not finite comes.")
+flags.DEFINE_float("fault_seconds", 1.0, "When the clock jumps, after JAX is there.")
 
 _JUMP = 3600.0 * 24 * 365 * 20
 
 
-def disturb(fault: str, at: int) -> None:
+def disturb(fault: str, at: int, seconds: float) -> None:
   """Makes this process go wrong.
 
   Args:
     fault: One of the values of `--fault`.
     at: The epoch in which a number that is not finite comes.
+    seconds: When the clock jumps.
   """
   import time
 
@@ -40,10 +42,9 @@ def disturb(fault: str, at: int) -> None:
   from ace_jax import epochs, primal_dual
 
   if fault.startswith("clock"):
-    true, calls = time.time, iter(range(10**9))
-    sign = 1 if fault == "clock_forward" else -1
-    # Jumps at every third question, and so in the midst of everything.
-    time.time = lambda: true() + (sign * _JUMP if next(calls) % 3 else 0.0)
+    true, jump = time.time, time.monotonic() + seconds
+    shift = _JUMP if fault == "clock_forward" else -_JUMP
+    time.time = lambda: true() + (shift if time.monotonic() > jump else 0.0)
   if fault == "nan_gradient":
     plain = primal_dual.gradients
 
@@ -83,7 +84,7 @@ def main() -> None:
   from data import nbody
   from experiments import training
 
-  disturb(FLAGS.fault, FLAGS.fault_epoch)
+  disturb(FLAGS.fault, FLAGS.fault_epoch, FLAGS.fault_seconds)
   data = nbody.load_file(FLAGS.data_file)
   training.train(problem(data), SETTINGS, Path(FLAGS.workdir), resume=True)
   print("done")

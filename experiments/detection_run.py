@@ -101,7 +101,7 @@ def run(campaign: Campaign, workdir: str | None) -> None:
 def _read(path: Path) -> list[dict[str, Any]]:
   try:
     return json.loads(path.read_text())
-  except ValueError as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise DataError(f"{path}: damaged ({error}); remove it, and run again.") from error
 
 
