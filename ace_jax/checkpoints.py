@@ -5,10 +5,16 @@ A folder holds the newest few, `checkpoints/000120/` after 120 epochs: `state/` 
 is a save that was cut short. Orbax itself restores flipped bits without a word, hence the sums.
 """
 
+import contextlib
+import gc
 import hashlib
+import io
 import json
+import logging as std_logging
 import os
 import shutil
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +31,13 @@ from ace_jax.state import AceState
 _MANIFEST = "manifest.json"
 
 
-def save(folder: Path, state: AceState, keep: int = 3, keep_period: int | None = None) -> Path:
+def save(
+  folder: Path,
+  state: AceState,
+  keep: int = 3,
+  keep_period: int | None = None,
+  records: Sequence[Path] = (),
+) -> Path:
   """Saves a state; older checkpoints are removed only after it is complete.
 
   Args:
@@ -33,6 +45,7 @@ def save(folder: Path, state: AceState, keep: int = 3, keep_period: int | None =
     state: What to save, all of it; with or without a leading axis of replicas.
     keep: How many to keep, this one included.
     keep_period: Checkpoints after a multiple of so many epochs are kept beyond that, for good.
+    records: Files that the run appends to, whose content up to here the manifest seals too.
 
   Returns:
     The new checkpoint's folder, named by the number of epochs done.
@@ -46,29 +59,34 @@ def save(folder: Path, state: AceState, keep: int = 3, keep_period: int | None =
     place.mkdir(parents=True, exist_ok=True)
     (place / _MANIFEST).unlink(missing_ok=True)
     _check_space(place, state)
-    with ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(place / "state", _arrays(state), force=True)
-      checkpointer.wait_until_finished()
+    failure = _write(place / "state", _arrays(state))
+    if failure:
+      raise OSError(failure)
     manifest = {"epoch": epoch, "step": step, "sha256": _sums(place)}
+    manifest["records"] = {os.path.relpath(path, place): _start(path) for path in records}
     history.write_json(place / _MANIFEST, manifest)
-  except (OSError, ValueError, RuntimeError) as error:
-    reason = getattr(error, "strerror", None) or _first_line(error)
+  except OSError as error:
+    reason = error.strerror or _first_line(error)
     raise CheckpointError(
       f"cannot write checkpoint {place}: {reason}; free or change the disk, then "
       "resume: earlier checkpoints are untouched."
     ) from error
+  for cut_short in _folders(folder):
+    if cut_short.name < place.name and not (cut_short / _MANIFEST).exists():
+      shutil.rmtree(cut_short, ignore_errors=True)
   for old in _sealed(folder)[keep:]:
     if keep_period is None or int(old.name) % keep_period:
       shutil.rmtree(old, ignore_errors=True)
   return place
 
 
-def restore(folder: Path, state: AceState) -> AceState:
+def restore(folder: Path, state: AceState, records: Sequence[Path] = ()) -> AceState:
   """Restores the newest checkpoint that is whole, falling back from damaged ones.
 
   Args:
     folder: Holds the checkpoints of one run.
     state: A state of the same structure, such as a fresh one.
+    records: Files given to `save`; a checkpoint is whole only if they still begin as they did then.
 
   Returns:
     The saved state. Each damaged checkpoint met on the way is named in a warning.
@@ -76,8 +94,8 @@ def restore(folder: Path, state: AceState) -> AceState:
   Raises:
     CheckpointError: no checkpoint is whole, or it belongs to another model or formulation.
   """
-  for place in sorted((p for p in folder.glob("[0-9]*") if p.is_dir()), reverse=True):
-    damage = _damage(place)
+  for place in _folders(folder):
+    damage = _damage(place) or _damage_of_records(place, records)
     if damage:
       logging.warning("checkpoint %s; falling back to the one before it.", damage)
       continue
@@ -112,6 +130,36 @@ def newest(folder: Path) -> Path:
 
 def _sealed(folder: Path) -> list[Path]:
   return sorted((path.parent for path in folder.glob(f"[0-9]*/{_MANIFEST}")), reverse=True)
+
+
+def _folders(folder: Path) -> list[Path]:
+  return sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), reverse=True)
+
+
+def _write(place: Path, arrays: Any) -> str:
+  """Lets Orbax write; returns what went wrong, "" if nothing.
+
+  When a disk fails, so do several of Orbax's threads, tasks and callbacks, which print tracebacks
+  or log errors while it goes on, or when they are collected. They are silenced until then; what
+  it raised is returned as text, since the exception itself would keep them alive.
+  """
+  known, level, reason = {*threading.enumerate()}, std_logging.root.manager.disable, ""
+  std_logging.disable(std_logging.CRITICAL)
+  try:
+    with contextlib.redirect_stderr(io.StringIO()):
+      try:
+        with ocp.StandardCheckpointer() as checkpointer:
+          checkpointer.save(place, arrays, force=True)
+          checkpointer.wait_until_finished()
+      except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+      if reason:
+        for thread in {*threading.enumerate()} - known:
+          thread.join(0.5)
+        gc.collect()
+  finally:
+    std_logging.disable(level)
+  return reason
 
 
 def _check_space(place: Path, state: AceState) -> None:
@@ -156,6 +204,20 @@ def _sums(place: Path) -> dict[str, str]:
   return {
     str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
   }
+
+
+def _start(path: Path, size: int | None = None) -> list[Any]:
+  content = path.read_bytes()[:size]
+  return [len(content), hashlib.sha256(content).hexdigest()]
+
+
+def _damage_of_records(place: Path, records: Sequence[Path]) -> str:
+  sealed = json.loads((place / _MANIFEST).read_text()).get("records", {})
+  for path in records:
+    expected = sealed.get(os.path.relpath(path, place))
+    if expected and (not path.exists() or _start(path, expected[0]) != expected):
+      return f"{place} is whole, but {path} is damaged before its end"
+  return ""
 
 
 def _damage(place: Path) -> str:

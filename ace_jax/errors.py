@@ -17,6 +17,10 @@ class CheckpointError(AceError):
   """A checkpoint cannot be written, or none can be read."""
 
 
+class RecordsError(AceError):
+  """The records of a run cannot be read; names the line."""
+
+
 class NonFiniteError(AceError, ArithmeticError):
   """Training produced a NaN or an infinity; names the epoch and the step."""
 

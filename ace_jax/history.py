@@ -3,14 +3,15 @@
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
 
 from ace_jax import homotopy, parallel
+from ace_jax.errors import RecordsError
 from ace_jax.primal_dual import StepOutput
 from ace_jax.state import AceState
 
@@ -86,15 +87,41 @@ def largest(record: Mapping[str, float], kind: str) -> float | None:
   return max(values) if values else None
 
 
-def read(path: Path) -> list[Record]:
-  """Reads a metrics file; a last line that was cut off by a kill is left out."""
-  records = []
-  for line in path.read_text().splitlines():
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError:
+def read(path: Path, epochs: int | None = None) -> list[Record]:
+  """Reads a metrics file; a last line that was cut off by a kill is left out.
+
+  Args:
+    path: The file.
+    epochs: Read so many lines, one an epoch, and nothing after them; None reads all.
+
+  Raises:
+    RecordsError: another line is no record, epochs are missing, or the file cannot be read.
+  """
+  try:
+    lines = path.read_bytes().split(b"\n")
+  except OSError as error:
+    raise RecordsError(f"cannot read {path}: {error.strerror}; restore it.") from error
+  records: list[Record] = []
+  for number, line in enumerate(lines[:epochs], start=1):
+    record = _parse(line)
+    if record is None and number == len(lines):  # the empty rest, or what a kill cut off
       break
+    if record is None or record["epoch"] != len(records) + 1:
+      raise RecordsError(
+        f"{path}:{number}: not the record of epoch {len(records) + 1}; the file is damaged: "
+        "restore it, or start afresh in another workdir."
+      )
+    records.append(record)
   return records
+
+
+def _parse(line: bytes) -> Record | None:
+  try:
+    record = json.loads(line)
+  except (ValueError, RecursionError):
+    return None
+  numbers = isinstance(record, dict) and all(type(v) in (int, float) for v in record.values())
+  return record if numbers and "epoch" in record else None
 
 
 def truncate(path: Path, epoch: int) -> list[Record]:
@@ -106,18 +133,26 @@ def truncate(path: Path, epoch: int) -> list[Record]:
 
   Returns:
     The records kept.
+
+  Raises:
+    RecordsError: the file is damaged.
   """
-  records = [r for r in read(path) if r["epoch"] <= epoch] if path.exists() else []
+  records = read(path, epoch) if path.exists() else []
   write_text(path, "".join(json.dumps(r) + "\n" for r in records))
   return records
 
 
 def write_text(path: Path, text: str) -> None:
   """Replaces a file atomically: readers see the old text or the new one, never a part."""
+  write_binary(path, lambda file: file.write(text.encode()))
+
+
+def write_binary(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+  """Replaces a file atomically by what `write` puts into it, as in `write_text`."""
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    with temporary.open("w") as file:
-      file.write(text)
+    with temporary.open("wb") as file:
+      write(file)
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -3,8 +3,9 @@
 import json
 import math
 import os
+import time
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import tqdm
 
@@ -56,15 +57,28 @@ class TensorBoardLogger:
   """
 
   def __init__(self, folder: Path, resumed_epoch: int = 0):
-    import tensorboardX  # optional, and slow to import
+    # Optional, and slow to import. Its SummaryWriter is not used: it writes from a thread that dies
+    # of a full disk or a clock that jumps, and then the training waits for it for ever.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2, summary_pb2
 
-    self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=resumed_epoch + 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Protocol buffers, whose classes a type checker cannot see.
+    events: Any = event_pb2
+    summaries: Any = summary_pb2
+    self._event, self._summary = events.Event, summaries.Summary
+    self._writer = EventsWriter(str(folder / "events"))
+    start = events.SessionLog(status=events.SessionLog.START)
+    self._writer.write_event(self._event(step=resumed_epoch + 1, session_log=start))
 
   def log(self, record: Record) -> None:
     """Writes the scalars of an epoch."""
-    for name, value in record.items():
-      if name not in ("epoch", "time"):
-        self._writer.add_scalar(name, value, int(record["epoch"]))
+    numbers = {k: v for k, v in record.items() if k not in ("epoch", "time")}
+    values = [self._summary.Value(tag=name, simple_value=v) for name, v in numbers.items()]
+    summary = self._summary(value=values)
+    event = self._event(wall_time=time.time(), step=int(record["epoch"]), summary=summary)
+    self._writer.write_event(event)
+    self._writer.flush()
 
   def close(self) -> None:
     """Writes out pending events."""

@@ -122,8 +122,8 @@ def train(
   mesh = parallel.default_mesh(count) if mesh is None else mesh
   run_epoch = epochs.compile_epoch(mesh, settings.batch_size)
   run_evaluation = epochs.compile_evaluation(mesh, settings.eval_batch_size, settings.patience)
-  folders = None if workdir is None else [workdir / name for name in names]
-  state, records = _start(state, workdir, folders, resume)
+  files = [] if workdir is None else [workdir / name / history.FILE for name in names]
+  state, records = _start(state, workdir, files, resume)
   state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
   data, valid = parallel.replicate((data, valid), mesh)
   steps = samples // settings.batch_size
@@ -133,9 +133,8 @@ def train(
     epoch = saved = int(np.max(state.epoch))
     bar = progress(epoch) if progress else None
     sinks = [[*loggers(name, epoch)] for name in names]
-    if folders is not None:
-      for own, folder in zip(sinks, folders, strict=True):
-        own.append(JsonlLogger(folder / history.FILE))
+    for own, file in zip(sinks, files, strict=bool(files)):
+      own.append(JsonlLogger(file))
     for sink in [*itertools.chain(*sinks), *([bar] if bar else [])]:
       stack.callback(sink.close)
     going = np.flatnonzero(state.active[:count])
@@ -166,7 +165,9 @@ def train(
       ending = asked_to_end.is_set() or epoch == settings.epochs or not going.size
       if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
         alive = parallel.select(state, slice(count))
-        checkpoints.save(workdir / CHECKPOINTS, alive, keep_period=settings.keep_period)
+        checkpoints.save(
+          workdir / CHECKPOINTS, alive, keep_period=settings.keep_period, records=files
+        )
         saved = epoch
       if asked_to_end.is_set() and epoch < settings.epochs:
         where = (
@@ -196,24 +197,24 @@ def test_errors(
 
 
 def _start(
-  state: AceState, workdir: Path | None, folders: list[Path] | None, resume: bool
+  state: AceState, workdir: Path | None, files: list[Path], resume: bool
 ) -> tuple[AceState, list[list[Record]]]:
-  if workdir is None or folders is None:
+  if workdir is None:
     return state, [[] for _ in range(parallel.replicas(state))]
   checkpoint = workdir / CHECKPOINTS
   try:
-    for folder in folders:
-      folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+      file.parent.mkdir(parents=True, exist_ok=True)
     if checkpoints.exists(checkpoint):
       if not resume:
         raise ConfigurationError(
           f"{workdir} already holds a run; resume it, or choose another workdir."
         )
-      state = checkpoints.restore(checkpoint, state)
+      state = checkpoints.restore(checkpoint, state, files)
     elif resume:
       logging.warning("%s holds no checkpoint yet; starting at epoch 0.", workdir)
     done = int(np.max(state.epoch))
-    return state, [history.truncate(folder / history.FILE, done) for folder in folders]
+    return state, [history.truncate(file, done) for file in files]
   except OSError as error:
     raise CheckpointError(
       f"cannot write to workdir {workdir}: {error.strerror}; choose another one."

@@ -10,7 +10,7 @@ import tqdm
 
 from ace_jax import history, parallel, plotting, report_plots, task, training
 from ace_jax.symmetry import report
-from experiments import nbody_run, report_run, runs, text
+from experiments import nbody_run, report_run, runs, stored, text
 from experiments import training as experiment
 from experiments.nbody_presets import PRESETS
 
@@ -92,7 +92,7 @@ def run(campaign: Campaign, workdir: str | None) -> None:
       path = place / f"{kind}{strength:g}_data{data_seed}.json"
       if not path.exists():
         history.write_json(path, train(campaign, kind, strength, data_seed))
-      found.extend(runs.read_result(path))
+      found.extend(stored.read_json(path, "remove it and run again", list))
     write(place, campaign, found)
 
 

@@ -3,12 +3,11 @@
 `python -m experiments.mocap_figures --runs=runs/strict,runs/equality,runs/resilient`
 """
 
-import json
 from pathlib import Path
 
 from absl import flags
 
-from experiments import app
+from experiments import app, stored
 from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -28,7 +27,6 @@ def main() -> None:
 
   from ace_jax import plotting, skeleton_plots
   from data import arrays
-  from data.errors import DataError
   from experiments.mocap_run import PREDICTIONS
 
   if not FLAGS.runs:
@@ -36,11 +34,9 @@ def main() -> None:
   predictions, shown, subject = {}, None, ""
   for folder in map(Path, FLAGS.runs):
     remedy = "name the folder of a finished run"
-    found = arrays.read(folder / PREDICTIONS, None, remedy)
-    try:
-      result = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError) as error:
-      raise DataError(f"{folder}: no readable result.json; {remedy}.") from error
+    result = stored.read_result(folder / "result.json")
+    wanted = ["bones", "start", "truth", *result["predictors"]]
+    found = arrays.read(folder / PREDICTIONS, wanted, remedy)
     fixed = [found[name] for name in ("bones", "start", "truth")]
     if shown is not None and not all(map(np.array_equal, shown, fixed)):
       raise UsageError(f"{folder} shows other windows than {FLAGS.runs[0]}.")

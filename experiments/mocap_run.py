@@ -198,4 +198,6 @@ def draw(
   figure = skeleton_plots.stick_figures(data.bones, shown["positions"], truth, labels)
   plotting.save(figure, folder / "poses.png")
   stored = {"bones": data.bones, "start": shown["positions"], "truth": truth}
-  np.savez(folder.parent / PREDICTIONS, **stored, **predictions)
+  history.write_binary(
+    folder.parent / PREDICTIONS, lambda file: np.savez(file, **stored, **predictions)
+  )

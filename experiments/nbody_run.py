@@ -1,7 +1,6 @@
 """What `experiments.nbody` does once its flags are checked: data, model, figures."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ace_jax.models.transformer import Transformer
 from ace_jax.parallel import DATA
 from ace_jax.symmetry import actions, equivariance_error, groups, random_rotations
 from data import nbody
-from experiments import runs, text, training
+from experiments import runs, stored, text, training
 from experiments.nbody_presets import PRESETS
 from experiments.replicas import Plan
 
@@ -245,7 +244,7 @@ def curve(
       print(f"\n{constraint}, {size} training trajectories, {own['epochs']} epochs: {folder}")
       finished = [folder / name / runs.RESULT for name, _ in plan.expand(own)]
       if resume and all(path.exists() for path in finished):
-        found = [json.loads(path.read_text()) for path in finished]
+        found = [*map(stored.read_result, finished)]
       else:
         problem = make_problem(own, subset)
         found = training.train(problem, own, folder, resume and folder.exists(), plan)

@@ -1,6 +1,5 @@
 """What `experiments.report` does once its flags are checked."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 from ace_jax import history, homotopy, plotting, state, symmetry, task
 from ace_jax.symmetry import actions, groups, report
 from data.errors import DataError
-from experiments import nbody_run, runs, text, training
+from experiments import nbody_run, runs, stored, text, training
 from experiments.table import markdown
 
 
@@ -75,13 +74,8 @@ def restore(folder: Path) -> Run:
   Raises:
     DataError: the folder holds no finished N-body run.
   """
-  try:
-    settings = json.loads((folder / runs.CONFIG).read_text())["settings"]
-    records = history.read(folder / history.FILE)
-  except (OSError, ValueError, KeyError) as error:
-    raise DataError(
-      f"{folder}: holds no run ({error}); name the folder of a finished one."
-    ) from error
+  settings = stored.read_settings(folder / runs.CONFIG, "name the folder of a finished run")
+  records = history.read(folder / history.FILE)
   if "system" not in settings or not records:
     raise DataError(f"{folder}: holds no finished N-body run; name the folder of one.")
   sizes = settings["train_samples"]

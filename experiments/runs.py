@@ -19,6 +19,7 @@ import jax
 from ace_jax import history
 from ace_jax.errors import CheckpointError, ConfigurationError
 from data.errors import DataError
+from experiments import stored
 
 CONFIG, RESULT = "config.json", "result.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "orbax-checkpoint", "numpy")
@@ -75,21 +76,9 @@ def write_config(folder: Path, settings: dict[str, Any]) -> None:
 def read_settings(folder: Path) -> dict[str, Any]:
   """Reads the settings of a folder's config.json; {} where there is none that can be read."""
   try:
-    return json.loads((folder / CONFIG).read_text())["settings"]
-  except (OSError, ValueError, KeyError, TypeError):
+    return stored.read_settings(folder / CONFIG, "")
+  except DataError:
     return {}
-
-
-def read_result(path: Path) -> Any:
-  """Reads a file of results.
-
-  Raises:
-    DataError: it is damaged.
-  """
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise DataError(f"{path}: damaged ({error}); remove it, and run again.") from error
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
@@ -101,11 +90,9 @@ def _check_config(path: Path, settings: dict[str, Any], resume: bool) -> None:
   if not path.exists():
     return
   try:
-    there = json.loads(path.read_text())["settings"]
-  except (ValueError, KeyError, TypeError) as error:
-    raise ConfigurationError(
-      f"{path} is damaged; restore it, or choose another --workdir."
-    ) from error
+    there = stored.read_settings(path, "restore it, or choose another --workdir")
+  except DataError as error:
+    raise ConfigurationError(str(error)) from error
   here = json.loads(json.dumps(settings))
   # A run may be resumed to a longer one: its past does not depend on where it ends.
   differing = [name for name in differences(there, here) if name != "epochs"]

@@ -16,7 +16,7 @@ import tqdm
 
 from ace_jax import history, plotting, sweep_plots
 from ace_jax.errors import AceError, Interrupted
-from experiments import programs, runs, sweep_plan, text
+from experiments import programs, runs, stored, sweep_plan, text
 from experiments.sweep_plan import Program, Sweep, Value
 
 SWEEP, DIVERGED = "sweep.json", "diverged.json"
@@ -43,7 +43,7 @@ class Trial:
   def result(self) -> dict[str, Any] | None:
     """Returns the content of its result.json; None if it has none with its settings."""
     path = self.folder / runs.RESULT
-    found = runs.read_result(path) if path.exists() else None
+    found = stored.read_result(path) if path.exists() else None
     if found is None or runs.differences(found["settings"], runs.portable(self.settings)):
       return None
     return found
@@ -60,7 +60,7 @@ class Task:
   def diverged(self) -> dict[str, str]:
     """Returns why, for each replica that met numbers that are not finite: it is not run again."""
     path = self.folder / DIVERGED
-    return runs.read_result(path) if path.exists() else {}
+    return stored.read_json(path, "remove it and run again") if path.exists() else {}
 
   def ended(self) -> bool:
     """Whether nothing of it is left to run."""

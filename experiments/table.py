@@ -10,7 +10,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments import app
+from data.errors import DataError
+from experiments import app, stored
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("table", "nbody", ["nbody", "mocap", "rivals"], "Which table.")
@@ -26,19 +27,13 @@ def read(folders: list[str]) -> list[dict[str, Any]]:
   Raises:
     DataError: a folder has none, or a file is damaged.
   """
-  from data.errors import DataError
-
-  results = []
+  found = []
   for folder in folders:
     paths = sorted(Path(folder).rglob("result.json"))
     if not paths:
       raise DataError(f"{folder}: no result.json below it; name folders of finished runs.")
-    for path in paths:
-      try:
-        results.append(json.loads(path.read_text()))
-      except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}); remove it or run again.") from error
-  return results
+    found += map(stored.read_result, paths)
+  return found
 
 
 def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
@@ -95,11 +90,11 @@ def main() -> None:
   """Prints the table."""
   from experiments import mocap_table, rivals_table, text
 
-  results = read(FLAGS.folders or [f"results/{FLAGS.table}"])
+  found = read(FLAGS.folders or [f"results/{FLAGS.table}"])
   header, rows = {
-    "nbody": lambda: (NBODY_HEADER, nbody_rows(results)),
-    "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(results)),
-    "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(results)),
+    "nbody": lambda: (NBODY_HEADER, nbody_rows(found)),
+    "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(found)),
+    "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(found)),
   }[FLAGS.table]()
   print({"text": text.table, "markdown": markdown, "latex": latex}[FLAGS.format](header, rows))
 

@@ -1,6 +1,9 @@
+import gc
 import json
 import os
+import resource
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 
 import ace_jax
-from ace_jax import checkpoints, errors, history, homotopy, parallel, training
+from ace_jax import checkpoints, errors, history, homotopy, logging, parallel, training
 from ace_jax.homotopy import Homotopic
 
 X = jax.random.normal(jax.random.key(0), (60, 3))
@@ -185,6 +188,53 @@ def test_a_damaged_newest_checkpoint_falls_back_and_names_the_file(tmp_path, dam
   assert [record["epoch"] for record in resumed.history] == [1, 2, 3]
 
 
+def test_what_was_cut_short_is_removed_by_the_next_save(tmp_path):
+  fit(RADIUS, 2, workdir=tmp_path, checkpoint_every=1)
+  (tmp_path / "checkpoints" / "000002" / "manifest.json").unlink()
+  fit(RADIUS, 4, workdir=tmp_path, resume=True, checkpoint_every=3)  # from 1, saves 4
+  assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["000001", "000004"]
+
+
+@pytest.mark.parametrize("damage", ["digit", "line", "cut", "missing"])
+def test_damaged_records_fall_back_to_where_they_are_whole(tmp_path, damage, caplog):
+  whole = fit(RADIUS, 3, workdir=tmp_path, checkpoint_every=1)
+  path = tmp_path / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  if damage == "digit":
+    lines[1] = lines[1].replace("1", "2", 1)
+  elif damage == "line":
+    lines[1] = "{\n"
+  path.write_text("".join(lines[:2] if damage == "cut" else lines))
+  if damage == "missing":
+    path.unlink()
+    with pytest.raises(errors.CheckpointError, match="no whole checkpoint"):
+      fit(RADIUS, 3, workdir=tmp_path, resume=True)
+    return
+  resumed = fit(RADIUS, 3, workdir=tmp_path, resume=True)
+  assert f"{path} is damaged before its end" in caplog.text
+  assert_same(resumed.state, whole.state)
+  assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
+  assert [r["loss"] for r in history.read(path)] == [r["loss"] for r in whole.history]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_orbax_failing_half_way_raises_one_error_and_prints_nothing(tmp_path, monkeypatch, capfd):
+  state = parallel.stack([fit(RADIUS, 1).state])
+  capfd.readouterr()
+  monkeypatch.setattr(checkpoints, "_check_space", lambda *_: None)
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+  try:
+    with pytest.raises(errors.CheckpointError, match=r"cannot write checkpoint .*File too large"):
+      checkpoints.save(tmp_path, state)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  gc.collect()
+  assert capfd.readouterr().err == ""
+  checkpoints.save(tmp_path, state)
+  assert_same(checkpoints.restore(tmp_path, state), state)
+
+
 def test_when_every_checkpoint_is_damaged_the_error_says_so(tmp_path):
   fit(RADIUS, 1, workdir=tmp_path)
   for manifest in tmp_path.glob("checkpoints/*/manifest.json"):
@@ -281,6 +331,57 @@ def test_metrics_file_survives_a_cut_line(tmp_path):
   path.write_text(json.dumps({"epoch": 1}) + "\n" + json.dumps({"epoch": 2}) + '\n{"epo')
   assert history.truncate(path, 1) == [{"epoch": 1}]
   assert path.read_text() == '{"epoch": 1}\n'
+
+
+@pytest.mark.parametrize(
+  "second",
+  [
+    '{"epo',
+    "5",
+    '{"epoch": 3}',
+    '{"epoch": "2"}',
+    "[" * 100_000,
+    "1" * 5000,
+    "\x00",
+    '{"loss": 1}',
+  ],
+  ids=range(8),
+)
+def test_damage_before_the_end_of_a_metrics_file_is_refused(tmp_path, second):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(f'{{"epoch": 1}}\n{second}\n{{"epoch": 3}}\n')
+  with pytest.raises(errors.RecordsError, match=r"metrics\.jsonl:2: not the record of epoch 2"):
+    history.read(path)
+
+
+def test_a_missing_metrics_file_is_an_error_of_one_line(tmp_path):
+  with pytest.raises(errors.RecordsError, match="No such file"):
+    history.read(tmp_path / "metrics.jsonl")
+
+
+def test_tensorboard_outlives_clocks_that_jump(tmp_path, monkeypatch):
+  # A writer of its own thread would wait for a moment in the year 2046, and block the training.
+  logger = logging.TensorBoardLogger(tmp_path, 3)
+  monkeypatch.setattr(time, "time", lambda: -1e9)
+  for epoch in range(4, 60):
+    logger.log({"epoch": epoch, "time": 0.0, "loss": 1.0 / epoch})
+  assert not [t for t in threading.enumerate() if "EventLogger" in type(t).__name__]
+  logger.close()
+  (path,) = tmp_path.iterdir()
+  events = list(_events(path.read_bytes()))
+  assert events[1].session_log.status == 1
+  assert events[1].step == 4
+  found = {event.step: event.summary.value[0].simple_value for event in events[2:]}
+  assert found == {epoch: pytest.approx(1.0 / epoch) for epoch in range(4, 60)}
+
+
+def _events(content):
+  from tensorboardX.proto import event_pb2
+
+  while content:  # length, its checksum, the event, its checksum
+    (length,) = struct.unpack("<Q", content[:8])
+    yield event_pb2.Event.FromString(content[12 : 12 + length])
+    content = content[16 + length :]
 
 
 def test_record_takes_the_largest_entry_with_its_sign():

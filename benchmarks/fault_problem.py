@@ -1,0 +1,56 @@
+"""The model and settings of the runs that `benchmarks.faults` disturbs: as small as can be."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from ace_jax import Homotopic, history, parallel
+from experiments import training
+
+EPOCHS = 12
+SETTINGS: dict[str, Any] = {
+  **{"constraint": "equality", "augmented": 1.0, "lr": 1e-2, "gamma_lr": None, "slack_lr": None},
+  **{"clip_norm": None, "dual_optimizer": "adam", "dual_lr": 1e-2, "dual_eps": 1e-8, "seed": 0},
+  **{"log_test": False, "epochs": EPOCHS, "batch_size": 10, "eval_every": 1, "patience": None},
+  **{"checkpoint_every": 2},
+}
+
+
+class Network(nn.Module):
+  """Moves particles along their velocities by a length that depends on speeds and charges."""
+
+  @nn.compact
+  def __call__(self, x, v, q):
+    invariants = jnp.concatenate([jnp.sum(v * v, -1, keepdims=True), q[..., None]], -1)
+    features = jnp.concatenate([x, v], -1)
+    h = nn.tanh(
+      Homotopic(nn.Dense, axis_name=parallel.DATA, name="layer")(nn.Dense(4)(invariants), features)
+    )
+    return x + v * (1 + nn.Dense(1)(h))
+
+
+def problem(data: Any) -> Any:
+  """Puts together network and data."""
+
+  def draw(folder, end, records):
+    del end
+    curve = [record["valid/projection"] for record in records]
+    history.write_binary(folder / "curve.npy", lambda file: np.save(file, curve))
+
+  return training.Problem(
+    experiment="faults",
+    model="tiny",
+    network=Network(),
+    inputs=lambda batch: (batch["positions"], batch["velocities"], batch["charges"]),
+    loss=lambda y, batch: jnp.square(y - batch["targets"]),
+    metric=None,
+    train=data.train,
+    valid=data.valid,
+    test=data.test,
+    summary=data.summary,
+    measure=lambda current: {},
+    published={},
+    draw=draw,
+  )

@@ -1,0 +1,100 @@
+"""Reading what runs wrote, result.json and config.json, which may be damaged. Imports no JAX."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+
+_TRAININGS = ("nbody", "mocap")
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+  **{"model": str, "constraint": str, "seeds": list, "epochs": int, "train_samples": int},
+  **{"settings": dict, "data": dict, "predictors": dict, "curve": list},
+  "differs_from_published": dict,
+}
+_SETTINGS = ("constraint", "preset", "model", "dual_lr", "augmented", "rho")
+_ERRORS = ("test_mse", "valid_mse")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+  """Reads a result.json; that of a training has everything that tables and curves need.
+
+  Raises:
+    DataError: it cannot be read, or is no result; names what is wrong.
+  """
+  remedy = "remove it or run again"
+  result = read_json(path, remedy)
+  if not isinstance(result.get("experiment"), str):
+    raise DataError(f"{path}: names no experiment; {remedy}.")
+  if result["experiment"] in _TRAININGS:
+    wrong = _wrong(result)
+    if wrong:
+      raise DataError(f"{path}: {wrong} is missing or no result of a training; {remedy}.")
+  return result
+
+
+def read_settings(path: Path, remedy: str) -> dict[str, Any]:
+  """Reads the settings in a config.json.
+
+  Raises:
+    DataError: it cannot be read, or has none.
+  """
+  settings = read_json(path, remedy).get("settings")
+  if not isinstance(settings, dict):
+    raise DataError(f"{path}: damaged (no settings); {remedy}.")
+  return settings
+
+
+def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
+  """Reads a JSON object, or a list.
+
+  Args:
+    path: The file.
+    remedy: What to do about a bad file, for the error message.
+    kind: dict or list.
+
+  Raises:
+    DataError: it cannot be read, or is something else.
+  """
+  try:
+    value = json.loads(path.read_bytes())
+  except OSError as error:
+    raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}.") from error
+  except (ValueError, RecursionError) as error:
+    reason = str(error).splitlines()[0]
+    raise DataError(f"{path}: damaged ({reason}); {remedy}.") from error
+  if not isinstance(value, kind):
+    raise DataError(f"{path}: damaged (no JSON {kind.__name__}); {remedy}.")
+  return value
+
+
+def _wrong(result: dict[str, Any]) -> str:
+  for name, kind in _FIELDS.items():
+    if not isinstance(result.get(name), kind) or isinstance(result[name], bool):
+      return name
+  for name in _SETTINGS:
+    # Older results lack settings that came later, but none has a list or an object there.
+    if isinstance(result["settings"].get(name), list | dict):
+      return f"settings/{name}"
+  for name in ("constraint", "preset"):
+    if not isinstance(result["settings"].get(name), str):
+      return f"settings/{name}"
+  if not result["predictors"]:
+    return "predictors"
+  for name, found in result["predictors"].items():
+    if not isinstance(found, dict) or not all(_finite(found.get(key)) for key in _ERRORS):
+      return f"predictors/{name}"
+    error = found.get("final_equivariance_error", "")
+    if error is not None and not _finite(error):
+      return f"predictors/{name}"
+  for number, record in enumerate(result["curve"]):
+    if not isinstance(record, dict) or not _finite(record.get("epoch")):
+      return f"curve[{number}]"
+  return ""
+
+
+def _finite(value: Any) -> bool:
+  # A whole number may be too large for a float.
+  numeric = isinstance(value, int | float) and not isinstance(value, bool)
+  return numeric and abs(value) < 1e300 and math.isfinite(value)
