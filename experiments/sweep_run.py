@@ -43,7 +43,7 @@ class Trial:
   def result(self) -> dict[str, Any] | None:
     """Returns the content of its result.json; None if it has none with its settings."""
     path = self.folder / runs.RESULT
-    found = stored.read_result(path) if path.exists() else None
+    found = stored.read_json(path, "remove it and run again") if path.exists() else None
     if found is None or runs.differences(found["settings"], runs.portable(self.settings)):
       return None
     return found
