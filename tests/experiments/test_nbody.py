@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import rivals_table
+
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--epochs=2", "--batch_size=10", "--hidden_features=6", "--layers=1", "--eval_every=1"]
 
@@ -206,9 +208,9 @@ def test_every_constraint_runs(tmp_path, data_file, flags):
   "flags",
   [
     ["--constraint=schedule", "--schedule_epochs=1"],
-    ["--constraint=augment", "--model=mpnn"],
-    ["--constraint=remul", "--model=mpnn", "--grid=beta=0.5,2"],
     ["--constraint=functional", "--model=mpnn", "--epsilon=1e-9"],
+    pytest.param(["--constraint=augment", "--model=mpnn"], marks=_SLOW),
+    pytest.param(["--constraint=remul", "--model=mpnn", "--grid=beta=0.5,2"], marks=_SLOW),
     pytest.param(["--constraint=functional_resilient", "--model=transformer"], marks=_SLOW),
     pytest.param(["--constraint=remul", "--weighting=gradnorm"], marks=_SLOW),
     pytest.param(["--constraint=functional"], marks=_SLOW),
@@ -233,9 +235,8 @@ def test_every_rival_runs(tmp_path, data_file, flags):
     assert results[0]["predictors"]["projection"]["test_gap"] < 1e-10
     assert set(results[0]["final"]["gamma"].values()) == {0}
     assert results[0]["settings"]["relaxation"] == "linear"
-  done = run_module("table", "--table=rivals", f"--folders={place}")
-  assert done.returncode == 0, done.stderr
-  assert "equiv. MSE" in done.stdout
+  rows = rivals_table.rows(results)
+  assert all(float(row[6].split()[0]) >= 0 for row in rows)
 
 
 def test_sample_efficiency_curve(tmp_path, data_file):
