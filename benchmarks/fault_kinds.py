@@ -68,7 +68,7 @@ def _struck(bench: Bench, place: Path, rng: np.random.Generator, what: signal.Si
     workdir, blows, whys, best = place / f"{number:03d}", [], [], 0
     number += 1
     while True:
-      process = bench.start(workdir)
+      launched, process = time.time(), bench.start(workdir)
       seconds, ready = _moment(bench, workdir, rng)
       before = fault_runs.saved(workdir)
       struck = fault_runs.strike(process, seconds, fault_runs.send(process, what), ready)
@@ -87,7 +87,7 @@ def _struck(bench: Bench, place: Path, rng: np.random.Generator, what: signal.Si
         whys.append(f"{ended.last()} but {now} is there")
       if not struck:
         break
-      blows.append(fault_runs.phase(workdir))
+      blows.append(fault_runs.phase(workdir, launched))
       if len(blows) >= 12:  # ends what would be struck for ever
         ended = bench.finish(workdir)
         break

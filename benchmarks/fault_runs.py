@@ -171,20 +171,25 @@ def saved(workdir: Path) -> int:
   return int(checkpoints.newest(folder).name) if checkpoints.exists(folder) else 0
 
 
-def phase(workdir: Path) -> str:
-  """What a run that was struck was doing, as far as its folder tells."""
-  if not (workdir / history.FILE).exists():
+def phase(workdir: Path, launched: float) -> str:
+  """What a run that was struck was doing, as far as its folder tells.
+
+  Args:
+    workdir: The folder.
+    launched: Unix time at which its process was started.
+  """
+
+  def fresh(path: Path) -> bool:
+    return path.exists() and path.stat().st_mtime >= launched
+
+  if not fresh(workdir / history.FILE):
     return "start"
-  unsealed = [
-    path
+  if any(
+    fresh(path) and not (path / "manifest.json").exists()
     for path in (workdir / training.CHECKPOINTS).glob("[0-9]*")
-    if not (path / "manifest.json").exists() and int(path.name) > saved(workdir)
-  ]
-  if unsealed:
+  ):
     return "checkpoint"
-  if saved(workdir) == fault_problem.EPOCHS:
-    return "end"
-  return "training"
+  return "end" if saved(workdir) == fault_problem.EPOCHS else "training or evaluation"
 
 
 def files(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:

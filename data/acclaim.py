@@ -17,6 +17,10 @@ from data.errors import DataError
 _AXES = ("rx", "ry", "rz")
 _SHIFTS = ("tx", "ty", "tz")
 _LARGEST_FILE = 64 * 2**20
+_SHOWN = 40
+"""Characters of a file's words that an error message shows."""
+_LARGEST_MOTION = 10**7
+"""Frames times joints; an hour of 31 joints at 120 Hz has more, no file of CMU a tenth of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,8 @@ def read_motion(
   numbers: list[int] = []
   frames: list[dict[str, list[float]]] = []
   degrees = True
+  if not expected:
+    raise DataError(f"{skeleton.path}: no joint has channels; get the file again.")
   for words in reader:
     if words[0].startswith(":"):
       degrees = {":degrees": True, ":radians": False}.get(words[0].lower(), degrees)
@@ -159,8 +165,16 @@ def joint_positions(
   Args:
     skeleton: The skeleton.
     channels: Of `read_motion`.
+
+  Raises:
+    DataError: the motion is too long, or a position is not a finite float32.
   """
   frames = len(next(iter(channels.values())))
+  if frames * len(skeleton.joints) > _LARGEST_MOTION:
+    raise DataError(
+      f"{skeleton.path}: {frames} frames of {len(skeleton.joints)} joints are more than "
+      f"{_LARGEST_MOTION} positions; cut the motion into parts."
+    )
   rotations: list[Rotation] = []
   positions = np.zeros((frames, len(skeleton.joints), 3))
   for i, (joint, parent) in enumerate(zip(skeleton.joints, skeleton.parents, strict=True)):
@@ -180,7 +194,12 @@ def joint_positions(
       positions[:, i] += joint.offset
     else:
       rotations.append(rotations[parent] * local)
-      positions[:, i] = positions[:, parent] + rotations[i].apply(joint.offset)
+      with np.errstate(over="ignore", invalid="ignore"):
+        positions[:, i] = positions[:, parent] + rotations[i].apply(joint.offset)
+    if not np.all(np.abs(positions[:, i]) <= np.finfo(np.float32).max):
+      raise DataError(
+        f"{skeleton.path}: joint {joint.name} is not at a finite place; get the files again."
+      )
   return positions
 
 
@@ -226,21 +245,27 @@ class _Reader:
     return words[index].lower()
 
   def integer(self, word: str) -> int:
-    if not word.isdecimal():
-      raise self.error(f"{word!r} is not a frame number")
+    if not word.isdecimal() or len(word) > 9:
+      raise self.error(f"{_short(word)!r} is not a frame number")
     return int(word)
 
   def numbers(
     self, words: list[str], count: int | None = None, line: int | None = None
   ) -> list[float]:
     try:
-      values = [float(word) for word in words]
+      # Python would take 1_0 for 10.
+      values = [float(word) for word in words if "_" not in word]
     except ValueError:
       values = []
-    if not values or not np.isfinite(values).all() or count not in (None, len(values)):
+    whole = len(values) == len(words) and count in (None, len(values))
+    if not values or not whole or not np.isfinite(values).all():
       wanted = "finite numbers" if count is None else f"{count} finite numbers"
-      raise self.error(f"{' '.join(words)!r} should be {wanted}", line)
+      raise self.error(f"{_short(' '.join(words))!r} should be {wanted}", line)
     return values
+
+
+def _short(text: str) -> str:
+  return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 class _Fields:

@@ -1,16 +1,37 @@
-"""Reading .npz files that may be damaged, without ever unpickling anything."""
+"""Reading .npz files that may be damaged or hostile, without ever unpickling anything."""
 
+import lzma
+import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from data.errors import DataError
 
+LARGEST = 4 * 2**30
+"""Bytes that the arrays of a file may have together."""
+
+_RATIO = 1100
+"""No deflated file grows by more than 1032."""
+
+_DAMAGE = (
+  *(OSError, EOFError, NotImplementedError, MemoryError, struct.error),
+  *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError),
+)
+_NO_ARRAY = (
+  *(ValueError, AttributeError, TypeError, RuntimeError, SyntaxError, OverflowError, KeyError),
+  tokenize.TokenError,
+)
+
 
 def read(path: Path, names: Sequence[str] | None, remedy: str) -> dict[str, np.ndarray]:
-  """Reads arrays of an .npz.
+  """Reads arrays of an .npz; what its headers claim is checked before any memory is taken.
 
   Args:
     path: The file.
@@ -18,35 +39,67 @@ def read(path: Path, names: Sequence[str] | None, remedy: str) -> dict[str, np.n
     remedy: What to do about a bad file, for the error message.
 
   Raises:
-    DataError: the file is missing, damaged, lacks an array, or holds Python objects.
+    DataError: the file is missing, damaged, lacks an array, claims more than it holds, or holds
+      Python objects.
   """
   if not path.is_file():
     raise DataError(f"{path}: no such file; {remedy}.")
   try:
-    with np.load(path, allow_pickle=False) as file:
-      wanted = file.files if names is None else names
-      missing = [name for name in wanted if name not in file.files]
+    with zipfile.ZipFile(path) as file:
+      members = {info.filename.removesuffix(".npy"): info for info in file.infolist()}
+      wanted = [*members] if names is None else names
+      missing = [name for name in wanted if name not in members]
       if missing:
         raise DataError(f"{path}: array {missing[0]!r} is missing; {remedy}.")
-      return {name: file[name] for name in wanted}
-  except (OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as e:
-    raise DataError(f"{path}: damaged or not an .npz ({e}); {remedy}.") from e
-  except (ValueError, AttributeError, MemoryError, TypeError, RuntimeError, SyntaxError) as error:
-    if isinstance(error, DataError):
-      raise
+      total = sum(members[name].file_size for name in wanted)
+      if total > min(LARGEST, _RATIO * path.stat().st_size):
+        raise DataError(f"{path}: claims {total} bytes, more than it can hold; {remedy}.")
+      arrays = {}
+      for name in wanted:
+        with file.open(members[name]) as stream:
+          _check_header(stream, members[name].file_size)
+        with file.open(members[name]) as stream:
+          arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+          stream.read(1)  # the checksum is compared at the very end
+      return arrays
+  except DataError:
+    raise
+  except _DAMAGE as error:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise DataError(f"{path}: damaged or not an .npz ({reason}); {remedy}.") from error
+  except _NO_ARRAY as error:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     raise DataError(f"{path}: holds no plain arrays ({reason}); {remedy}.") from error
 
 
+def _check_header(stream: IO[bytes], size: int) -> None:
+  """Raises ValueError if an array is not exactly as long as its header says."""
+  version = np.lib.format.read_magic(stream)
+  readers = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }
+  if version not in readers:
+    raise ValueError(f"format {version}")
+  shape, _, dtype = readers[version](stream)
+  if dtype.hasobject:
+    raise ValueError("Python objects")
+  if not dtype.itemsize or min(shape, default=0) < 0:
+    raise ValueError(f"shape {list(shape)} of {dtype}")
+  if stream.tell() + dtype.itemsize * math.prod(shape) != size:
+    raise ValueError(f"shape {list(shape)} of {dtype} in {size} bytes")
+
+
 def check_finite(path: Path, name: str, array: np.ndarray) -> None:
-  """Refuses an array that is not of finite numbers.
+  """Refuses an array that is not of finite numbers, also once they are float32.
 
   Raises:
     DataError: names the first bad entry.
   """
   if array.dtype.kind not in "fiu":
     raise DataError(f"{path}: {name} holds {array.dtype}, not numbers; save it as float32.")
-  bad = ~np.isfinite(array)
+  with np.errstate(over="ignore", invalid="ignore"):
+    bad = ~np.isfinite(array.astype(np.float32))
   if bad.any():
     place = np.argwhere(bad)[0].tolist()
     raise DataError(f"{path}: {name}{place} is not finite; remove entry {place[0]} of {name}.")

@@ -98,6 +98,8 @@ def load(
     arrays["train"] = {field: array[:train] for field, array in arrays["train"].items()}
   # The published feature divides by the largest height of the *batch*, which couples samples.
   largest = float(arrays["train"]["positions"][:, :, 1].max())
+  if not largest > 1e-30:
+    raise DataError(f"{place}: the largest height, {largest:g}, is not positive; y must be up.")
   for part in arrays.values():
     part["heights"] = part["positions"][:, :, 1:2] / np.float32(largest)
   summary = {
@@ -177,7 +179,13 @@ def _from_prepared(subject: str, data_dir: str | Path | None):
   for name in ("edges", "joint_names"):
     if name not in arrays:
       raise DataError(f"{path}: array {name!r} is missing; {_REMEDY}.")
-  bones, names = arrays.pop("edges"), arrays.pop("joint_names").tolist()
+  bones, names = arrays.pop("edges"), arrays.pop("joint_names")
+  if names.ndim != 1 or names.dtype.kind != "U" or not names.size:
+    raise DataError(f"{path}: joint_names are no list of names; {_REMEDY}.")
+  if bones.dtype.kind not in "iu" or bones.ndim != 2 or bones.shape[1] != 2 or not bones.size:
+    raise DataError(f"{path}: edges are no pairs of joints; {_REMEDY}.")
+  if not 0 <= bones.min() <= bones.max() < len(names):
+    raise DataError(f"{path}: edges name joints beyond the {len(names)} that there are; {_REMEDY}.")
   trials = {}
   for name, positions in arrays.items():
     archive.check_finite(path, name, positions)
@@ -185,8 +193,10 @@ def _from_prepared(subject: str, data_dir: str | Path | None):
       raise DataError(
         f"{path}: {name} has shape {list(positions.shape)}; it must be [frames, {len(names)}, 3]."
       )
-    trials[name.removeprefix("trial_")] = positions
-  return trials, bones, names, path
+    # Differences of whole numbers, or of half precision, would not be velocities.
+    wide = np.result_type(positions.dtype, np.float32)
+    trials[name.removeprefix("trial_")] = positions.astype(wide)
+  return trials, bones.astype(np.int64), names.tolist(), path
 
 
 def _from_download(subject: str, data_dir: str | Path | None):
@@ -229,6 +239,11 @@ def _published_split(path: Path, subject: str) -> dict[str, dict[str, np.ndarray
     }
     if not found:
       raise DataError(f"{path}: no array {name}_TRIAL; {_REMEDY}.")
+    for trial, starts in found.items():
+      if starts.dtype.kind not in "iu" or starts.ndim != 1:
+        raise DataError(f"{path}: start frames {name}_{trial} are no whole numbers; {_REMEDY}.")
+      if any(trial in other for other in split.values()):
+        raise DataError(f"{path}: trial {trial} is in two parts of the split; {_REMEDY}.")
     split[name] = {trial: starts[: size // len(found)] for trial, starts in found.items()}
   return split
 
@@ -275,9 +290,7 @@ def _windows(
   for trial, begin in starts.items():
     if trial not in trials:
       raise DataError(f"{place}: trial {trial} is missing; the split needs it.")
-    x, begin = trials[trial], np.asarray(begin)
-    if begin.dtype.kind not in "iu" or begin.ndim != 1:
-      raise DataError(f"{place}: the split's start frames of trial {trial} are no whole numbers.")
+    x, begin = trials[trial], np.asarray(begin).astype(np.int64)
     if len(begin) and not 0 <= begin.min() <= begin.max() < len(x) - AHEAD:
       raise DataError(
         f"{place}: the split needs frame {begin.max() + AHEAD} of trial {trial}, which has "
@@ -287,13 +300,25 @@ def _windows(
     parts.append(
       {
         "positions": x[begin],
-        "velocities": x[begin + 1] - x[begin],
+        "velocities": _differences(x, begin),
         "targets": x[begin[:, None] + ahead].swapaxes(1, 2),
       }
     )
-  return {
-    field: np.concatenate([part[field] for part in parts]).astype(np.float32) for field in parts[0]
-  }
+  with np.errstate(over="ignore"):
+    joined = {
+      field: np.concatenate([part[field] for part in parts]).astype(np.float32)
+      for field in parts[0]
+    }
+  if not len(joined["positions"]):
+    raise DataError(f"{place}: the split has no windows; {_REMEDY}.")
+  if not all(np.isfinite(array).all() for array in joined.values()):
+    raise DataError(f"{place}: velocities are not finite float32; {_REMEDY}.")
+  return joined
+
+
+def _differences(x: np.ndarray, begin: np.ndarray) -> np.ndarray:
+  with np.errstate(over="ignore"):  # refused later
+    return x[begin + 1] - x[begin]
 
 
 def topology_edges(

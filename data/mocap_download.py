@@ -1,23 +1,33 @@
 """The public source of the motion capture data, its checksums, and its archives."""
 
+import hashlib
 import lzma
 import shutil
+import struct
 import tarfile
 import tempfile
+import warnings
+import zlib
 from pathlib import Path
 
 import platformdirs
 
+from data import sums
 from data.errors import DataError
 
 _SITE = "http://mocap.cs.cmu.edu/subjects"
-# Where a sum is not known it is None: the parser then is the only check.
-_SUMS: dict[str, str | None] = {
+# Where a sum is not known, that of the first download is kept, and holds from then on.
+_SUMS = {
   "35.asf": "2a8e2eda3c0d7d828566b2a9a8ab36b2b8b3864110574e8b73c8f069fded416c",
   "35_01.amc": "0743f4ea48e7e199cd56b2810b5ce81f8ede08d32ff79aa4e363c44cc4fe33aa",
 }
 _TRIALS = {9: range(1, 12), 35: [*range(1, 17), *range(28, 35)]}
 _LARGEST_ARCHIVE = 512 * 2**20
+_MOST_FILES = 10_000
+_DAMAGE = (
+  *(tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError),
+  *(KeyError, RecursionError, TypeError, struct.error),
+)
 
 
 def files(number: int) -> list[str]:
@@ -47,8 +57,9 @@ def fetch(number: int) -> Path:
   import pooch
 
   place = folder(number)
+  seen = {**sums.read(place), **_SUMS}
   for name in files(number):
-    known = _SUMS.get(name)
+    known = seen.get(name)
     try:
       pooch.retrieve(
         url=f"{_SITE}/{number:02d}/{name}",
@@ -63,6 +74,7 @@ def fetch(number: int) -> Path:
         f"{_SITE}/{number:02d}/{name}: not downloaded ({reason}); try again, or give a folder "
         "of Acclaim files with --data_dir."
       ) from error
+  sums.seal(place)
   return place
 
 
@@ -73,25 +85,45 @@ def unpack(path: Path) -> Path:
     DataError: the archive is missing, damaged, or would write outside of its folder.
   """
   try:
-    about = path.stat()
+    with path.open("rb") as file:
+      digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
   except OSError as error:
     raise DataError(f"{path}: cannot be read ({error.strerror}); get it again.") from error
-  place = platformdirs.user_cache_path("ace_jax") / "mocap" / f"{path.name}_{about.st_size}"
+  place = platformdirs.user_cache_path("ace_jax") / "mocap" / f"{path.name}_{digest}"
   if place.is_dir():
-    return place
+    damaged = sums.damaged(place)
+    if not damaged:
+      return place
+    warnings.warn(f"{place / damaged} is damaged; {path} is unpacked again.", stacklevel=2)
+    shutil.rmtree(place)
   place.parent.mkdir(parents=True, exist_ok=True)
   temporary = Path(tempfile.mkdtemp(dir=place.parent))
   try:
     with tarfile.open(path) as file:
-      if sum(member.size for member in file) > _LARGEST_ARCHIVE:
-        raise DataError(f"{path}: unpacks to more than {_LARGEST_ARCHIVE >> 20} MiB; get it again.")
+      _check_sizes(path, file)
       file.extractall(temporary, filter="data")
     skeletons = sorted(temporary.rglob("*.asf"))
     if not skeletons:
       raise DataError(f"{path}: holds no .asf file; get it again.")
+    sums.seal(skeletons[0].parent)
     skeletons[0].parent.replace(place)
-  except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
-    raise DataError(f"{path}: damaged ({error}); get it again.") from error
+  except DataError:
+    raise
+  except _DAMAGE as error:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise DataError(f"{path}: damaged ({reason}); get it again.") from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   return place
+
+
+def _check_sizes(path: Path, file: tarfile.TarFile) -> None:
+  # Member by member: to get past one of a terabyte, the reader would have to unpack it.
+  total = 0
+  for count, member in enumerate(file, start=1):
+    total += member.size
+    if member.size < 0 or total > _LARGEST_ARCHIVE or count > _MOST_FILES:
+      raise DataError(
+        f"{path}: unpacks to more than {_LARGEST_ARCHIVE >> 20} MiB or {_MOST_FILES} files; get "
+        "it again."
+      )

@@ -13,7 +13,6 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
   **{"settings": dict, "data": dict, "predictors": dict, "curve": list},
   "differs_from_published": dict,
 }
-_SETTINGS = ("constraint", "preset", "model", "dual_lr", "augmented", "rho")
 _ERRORS = ("test_mse", "valid_mse")
 
 
@@ -73,14 +72,15 @@ def _wrong(result: dict[str, Any]) -> str:
   for name, kind in _FIELDS.items():
     if not isinstance(result.get(name), kind) or isinstance(result[name], bool):
       return name
-  for name in _SETTINGS:
-    # Older results lack settings that came later, but none has a list or an object there.
-    if isinstance(result["settings"].get(name), list | dict):
-      return f"settings/{name}"
-  for name in ("constraint", "preset"):
-    if not isinstance(result["settings"].get(name), str):
-      return f"settings/{name}"
-  if not result["predictors"]:
+  found = _wrong_setting(result)
+  if found:
+    return f"settings/{found}"
+  mocap = result["experiment"] == "mocap"
+  for name in ("subject", "source") if mocap else ():
+    if not isinstance(result["data"].get(name), str):
+      return f"data/{name}"
+  wanted = {"projection"} if result["constraint"] == "strict" else {"projection", "relaxed"}
+  if {*result["predictors"]} != wanted:
     return "predictors"
   for name, found in result["predictors"].items():
     if not isinstance(found, dict) or not all(_finite(found.get(key)) for key in _ERRORS):
@@ -91,6 +91,26 @@ def _wrong(result: dict[str, Any]) -> str:
   for number, record in enumerate(result["curve"]):
     if not isinstance(record, dict) or not _finite(record.get("epoch")):
       return f"curve[{number}]"
+  return ""
+
+
+def _wrong_setting(result: dict[str, Any]) -> str:
+  settings, constraint = result["settings"], result["constraint"]
+  if settings.get("constraint") != constraint:
+    return "constraint"
+  # Results of N-body runs from before there were several models do not name theirs.
+  texts = ("preset", "model") if result["experiment"] == "mocap" else ("preset",)
+  numbers = () if constraint == "strict" else ("dual_lr", "augmented")
+  numbers += ("rho",) if constraint == "resilient" else ()
+  for name in texts:
+    if not isinstance(settings.get(name), str):
+      return name
+  for name in numbers:
+    # Without multipliers a rate may be null; the price of slack may not.
+    if not _finite(settings.get(name, "")) and (
+      name == "rho" or settings.get(name, "") is not None
+    ):
+      return name
   return ""
 
 
