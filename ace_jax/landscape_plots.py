@@ -21,7 +21,7 @@ def contours(
   notes: Mapping[str, str] | None = None,
   labels: tuple[str, str] = ("first direction", "second direction"),
 ) -> Figure:
-  """Draws losses over a plane side by side, with common logarithmic levels.
+  """Draws losses over a plane side by side, each with logarithmic levels of its own.
 
   Args:
     slices: Losses by label.
@@ -31,10 +31,10 @@ def contours(
     notes: What stands under the title of each panel.
     labels: Of the two axes.
   """
-  figure = Figure(figsize=(3.6 * len(slices) + 0.8, 3.9), layout="constrained")
+  figure = Figure(figsize=(4.4 * len(slices), 3.9), layout="constrained")
   panels = figure.subplots(1, len(slices), squeeze=False, sharey=True)[0]
-  levels = _levels(slices.values())
   for axes, (label, losses) in zip(panels, slices.items(), strict=True):
+    levels = _levels([losses])
     image = axes.contourf(a, b, np.log10(losses).T, levels=levels, cmap="viridis", extend="both")
     axes.contour(a, b, np.log10(losses).T, levels=levels, colors="k", linewidths=0.3)
     for name, places in (points or {}).items():
@@ -43,10 +43,10 @@ def contours(
     note = (notes or {}).get(label, "")
     axes.set_title(f"{label}\n{note}" if note else label, fontsize=9)
     axes.set_xlabel(labels[0], fontsize=8)
+    figure.colorbar(image, ax=axes, label=r"$\log_{10}$ loss")
   panels[0].set_ylabel(labels[1], fontsize=8)
   if points:
     panels[-1].legend(fontsize=7)
-  figure.colorbar(image, ax=panels, label=r"$\log_{10}$ loss")
   return figure
 
 
@@ -72,7 +72,7 @@ def along_training(
   a: Float[np.ndarray, " rows"],
   b: Float[np.ndarray, " columns"],
 ) -> Figure:
-  """Draws a row of slices for each label, a column for each checkpoint, with common levels.
+  """Draws a row of slices for each label, a column for each checkpoint; levels are common to a row.
 
   Args:
     rows: Losses around every checkpoint, by label.
@@ -82,15 +82,15 @@ def along_training(
   """
   figure = Figure(figsize=(2 * len(epochs) + 1, 2.1 * len(rows) + 0.3), layout="constrained")
   panels = figure.subplots(len(rows), len(epochs), squeeze=False, sharex=True, sharey=True)
-  levels = _levels([losses for slices in rows.values() for losses in slices])
   for line, (label, slices) in zip(panels, rows.items(), strict=True):
+    levels = _levels(slices)
     for axes, losses, epoch in zip(line, slices, epochs, strict=True):
       image = axes.contourf(a, b, np.log10(losses).T, levels=levels, cmap="viridis", extend="both")
       axes.contour(a, b, np.log10(losses).T, levels=levels, colors="k", linewidths=0.3)
       axes.set_title(f"epoch {epoch}", fontsize=8)
       axes.tick_params(labelsize=6)
     line[0].set_ylabel(label, fontsize=9)
-  figure.colorbar(image, ax=panels, label=r"$\log_{10}$ loss")
+    figure.colorbar(image, ax=line, label=r"$\log_{10}$ loss")
   return figure
 
 
@@ -113,6 +113,8 @@ def sharpness(found: Sequence[Mapping[str, Any]]) -> Figure:
   names = ("training loss", "top Hessian eigenvalue", "Hessian trace")
   for axes, name in zip(panels, names, strict=True):
     axes.set(xlabel="epoch", title=name, yscale="log" if name == names[0] else "symlog")
+    if name != names[0]:
+      axes.yaxis.get_major_locator().set_params(numticks=7)
   panels[0].legend(fontsize=8)
   return figure
 

@@ -107,11 +107,11 @@ def run(request: Request) -> None:
     report["explained_by_plane"] = trajectory_plane(drawn, path, request, place)
   else:
     print("landscapes along training need a run with --keep_period; this one kept its last alone.")
-  if request.strict:
-    through_strict(drawn, path, request, place)
   history.write_json(
     place / "landscape.json", runs.portable({**report, "environment": runs.environment()})
   )
+  if request.strict:
+    through_strict(drawn, path, request, place)
   print(f"Everything is in {place}: {', '.join(sorted(p.name for p in place.iterdir()))}")
 
 
@@ -202,30 +202,41 @@ def trajectory_plane(
 def through_strict(
   drawn: Landscape, path: list[state.AceState], request: Request, place: Path
 ) -> None:
-  """Draws the plane through the strict optimum, the projection and the relaxed optimum's theta.
+  """Draws the plane through the strict and the relaxed optimum, and along the trajectory.
 
-  The plane lies in the strict model's parameters, of which the loss is drawn; the trajectory is
-  projected onto it.
+  The plane lies in the strict model's parameters, of which the loss is drawn. Its third point is
+  one principal direction of the trajectory away from the relaxed optimum; of a run that kept no
+  trajectory it is the projection's optimum.
 
   Raises:
-    ConfigurationError: the strict run has other sizes.
+    ConfigurationError: the strict run has other sizes, or there is no third point.
   """
   other = report_run.restore(Path(request.strict or ""))
   own = other.end.selected()["projection"][0]
   ends = {name: _plain(best[0]) for name, best in drawn.found.end.selected().items()}
-  if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, ends["projection"]):
+  relaxed = ends["relaxed"]
+  if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, relaxed):
     raise ConfigurationError(
       f"{request.strict}: its model has other sizes; name a strict run of the same."
     )
-  e1, e2, corners = landscape.plane_through(own, ends["projection"], ends["relaxed"])
-  marks = {
-    name: np.asarray(corners[i : i + 1])
-    for i, name in enumerate(("strict", "projection", "relaxed theta"))
-  }
-  if len(path) > 1:
-    marks["training, projected"] = np.stack(
-      [np.asarray(landscape.coordinates(own, _plain(p.primal.theta), e1, e2)) for p in path]
+  points = [_plain(one.primal.theta) for one in path]
+  third = ends["projection"]
+  if len(points) > 2:
+    direction, _, _ = landscape.principal_directions(relaxed, points)
+    third = jax.tree.map(jnp.add, relaxed, direction)
+  elif all(map(np.array_equal, *map(jax.tree.leaves, (relaxed, third)))):
+    raise ConfigurationError(
+      f"{request.run}: both predictors were best after the same epoch, so that they make no plane "
+      "with the strict model; train with --keep_period for one along the trajectory."
     )
+  e1, e2, corners = landscape.plane_through(own, relaxed, third)
+  marks = {name: np.asarray(corners[i : i + 1]) for i, name in enumerate(("strict", "relaxed"))}
+  if len(points) > 2:
+    marks["training, projected"] = np.stack(
+      [np.asarray(landscape.coordinates(own, point, e1, e2)) for point in points]
+    )
+  else:
+    marks["projection"] = np.asarray(corners[2:])
   a, b = _around(np.concatenate([*marks.values()]), request.grid)
   batch = task.take(drawn.found.problem.train, slice(0, request.samples))
 
