@@ -151,10 +151,19 @@ def ray_engine(jobs: int | None) -> Iterator[Engine]:
 
   Args:
     jobs: How many at once; by default one a GPU, or one a machine where there is none.
+
+  Raises:
+    UsageError: Ray does not start, or does not find its cluster.
   """
   import ray
 
-  ray.init(include_dashboard=False, log_to_driver=False)
+  try:
+    ray.init(include_dashboard=False, log_to_driver=False)
+  except Exception as error:  # Ray has no base of its errors: ConnectionError, RuntimeError, ...
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise UsageError(
+      f"Ray does not start ({said}); see RAY_ADDRESS, or leave out --engine=ray."
+    ) from error
   try:
     gpus = int(ray.cluster_resources().get("GPU", 0))
     slots = jobs or gpus or sum(node["Alive"] for node in ray.nodes())
