@@ -139,6 +139,7 @@ def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
     and result["data"]["subject"] == subject
     and result["data"]["source"] != "synthetic"
     and result["settings"]["preset"] == "paper"
+    and row.predictor in result["predictors"]
     and row.wanted(result["settings"])
   ]
   if not found:
