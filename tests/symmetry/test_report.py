@@ -90,7 +90,7 @@ def test_false_alarms_are_rare():
 
 
 def test_reports_join_runs_of_other_seeds_alone(tmp_path):
-  with pytest.raises(DataError, match="holds no run"):
+  with pytest.raises(DataError, match="name the folder of a finished run"):
     report_run.restore(tmp_path)
   (tmp_path / "config.json").write_text(json.dumps({"settings": {"subject": "run"}}))
   (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
