@@ -256,13 +256,24 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 def test_sigterm_saves_and_resuming_completes(tmp_path):
   reference = fit(RADIUS, 400)
-  timer = threading.Timer(3, os.kill, (os.getpid(), signal.SIGTERM))
-  timer.start()
-  with pytest.raises(errors.Interrupted, match="resume to continue"):
-    while True:  # until the signal arrives, however fast this machine is
-      place = tmp_path / str(time.monotonic_ns())
-      fit(RADIUS, 400, workdir=place, checkpoint_every=1000)
-  timer.join()
+  done = threading.Event()
+
+  def ask():  # again and again, since one signal may come after the last epoch, and change nothing
+    while not done.wait(1):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  before = signal.signal(signal.SIGTERM, lambda *_: None)  # between two trainings
+  asking = threading.Thread(target=ask)
+  asking.start()
+  try:
+    with pytest.raises(errors.Interrupted, match="resume to continue"):
+      while True:  # until a signal arrives, however fast this machine is
+        place = tmp_path / str(time.monotonic_ns())
+        fit(RADIUS, 400, workdir=place, checkpoint_every=1000)
+  finally:
+    done.set()
+    asking.join()
+    signal.signal(signal.SIGTERM, before)
   resumed = fit(RADIUS, 400, workdir=place, resume=True)
   assert_same(resumed.state.primal, reference.state.primal)
 
