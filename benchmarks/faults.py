@@ -24,7 +24,7 @@ from experiments import runs
 FLAGS = flags.FLAGS
 flags.DEFINE_list("kinds", list(fault_kinds.KINDS), "Which faults.")
 flags.DEFINE_float("tries", 1.0, "Scales the number of tries of every kind.", lower_bound=0.0)
-flags.DEFINE_integer("seed", 0, "Draws moments, files and bits.", lower_bound=0)
+flags.DEFINE_integer("fault_seed", 0, "Draws moments, files and bits.", lower_bound=0)
 flags.DEFINE_string("bench", None, "Folder to work in, kept; a temporary one by default.")
 flags.DEFINE_string("out", "benchmarks/results/faults.json", "The report.")
 
@@ -71,12 +71,12 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"--kinds={unknown[0]} is none of {', '.join(fault_kinds.KINDS)}.")
   place = Path(FLAGS.bench or tempfile.mkdtemp(prefix="faults_")).absolute()
   try:
-    found = campaign(place, FLAGS.kinds, FLAGS.tries, FLAGS.seed)
+    found = campaign(place, FLAGS.kinds, FLAGS.tries, FLAGS.fault_seed)
   finally:
     if not FLAGS.bench:
       shutil.rmtree(place, ignore_errors=True)
   tries, survived = (sum(kind[key] for kind in found.values()) for key in ("tries", "survived"))
-  totals = {"benchmark": "faults", "tries": tries, "survived": survived, "seed": FLAGS.seed}
+  totals = {"benchmark": "faults", "tries": tries, "survived": survived, "seed": FLAGS.fault_seed}
   out = Path(FLAGS.out)
   out.parent.mkdir(parents=True, exist_ok=True)
   history.write_json(out, {**totals, "kinds": found, "machine": machine.describe()})
