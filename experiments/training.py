@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import ace_jax
 from ace_jax import (
   checkpoints,
   epochs,
-  functional,
   history,
   homotopy,
   parallel,
@@ -31,7 +29,7 @@ from ace_jax.lagrangian import dual_optimizer
 from ace_jax.logging import ProgressBar, TensorBoardLogger
 from ace_jax.parallel import DATA, default_mesh, make_mesh
 from ace_jax.primal_dual import primal_adam
-from experiments import runs, text
+from experiments import gaps, runs, text
 from experiments.replicas import GRIDDED, Plan
 
 _ALONE = Plan()
@@ -234,8 +232,11 @@ def train(
     NonFiniteError: a replica met a number that is not finite; the others are written by then.
   """
   names, own = zip(*plan.expand(settings), strict=True)
-  replica, data = plan.mesh or (1, 1)
-  mesh = make_mesh(data, replica) if plan.mesh else default_mesh(len(names))
+  if plan.mesh:
+    replica, data = plan.mesh
+    mesh = make_mesh(data, replica)
+  else:
+    mesh = default_mesh(len(names))
 
   def loggers(name, done):
     try:
@@ -247,6 +248,9 @@ def train(
     begin = start(own, problem)
     test_errors = epochs.compile_errors(mesh, problem.eval_batch_size, begin.task)
     measured = parallel.over_replicas(problem.measure, mesh)
+    measure_gaps = problem.symmetry and gaps.compile_measure(
+      begin.task, problem.symmetry, problem.test, problem.eval_batch_size
+    )
 
     def measure(current):
       numbers = measured(current)
@@ -276,7 +280,8 @@ def train(
         failed.append(f"{name} in epoch {int(alone.failed)}")
         continue
       result = make_result(problem, own[i], alone, records[i], tests[i])
-      result |= equivariance_result(problem, alone, result["predictors"])
+      if measure_gaps:
+        result = gaps.add(result, measure_gaps, alone, task.size(problem.test))
       results.append({**result, "replica": name, "replicas": len(names)})
       _write(place / name, problem, own[i], alone, records[i], results[-1])
   if failed:
@@ -365,52 +370,6 @@ def make_result(
     "data": problem.summary,
     "environment": runs.environment(),
   }
-
-
-def equivariance_result(
-  problem: Problem, end: state.AceState, predictors: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-  """Measures mean squared equivariance errors on test data: {} where no symmetry is known.
-
-  Adds `test_gap` and its standard error over samples, `test_gap_error`, to every predictor. Warns
-  where the bound of a functional constraint is below what the test samples can resolve.
-
-  Args:
-    problem: Model and data.
-    end: Final state of the run.
-    predictors: Those of result.json.
-
-  Returns:
-    Under a functional constraint `functional`: the bound `asked` for (epsilon, or the final slack),
-    and the errors reached by the selected parameters and the final ones.
-  """
-  if problem.symmetry is None:
-    return {}
-  batch_size = problem.eval_batch_size
-
-  @jax.jit
-  def measure(variables, data):
-    key = jax.random.key(0)
-    return functional.measure(end.task, symmetry, variables, data, key, batch_size=batch_size)
-
-  symmetry = problem.symmetry
-  for name, variables in end.selected().items():
-    gap, error = (float(x) for x in measure(variables, problem.test))
-    predictors[name] |= {"test_gap": gap, "test_gap_error": error}
-  if not isinstance(end.formulation, Functional | ResilientFunctional):
-    return {}
-  name = "relaxed" if end.primal.gamma else "projection"
-  asked = float(f"{float(end.formulation.bound(end.primal)):.6g}")  # 0.001, not its float32
-  final, error = (float(x) for x in measure(end.current()[name], problem.test))
-  if asked < error:
-    warnings.warn(
-      f"the bound {asked:.1e} on the mean squared equivariance error is below its standard error "
-      f"{error:.1e} on {task.size(problem.test)} test samples: whether it is met cannot be told.",
-      stacklevel=2,
-    )
-  found = {k: predictors[name][k] for k in ("test_gap", "test_gap_error")}
-  final = {"test_gap": final, "test_gap_error": error}
-  return {"functional": {"asked": asked, "selected": found, "final": final}}
 
 
 def _evaluation(record: history.Record) -> history.Record:

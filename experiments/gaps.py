@@ -1,0 +1,73 @@
+"""The mean squared equivariance errors on test data that result.json reports."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from ace_jax import functional, task
+from ace_jax.functional import Functional, ResilientFunctional, Symmetry
+from ace_jax.state import AceState
+
+Measure = Callable[[tuple[Any, Any, Any]], dict[str, float]]
+"""Maps variables, an entry of `AceState.current()` or `selected()`, to the error and its own."""
+
+
+def compile_measure(
+  learned: task.Task, symmetry: Symmetry, test: task.Batch, batch_size: int
+) -> Measure:
+  """Compiles the measurement, once for all replicas and predictors.
+
+  Args:
+    learned: Model and loss.
+    symmetry: The group and its action on the data.
+    test: Test samples.
+    batch_size: Samples measured at once.
+
+  Returns:
+    A function that returns `test_gap` and its standard error over samples, `test_gap_error`.
+  """
+
+  @jax.jit
+  def compiled(variables, data):
+    key = jax.random.key(0)
+    return functional.measure(learned, symmetry, variables, data, key, batch_size=batch_size)
+
+  def measure(variables):
+    gap, error = compiled(variables, test)
+    return {"test_gap": float(gap), "test_gap_error": float(error)}
+
+  return measure
+
+
+def add(result: dict[str, Any], measure: Measure, end: AceState, samples: int) -> dict[str, Any]:
+  """Returns a result with the errors of every predictor, and what a functional constraint reached.
+
+  Warns where the bound of a functional constraint is below what the test samples can resolve.
+
+  Args:
+    result: Content of result.json.
+    measure: Of `compile_measure`.
+    end: Final state of the run.
+    samples: Number of test samples.
+
+  Returns:
+    The result; under a functional constraint with `functional`: the bound `asked` for (epsilon, or
+    the final slack), and the errors reached by the selected parameters and the final ones.
+  """
+  gaps = {name: measure(variables) for name, variables in end.selected().items()}
+  predictors = {name: found | gaps[name] for name, found in result["predictors"].items()}
+  result = result | {"predictors": predictors}
+  if not isinstance(end.formulation, Functional | ResilientFunctional):
+    return result
+  name = "relaxed" if end.primal.gamma else "projection"
+  asked = float(f"{float(end.formulation.bound(end.primal)):.6g}")  # 0.001, not its float32
+  final = measure(end.current()[name])
+  if asked < final["test_gap_error"]:
+    warnings.warn(
+      f"the bound {asked:.1e} on the mean squared equivariance error is below its standard error "
+      f"{final['test_gap_error']:.1e} on {samples} test samples: whether it is met cannot be told.",
+      stacklevel=2,
+    )
+  return result | {"functional": {"asked": asked, "selected": gaps[name], "final": final}}
