@@ -5,6 +5,7 @@ as long as it is asked.
 """
 
 import contextlib
+import itertools
 import os
 import resource
 import shutil
@@ -63,10 +64,8 @@ def _moment(bench: Bench, workdir: Path, rng: np.random.Generator):
 
 def _struck(bench: Bench, place: Path, rng: np.random.Generator, what: signal.Signals):
   """Strikes runs until they end; every blow is one try, judged when its run has ended."""
-  number = 0
-  while True:
+  for number in itertools.count():
     workdir, blows, whys, best = place / f"{number:03d}", [], [], 0
-    number += 1
     while True:
       launched, process = time.time(), bench.start(workdir)
       seconds, ready = _moment(bench, workdir, rng)
@@ -121,10 +120,8 @@ def _disk(place: Path, megabytes: int) -> Iterator[bool]:
 
 def full_disk(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A disk that another program fills at a random moment, or (no mounts) a limit on file sizes."""
-  number = 0
-  while True:
+  for number in itertools.count(1):
     folder = place / f"{number:03d}"
-    number += 1
     workdir = folder / "run"
     with _disk(folder, 8) as mounted:
       if mounted:
@@ -154,10 +151,8 @@ def _fill(path: Path) -> None:
 
 def read_only(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A workdir on a disk that became read-only while the run was down."""
-  number = 0
-  while True:
+  for number in itertools.count(1):
     folder = place / f"{number:03d}"
-    number += 1
     workdir = folder / "run"
     with _disk(folder, 64) as mounted:
       if not mounted:
@@ -198,10 +193,9 @@ def checkpoint(how: str) -> Kind:
   """A random file of the newest checkpoint (every fifth time: of every one), damaged."""
 
   def tries(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
-    half, number = _half_done(bench, place), 0
-    while True:
+    half = _half_done(bench, place)
+    for number in itertools.count(1):
       workdir = place / f"{number:03d}"
-      number += 1
       shutil.copytree(half, workdir)
       found = sorted((workdir / training.CHECKPOINTS).glob("[0-9]*/manifest.json"))
       every = number % 5 == 0
@@ -220,10 +214,9 @@ def checkpoint(how: str) -> Kind:
 
 def records(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
   """metrics.jsonl or config.json of a run that is down, truncated or with a bit flipped."""
-  half, number = _half_done(bench, place), 0
-  while True:
+  half = _half_done(bench, place)
+  for number in itertools.count(1):
     workdir = place / f"{number:03d}"
-    number += 1
     shutil.copytree(half, workdir)
     name = ("metrics.jsonl", "config.json")[number % 2]
     fault_runs.damage(workdir / name, ("truncate", "flip")[number // 2 % 2], rng)
@@ -234,8 +227,8 @@ def records(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try
 
 def program_cache(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A random half of the files of JAX's compilation cache, truncated or with a bit flipped."""
-  number, whole = 0, bench.cache
-  while True:
+  whole = bench.cache
+  for number in itertools.count():
     cache = place / f"cache{number:03d}"
     shutil.copytree(whole, cache)
     how = ("truncate", "flip")[number % 2]
@@ -243,7 +236,6 @@ def program_cache(bench: Bench, place: Path, rng: np.random.Generator) -> Iterat
       if rng.random() < 0.5:
         fault_runs.damage(path, how, rng)
     workdir = place / f"{number:03d}"
-    number += 1
     bench.cache = cache
     try:
       ended = bench.finish(workdir)
@@ -257,11 +249,10 @@ def data_cache(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[
   del bench
   nbody.load(train=10, cache=place)
   (path,) = place.iterdir()
-  content, number = path.read_bytes(), 0
+  content = path.read_bytes()
   expected = nbody.load(train=10, cache=place)
-  while True:
+  for number in itertools.count():
     how = ("truncate", "flip")[number % 2]
-    number += 1
     path.write_bytes(content)
     fault_runs.damage(path, how, rng)
     with warnings.catch_warnings():
@@ -278,11 +269,9 @@ def data_cache(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[
 
 def clock(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A clock that jumps by twenty years in a run, and then files from the future and the past."""
-  number = 0
-  while True:
+  for number in itertools.count():
     workdir = place / f"{number:03d}"
     where = ("clock_forward", "clock_backward")[number % 2]
-    number += 1
     seconds = rng.uniform(0, bench.life)
     first = bench.finish(workdir, f"--fault={where}", f"--fault_seconds={seconds}")
     for path in [*workdir.rglob("*")]:
@@ -295,11 +284,9 @@ def clock(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
 
 def not_a_number(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A NaN in a batch, in the gradients or in gamma, in a random epoch; then without it."""
-  number = 0
-  while True:
+  for number in itertools.count():
     workdir = place / f"{number:03d}"
     where = ("nan_batch", "nan_gradient", "nan_gamma")[number % 3]
-    number += 1
     epoch = int(rng.integers(1, fault_problem.EPOCHS + 1))
     ended = bench.finish(workdir, f"--fault={where}", f"--fault_epoch={epoch}")
     why = "" if f"in epoch {epoch}, step" in ended.last() else f"said {ended.last()}"
@@ -309,10 +296,8 @@ def not_a_number(bench: Bench, place: Path, rng: np.random.Generator) -> Iterato
 
 def two_runs(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A second run in the workdir of one that goes on: one of them refuses."""
-  number = 0
-  while True:
+  for number in itertools.count():
     workdir = place / f"{number:03d}"
-    number += 1
     processes = [bench.start(workdir)]
     time.sleep(rng.uniform(0, 0.3 * bench.life))
     processes.append(bench.start(workdir))

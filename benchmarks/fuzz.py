@@ -20,7 +20,6 @@ from typing import Any
 import hypothesis
 from absl import app, flags
 
-from ace_jax import history
 from benchmarks import fuzz_loaders, machine
 from experiments import runs
 
@@ -96,10 +95,7 @@ def main(argv: list[str]) -> None:
     print(f"{name}: {json.dumps(found[name])}", flush=True)
   totals = {"benchmark": "fuzz", "seed": FLAGS.seed, "real_files": bool(real)}
   totals |= {key: sum(one[key] for one in found.values()) for key in ("cases", "findings")}
-  out = Path(FLAGS.out)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  history.write_json(out, {**totals, "loaders": found, "machine": machine.describe()})
-  print(json.dumps(totals))
+  machine.report(Path(FLAGS.out), totals, {"loaders": found})
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from ace_jax import history
 from ace_jax.errors import ConfigurationError, RecordsError
 from benchmarks import mutations
+from benchmarks.acclaim_sample import MOTION, SKELETON
 from data import acclaim, mocap, mocap_download, nbody, walker
 from data.errors import DataError
 from experiments import mocap_table, runs, stored, table
@@ -227,56 +228,10 @@ def _mocap_split(folder: Path, real: Path | None, trap: Path):
   return _mocap(folder, real, trap, "run_split_published.npz")
 
 
-_SKELETON = """:version 1.10
-:units
-  length 0.45
-  angle deg
-:root
-  order TX TY TZ RX RY RZ
-  axis XYZ
-  position 0 0 0
-  orientation 0 0 0
-:bonedata
-  begin
-    id 1
-    name upper
-    direction 0 1 0
-    length 2
-    axis 0 0 0 XYZ
-    dof rx rz
-    limits (-160.0 20.0)
-           (-70.0 70.0)
-  end
-  begin
-    name lower
-    direction 0 1 0
-    length 1
-    axis 0 0 90 XYZ
-    dof rx
-  end
-:hierarchy
-  begin
-    root upper
-    upper lower
-  end
-"""
-_MOTION = """:FULLY-SPECIFIED
-:DEGREES
-7
-root 1 2 3 0 0 0
-upper 90 0
-lower 0
-8
-root 1 2 3 0 90 0
-upper 0 90
-lower 90
-"""
-
-
 def _acclaim(real: Path | None) -> tuple[str, str]:
   archive = real / "cmu_mocap" / "subject35_acclaim.tar.xz" if real else None
   if archive is None or not archive.exists():
-    return _SKELETON, _MOTION
+    return SKELETON, MOTION
   with tarfile.open(archive) as file:
     members = {Path(member.name).name: member for member in file}
     texts = []

@@ -1,5 +1,6 @@
-"""What the timings were taken on, and the unit that makes machines comparable."""
+"""What benchmarks ran on, the unit that makes machines comparable, and the report of a campaign."""
 
+import json
 import os
 import statistics
 import time
@@ -8,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from ace_jax import history
 
 REPEATS = 10
 
@@ -38,3 +41,16 @@ def describe() -> dict[str, Any]:
     "device": jax.devices()[0].device_kind,
     "jax": jax.__version__,
   }
+
+
+def report(path: Path, totals: dict[str, Any], details: dict[str, Any]) -> None:
+  """Writes a campaign's report, and prints its totals as the last line.
+
+  Args:
+    path: The JSON file; its folder is made if missing.
+    totals: Of all.
+    details: What they are made of.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  history.write_json(path, {**totals, **details, "machine": describe()})
+  print(json.dumps(totals))

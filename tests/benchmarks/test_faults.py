@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks import fault_runs, faults
+from benchmarks import fault_campaign, fault_runs
 from benchmarks.fault_runs import Ended
 
 
@@ -42,7 +42,7 @@ def test_damage_truncates_or_flips_one_bit(tmp_path):
 @pytest.mark.slow
 def test_the_harness_kills_flips_and_tells_other_runs_apart(tmp_path):
   place = tmp_path / "bench"
-  found = faults.campaign(place, ["kill", "flipped_checkpoint"], 0.0, seed=0)
+  found = fault_campaign.run(place, ["kill", "flipped_checkpoint"], 0.0, seed=0)
   for kind in found.values():
     assert kind["tries"] == kind["survived"] == 1, json.dumps(found)
   # A run that lost an epoch of its records, or has another state, is not the undisturbed one.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import fuzz_loaders, mutations
+from benchmarks.acclaim_sample import MOTION, SKELETON
 from data import acclaim, arrays, mocap, mocap_download, nbody, sums, walker
 from data.errors import DataError
 
@@ -208,7 +209,7 @@ def test_prepared_arrays_that_fit_nothing(prepared, changes, says):
   ],
 )
 def test_numbers_that_acclaim_files_cannot_mean(tmp_path, file, old, new, says):
-  texts = {"asf": fuzz_loaders._SKELETON, "amc": fuzz_loaders._MOTION}
+  texts = {"asf": SKELETON, "amc": MOTION}
   assert old in texts[file]
   texts[file] = texts[file].replace(old, new, 1)
   for kind, text in texts.items():
@@ -219,14 +220,14 @@ def test_numbers_that_acclaim_files_cannot_mean(tmp_path, file, old, new, says):
 
 
 def test_skeletons_that_do_not_move_or_move_too_long(tmp_path, monkeypatch):
-  lines = fuzz_loaders._SKELETON.splitlines(True)
+  lines = SKELETON.splitlines(True)
   still = "".join(line for line in lines if "dof" not in line and "TX" not in line)
   (tmp_path / "a.asf").write_text(still)
   (tmp_path / "a.amc").write_text(":DEGREES\n1\n2\n")
   with pytest.raises(DataError, match="no joint has channels"):
     fuzz_loaders._positions(tmp_path / "a.asf", tmp_path / "a.amc")
-  (tmp_path / "a.asf").write_text(fuzz_loaders._SKELETON)
-  (tmp_path / "a.amc").write_text(fuzz_loaders._MOTION)
+  (tmp_path / "a.asf").write_text(SKELETON)
+  (tmp_path / "a.amc").write_text(MOTION)
   monkeypatch.setattr(acclaim, "_LARGEST_MOTION", 5)
   with pytest.raises(DataError, match="2 frames of 3 joints are more than 5"):
     fuzz_loaders._positions(tmp_path / "a.asf", tmp_path / "a.amc")

@@ -1,0 +1,44 @@
+"""The tries of every kind of fault, and what became of them."""
+
+import collections
+import itertools
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import fault_kinds, fault_runs
+from experiments import runs
+
+
+def run(place: Path, kinds: list[str], scale: float, seed: int) -> dict[str, dict]:
+  """Returns what became of the tries of every kind.
+
+  Args:
+    place: Folder to work in.
+    kinds: Names in `fault_kinds.KINDS`.
+    scale: Of the numbers of tries; at least one of each kind is made.
+    seed: Draws moments, files and bits.
+  """
+  bench = fault_runs.Bench(place)
+  report = {}
+  for kind in kinds:
+    tries, attempt = fault_kinds.KINDS[kind]
+    tries = max(1, round(scale * tries))
+    rng = np.random.default_rng([seed, *kind.encode()])
+    folder = place / kind
+    folder.mkdir()
+    begin = time.monotonic()
+    found = [*itertools.islice(attempt(bench, folder, rng), tries)]
+    endings = collections.Counter(one.ending for one in found)
+    report[kind] = {
+      "tries": len(found),
+      "survived": len(found) - endings["failed"],
+      "endings": dict(endings),
+      "where": dict(collections.Counter(one.where for one in found)),
+      "failures": runs.portable([one.why for one in found if one.why]),
+      "seconds": round(time.monotonic() - begin),
+    }
+    print(f"{kind}: {json.dumps(report[kind])}", flush=True)
+  return report
