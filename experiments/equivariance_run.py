@@ -10,7 +10,6 @@ import numpy as np
 
 from ace_jax import history, homotopy, plotting, relaxations, report_plots, symmetry, task
 from ace_jax.errors import ConfigurationError
-from ace_jax.models import steerable
 from ace_jax.symmetry import actions, bounds, groups
 from experiments import nbody_run, report_run, runs, text, training
 
@@ -108,13 +107,12 @@ def errors_by_layer(
   found: report_run.Run, batch: Any, key: jax.Array, elements: int
 ) -> dict[str, dict[str, float]]:
   """Returns the relative error under SO(3) of the features after every homotopic layer."""
-  settings = found.settings
-  channels = steerable.weight_balanced(
-    settings["hidden_features"], settings["lmax"], settings["lmax_attributes"]
-  )
-  layout = "+".join(f"{n}x{degree}{'eo'[degree % 2]}" for degree, n in enumerate(channels))
-  features = actions.irreps(layout, component_major=True)
   network, inputs = found.problem.network, found.problem.inputs
+  relaxed = homotopy.merge(*found.end.current()["relaxed"])
+  layouts = symmetry.layer_irreps(network, relaxed, *inputs(batch))
+  features = {
+    name: actions.irreps(layout.y, component_major=True) for name, layout in layouts.items()
+  }
   drawn = groups.so3().sample(key, elements)
 
   @jax.jit
@@ -122,11 +120,8 @@ def errors_by_layer(
     def outputs(batch):
       return symmetry.layer_outputs(network, homotopy.merge(*variables), *inputs(batch))
 
-    names = jax.eval_shape(outputs, batch)
     motions = actions.act_on(nbody_run.KINDS)
-    return symmetry.equivariance_statistics(
-      outputs, batch, drawn, motions, dict.fromkeys(names, features)
-    )
+    return symmetry.equivariance_statistics(outputs, batch, drawn, motions, features)
 
   errors: dict[str, dict[str, float]] = {}
   for name, variables in found.end.current().items():

@@ -17,7 +17,7 @@ from ace_jax.models.plain import NBodyPlain
 from ace_jax.models.segnn import SEGNN, NBodySEGNN
 from ace_jax.models.transformer import Transformer
 from ace_jax.parallel import DATA
-from ace_jax.symmetry import actions, equivariance_error, groups, random_rotations
+from ace_jax.symmetry import actions, equivariance_error, groups
 from data import nbody
 from experiments import runs, stored, text, training
 from experiments.nbody_presets import PRESETS
@@ -155,20 +155,12 @@ SYMMETRY = Symmetry(
 
 def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.Array]:
   """Returns the relative equivariance error of each predictor under rotations about the origin."""
-  rotations = random_rotations(jax.random.key(0), _ROTATIONS)
-
-  def rotate_inputs(rotation, batch):
-    turned = {name: batch[name] @ rotation.T for name in ("positions", "velocities")}
-    return {**batch, **turned}
-
+  rotations = SYMMETRY.group.sample(jax.random.key(0), _ROTATIONS)
   errors = {}
   for name, variables in current.current().items():
+    predict = functools.partial(training.predict, current, variables)
     errors[f"equivariance/{name}"] = equivariance_error(
-      functools.partial(training.predict, current, variables),
-      batch,
-      rotations,
-      rotate_inputs,
-      lambda rotation, y: y @ rotation.T,
+      predict, batch, rotations, SYMMETRY.act_batch, actions.position
     )
   return errors
 

@@ -6,6 +6,7 @@ from ace_jax.symmetry.errors import (
   data_fit_loss,
   equivariance_error,
   equivariance_statistics,
+  layer_irreps,
   layer_outputs,
   lie_derivatives,
 )
@@ -19,6 +20,7 @@ __all__ = [
   "data_fit_loss",
   "equivariance_error",
   "equivariance_statistics",
+  "layer_irreps",
   "layer_outputs",
   "lie_derivatives",
   "random_rotations",

@@ -1,6 +1,7 @@
 """How far a function, its layers and the data are from a symmetry."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -170,14 +171,32 @@ def layer_outputs(
   Raises:
     ConfigurationError: the model has no homotopic layer.
   """
-  _, kept = model.apply(variables, *inputs, mutable=["intermediates"])
-  flat: Any = traverse_util.flatten_dict(kept.get("intermediates", {}))
-  found = {
-    "/".join(path[:-1]): value[-1] for path, value in flat.items() if path[-1] == homotopy.OUTPUT
-  }
+  found = _sown(homotopy.OUTPUT, model, variables, *inputs)
   if not found:
     raise ConfigurationError("the model has no homotopic layer; put `Homotopic` after its maps.")
   return found
+
+
+def layer_irreps(
+  model: nn.Module, variables: homotopy.Variables, *inputs: Any
+) -> dict[str, homotopy.Irreps]:
+  """Returns the representations of every homotopic layer that names them.
+
+  Args:
+    model: A model with `Homotopic` layers.
+    variables: Of the relaxed predictor: a projection names none.
+    *inputs: Of the model; only their shapes matter.
+  """
+  return jax.eval_shape(partial(_sown, homotopy.IRREPS, model), variables, *inputs)
+
+
+def _sown(
+  name: str, model: nn.Module, variables: homotopy.Variables, *inputs: Any
+) -> dict[str, Any]:
+  """Returns what every homotopic layer sowed under a name, by layer."""
+  _, kept = model.apply(variables, *inputs, mutable=["intermediates"])
+  flat: Any = traverse_util.flatten_dict(kept.get("intermediates", {}))
+  return {"/".join(path[:-1]): value[-1] for path, value in flat.items() if path[-1] == name}
 
 
 def _norms(y: Float[Array, "samples ..."]) -> Float[Array, " samples"]:
