@@ -106,19 +106,8 @@ flags.DEFINE_string(
 )
 
 _COMMON = [
-  *(
-    "constraint",
-    "rho",
-    "epsilon",
-    "beta",
-    "weighting",
-    "schedule_epochs",
-    "augmented",
-    "lr",
-    "gamma_lr",
-    "slack_lr",
-    "dual_lr",
-  ),
+  *("constraint", "rho", "epsilon", "beta", "weighting", "schedule_epochs", "augmented"),
+  *("lr", "gamma_lr", "slack_lr", "dual_lr"),
   *("dual_optimizer", "clip_norm", "relaxation", "relaxation_scale", "preset", "epochs"),
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
   *("seed", "data_seed", "train_samples", "log_test"),

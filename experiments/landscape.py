@@ -3,7 +3,7 @@
 Slices around the end of training along filter-normalised random directions, at gamma = 0 and
 gamma = 1, their curvature, and an animation from gamma = 1 to 0. Of a run with --keep_period, the
 same along training, and the plane in which it moved most. With --strict=FOLDER the plane through
-the strict model, the projection and the relaxed model's theta.
+the strict and the relaxed optimum, and along the trajectory.
 """
 
 from absl import flags

@@ -52,7 +52,8 @@ class Landscape:
 
   Attributes:
     found: The run.
-    levels: Names of `LEVELS` in figures.
+    cut: `cut(level, end, first, second, a, b)`, the losses on a slice around a state; compiled.
+    curvature: `curvature(level, end)`, (loss, top eigenvalues, trace, its error); compiled.
   """
 
   def __init__(self, found: report_run.Run, request: Request):
@@ -61,7 +62,6 @@ class Landscape:
     self._keys = jax.random.split(jax.random.key(request.seed), 4)
     self.cut = jax.jit(self._cut)
     self.curvature = jax.jit(self._curvature, static_argnames=("iterations", "draws"))
-    self.loss = jax.jit(self._loss)
 
   def _loss(self, level, end: state.AceState, theta):
     gamma = jax.tree.map(lambda g: jnp.full_like(g, level), end.primal.gamma)
