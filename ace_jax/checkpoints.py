@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import serialization, traverse_util
 
-from ace_jax import history
+from ace_jax import history, hosts
 from ace_jax.errors import CheckpointError
 from ace_jax.state import AceState
 
@@ -40,6 +40,8 @@ def save(
 ) -> Path:
   """Saves a state; older checkpoints are removed only after it is complete.
 
+  Of several processes all must call it; Orbax writes what each of them holds.
+
   Args:
     folder: Holds the checkpoints of one run; made if missing.
     state: What to save, all of it; with or without a leading axis of replicas.
@@ -53,15 +55,18 @@ def save(
   Raises:
     CheckpointError: the disk is full or read-only, say; what was saved before is untouched.
   """
-  epoch, step = int(np.max(state.epoch)), int(np.max(state.step))
+  epoch, step = (int(np.max(number)) for number in hosts.fetch((state.epoch, state.step)))
   place = folder.absolute() / f"{epoch:06d}"
   try:
-    place.mkdir(parents=True, exist_ok=True)
-    (place / _MANIFEST).unlink(missing_ok=True)
-    _check_space(place, state)
+    if hosts.first():
+      place.mkdir(parents=True, exist_ok=True)
+      (place / _MANIFEST).unlink(missing_ok=True)
+      _check_space(place, state)
     failure = _write(place / "state", _arrays(state))
     if failure:
       raise OSError(failure)
+    if not hosts.first():
+      return place
     manifest = {"epoch": epoch, "step": step, "sha256": _sums(place)}
     manifest["records"] = {os.path.relpath(path, place): _start(path) for path in records}
     history.write_json(place / _MANIFEST, manifest)
@@ -80,26 +85,35 @@ def save(
   return place
 
 
-def restore(folder: Path, state: AceState, records: Sequence[Path] = ()) -> AceState:
+def restore(folder: Path, state: AceState) -> AceState:
   """Restores the newest checkpoint that is whole, falling back from damaged ones.
 
   Args:
     folder: Holds the checkpoints of one run.
     state: A state of the same structure, such as a fresh one.
-    records: Files given to `save`; a checkpoint is whole only if they still begin as they did then.
-
-  Returns:
-    The saved state. Each damaged checkpoint met on the way is named in a warning.
 
   Raises:
     CheckpointError: no checkpoint is whole, or it belongs to another model or formulation.
+  """
+  return load(newest_whole(folder), state)
+
+
+def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
+  """Returns the newest checkpoint that is whole; each damaged one is named in a warning.
+
+  Args:
+    folder: Holds the checkpoints of one run.
+    records: Files given to `save`; a checkpoint is whole only if they still begin as they did then.
+
+  Raises:
+    CheckpointError: there is none.
   """
   for place in _folders(folder):
     damage = _damage(place) or _damage_of_records(place, records)
     if damage:
       logging.warning("checkpoint %s; falling back to the one before it.", damage)
       continue
-    return _load(place, state)
+    return place
   raise CheckpointError(
     f"{folder} holds no whole checkpoint; start afresh with another workdir, or remove this one."
   )
@@ -115,7 +129,7 @@ def restore_all(folder: Path, state: AceState) -> list[AceState]:
   Raises:
     CheckpointError: one belongs to another model or formulation.
   """
-  return [_load(place, state) for place in reversed(_sealed(folder)) if not _damage(place)]
+  return [load(place, state) for place in reversed(_sealed(folder)) if not _damage(place)]
 
 
 def exists(folder: Path) -> bool:
@@ -174,7 +188,16 @@ def _check_space(place: Path, state: AceState) -> None:
     probe.unlink(missing_ok=True)
 
 
-def _load(place: Path, state: AceState) -> AceState:
+def load(place: Path, state: AceState) -> AceState:
+  """Restores a checkpoint that is known to be whole.
+
+  Args:
+    place: Its folder.
+    state: A state of the same structure, such as a fresh one.
+
+  Raises:
+    CheckpointError: it belongs to another model or formulation.
+  """
   target = _arrays(state)
   try:
     with ocp.StandardCheckpointer() as checkpointer:

@@ -21,6 +21,10 @@ class RecordsError(AceError):
   """The records of a run cannot be read; names the line."""
 
 
+class HostError(AceError):
+  """Another process of the run is gone, or never came."""
+
+
 class NonFiniteError(AceError, ArithmeticError):
   """Training produced a NaN or an infinity; names the epoch and the step."""
 

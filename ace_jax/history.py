@@ -10,7 +10,7 @@ from typing import IO, Any
 import jax
 import numpy as np
 
-from ace_jax import homotopy, parallel
+from ace_jax import homotopy, hosts, parallel
 from ace_jax.errors import RecordsError
 from ace_jax.primal_dual import StepOutput
 from ace_jax.state import AceState
@@ -40,7 +40,7 @@ def records(state: AceState, outputs: StepOutput, seconds: float) -> list[Record
     "slack": state.primal.slack,
     "violation": jax.tree.map(lambda v: v[:, -1], outputs.violation),
   }
-  trees, outputs, steps, epochs = jax.device_get((trees, outputs, state.step, state.epoch))
+  trees, outputs, steps, epochs = hosts.fetch((trees, outputs, state.step, state.epoch))
   return [
     _record(parallel.select(trees, i), parallel.select(outputs, i), steps[i], epochs[i], seconds)
     for i in range(len(epochs))

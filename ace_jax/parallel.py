@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ace_jax import hosts
 from ace_jax.errors import ConfigurationError
 
 REPLICA, DATA = "replica", "data"
@@ -24,7 +25,7 @@ def make_mesh(
     devices: Which devices; `jax.devices()` by default.
 
   Raises:
-    ConfigurationError: there are fewer devices than asked for.
+    ConfigurationError: there are fewer devices than asked for, or (several processes) more.
   """
   devices = list(jax.devices() if devices is None else devices)
   data = max(1, len(devices) // max(1, replica)) if data is None else data
@@ -32,6 +33,11 @@ def make_mesh(
     raise ConfigurationError(
       f"mesh: replica:{replica},data:{data} takes {replica * data} devices, but {len(devices)} "
       "are there."
+    )
+  if hosts.several() and data * replica < len(devices):
+    raise ConfigurationError(
+      f"mesh: replica:{replica},data:{data} leaves out {len(devices) - replica * data} of "
+      f"{len(devices)} devices; with several processes it must take all."
     )
   auto = (AxisType.Auto, AxisType.Auto)
   return jax.make_mesh((replica, data), (REPLICA, DATA), auto, devices=devices[: replica * data])
@@ -105,12 +111,12 @@ def pad(tree: Any, mesh: Mesh) -> Any:
 
 def shard_replicas(tree: Any, mesh: Mesh) -> Any:
   """Puts a pytree with a leading replica axis on the mesh, each device its replicas."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(REPLICA)))
+  return hosts.put(tree, NamedSharding(mesh, PartitionSpec(REPLICA)))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
   """Puts a pytree of arrays on every device of the mesh."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+  return hosts.put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def check_divides(batch_size: int, mesh: Mesh) -> None:

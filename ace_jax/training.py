@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import checkpoints, epochs, history, parallel, task
+from ace_jax import checkpoints, epochs, history, hosts, parallel, task
 from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.history import Record
 from ace_jax.logging import JsonlLogger, Logger
@@ -66,6 +65,7 @@ class Settings:
     return (epoch - 1) % self.eval_every == 0 or epoch == self.epochs
 
 
+@hosts.watched()
 def train(
   state: AceState,
   data: Batch,
@@ -91,7 +91,7 @@ def train(
     data: Training samples.
     valid: Validation samples, which select each predictor's best variables.
     settings: Lengths and intervals.
-    mesh: Devices; by default all of this host, to replicas first, then to data.
+    mesh: Devices; by default all (of all hosts), to replicas first, then to data.
     workdir: Gets checkpoints/, and NAME/metrics.jsonl of every replica; None keeps nothing.
     names: Of the replicas; the folder of "" is `workdir` itself.
     resume: Continue from the newest whole checkpoint of `workdir`, if it has one.
@@ -109,6 +109,7 @@ def train(
     NonFiniteError: a loss or gradient of every replica is not finite; names epoch and step.
     CheckpointError: a checkpoint cannot be written, or none can be read.
     Interrupted: SIGTERM came; the state was saved.
+    HostError: another process of this run was lost.
   """
   samples = task.size(data)
   if samples < settings.batch_size:
@@ -122,36 +123,37 @@ def train(
   mesh = parallel.default_mesh(count) if mesh is None else mesh
   run_epoch = epochs.compile_epoch(mesh, settings.batch_size)
   run_evaluation = epochs.compile_evaluation(mesh, settings.eval_batch_size, settings.patience)
-  files = [] if workdir is None else [workdir / name / history.FILE for name in names]
+  writes = workdir if hosts.first() else None
+  files = [writes / name / history.FILE for name in names] if writes else []
   state, records = _start(state, workdir, files, resume)
+  epoch = saved = int(np.max(state.epoch))
+  going = np.flatnonzero(state.active[:count])
   state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
   data, valid = parallel.replicate((data, valid), mesh)
   steps = samples // settings.batch_size
 
   with contextlib.ExitStack() as stack:
     asked_to_end = stack.enter_context(_sigterm())
-    epoch = saved = int(np.max(state.epoch))
-    bar = progress(epoch) if progress else None
-    sinks = [[*loggers(name, epoch)] for name in names]
+    bar = progress(epoch) if progress and hosts.first() else None
+    sinks = [[*loggers(name, epoch)] if hosts.first() else [] for name in names]
     for own, file in zip(sinks, files, strict=bool(files)):
       own.append(JsonlLogger(file))
     for sink in [*itertools.chain(*sinks), *([bar] if bar else [])]:
       stack.callback(sink.close)
-    going = np.flatnonzero(state.active[:count])
     while epoch < settings.epochs and going.size:
       start = time.perf_counter()
       state, outputs = run_epoch(state, data)
-      outputs = jax.device_get(outputs)
+      outputs = hosts.fetch(outputs)
       epoch += 1
       problems = {i: _not_finite(parallel.select(outputs, i), epoch, steps) for i in going}
       new = history.records(state, outputs, time.perf_counter() - start)
       if settings.evaluates(epoch):
         state, errors = run_evaluation(state, valid)
-        found = {f"valid/{name}": np.asarray(values) for name, values in errors.items()}
+        found = {f"valid/{name}": values for name, values in hosts.fetch(errors).items()}
         for i in going:
           problems[i] = problems[i] or _not_finite_errors(parallel.select(found, i), epoch)
         if measure is not None:
-          found |= {name: np.asarray(values) for name, values in measure(state).items()}
+          found |= hosts.fetch(measure(state))
         for i in going:
           new[i] |= {name: float(values[i]) for name, values in found.items()}
       going = _without_failures(going, problems, names, workdir)
@@ -161,22 +163,25 @@ def train(
           sink.log(new[i])
       if bar:
         bar.log(history.mean([new[i] for i in going]))
-      going = np.flatnonzero(state.active[:count])
-      ending = asked_to_end.is_set() or epoch == settings.epochs or not going.size
+      going = np.flatnonzero(hosts.fetch(state.active)[:count])
+      asked = hosts.any_of(asked_to_end.is_set())
+      ending = asked or epoch == settings.epochs or not going.size
       if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
         alive = parallel.select(state, slice(count))
         checkpoints.save(
           workdir / CHECKPOINTS, alive, keep_period=settings.keep_period, records=files
         )
         saved = epoch
-      if asked_to_end.is_set() and epoch < settings.epochs:
+      if asked and epoch < settings.epochs:
         where = (
           f"saved in {workdir}; resume to continue" if workdir else "nothing saved: no workdir"
         )
         raise Interrupted(f"asked to end (SIGTERM) after epoch {epoch}; {where}.")
-  return parallel.select(state, slice(count)), records
+    end = parallel.select(state, slice(count))
+    return hosts.fetch(end) if hosts.several() else end, records
 
 
+@hosts.watched()
 def test_errors(
   state: AceState, test: Batch, batch_size: int = 500, mesh: Mesh | None = None
 ) -> list[dict[str, float]]:
@@ -192,7 +197,7 @@ def test_errors(
   mesh = parallel.default_mesh(count) if mesh is None else mesh
   errors = epochs.compile_errors(mesh, batch_size, state.task)
   selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
-  found = errors(selected, parallel.replicate(test, mesh))
+  found = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
   return [{name: float(values[i]) for name, values in found.items()} for i in range(count)]
 
 
@@ -201,24 +206,32 @@ def _start(
 ) -> tuple[AceState, list[list[Record]]]:
   if workdir is None:
     return state, [[] for _ in range(parallel.replicas(state))]
-  checkpoint = workdir / CHECKPOINTS
+  folder = workdir / CHECKPOINTS
   try:
-    for file in files:
-      file.parent.mkdir(parents=True, exist_ok=True)
-    if checkpoints.exists(checkpoint):
-      if not resume:
-        raise ConfigurationError(
-          f"{workdir} already holds a run; resume it, or choose another workdir."
-        )
-      state = checkpoints.restore(checkpoint, state, files)
-    elif resume:
-      logging.warning("%s holds no checkpoint yet; starting at epoch 0.", workdir)
-    done = int(np.max(state.epoch))
-    return state, [history.truncate(file, done) for file in files]
+    epoch = hosts.from_first(lambda: _begin_after(folder, files, resume))
+    if epoch:
+      state = checkpoints.load(folder / f"{epoch:06d}", state)
+    records = [history.truncate(file, epoch) for file in files]
   except OSError as error:
     raise CheckpointError(
       f"cannot write to workdir {workdir}: {error.strerror}; choose another one."
     ) from error
+  return state, records or [[] for _ in range(parallel.replicas(state))]
+
+
+def _begin_after(folder: Path, files: list[Path], resume: bool) -> int:
+  """Returns the epoch of the checkpoint to start from, 0 for none; makes the folders."""
+  for file in files:
+    file.parent.mkdir(parents=True, exist_ok=True)
+  if not checkpoints.exists(folder):
+    if resume:
+      logging.warning("%s holds no checkpoint yet; starting at epoch 0.", folder.parent)
+    return 0
+  if not resume:
+    raise ConfigurationError(
+      f"{folder.parent} already holds a run; resume it, or choose another workdir."
+    )
+  return int(checkpoints.newest_whole(folder, files).name)
 
 
 def _not_finite(outputs: StepOutput, epoch: int, steps: int) -> str:

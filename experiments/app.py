@@ -1,13 +1,17 @@
 """How every experiment binary starts and ends: flags first, JAX later, errors in one line."""
 
 import errno
+import faulthandler
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
 
+FLAGS = flags.FLAGS
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
 
 
@@ -36,24 +40,27 @@ def launch(main: Callable[[], Any], argv: list[str] | None = None) -> None:
       _end("interrupted; continue with the same flags (and --resume, if it was training).", 130)
     except OSError as error:
       if error.errno not in _DISK:
-        raise
+        _defect()
       place = error.filename or "to disk"
       _end(f"cannot write {place}: {error.strerror}; mend the disk, then add --resume.", 1)
     except Exception as error:
       # The libraries' own errors carry an exit code or are DataErrors; anything else is a defect
       # and keeps its traceback.
       code = _exit_code(error)
-      if code is None:
-        raise
-      _end(str(error), code)
+      _defect() if code is None else _end(str(error), code)
 
   app.run(guarded, argv, _parse)
 
 
 def set_up_jax() -> None:
-  """Turns on the persistent compilation cache (JAX_COMPILATION_CACHE_DIR has precedence)."""
-  import os
+  """Turns on the persistent compilation cache (JAX_COMPILATION_CACHE_DIR has precedence).
 
+  With --coordinator, joins the other processes too; only the first then writes to stdout.
+
+  Raises:
+    ConfigurationError: the coordinator is unclear.
+    HostError: the other processes did not come.
+  """
   import jax
   import platformdirs
 
@@ -62,6 +69,19 @@ def set_up_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  if _several():
+    from ace_jax import hosts
+
+    hosts.join(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
+    # If the first process dies, the runtime aborts the others with a message of its own, which the
+    # traceback of every thread would bury.
+    faulthandler.disable()
+    if not hosts.first():
+      sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
+
+
+def _several() -> bool:
+  return getattr(FLAGS, "coordinator", None) is not None
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -70,7 +90,7 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
   try:
-    return flags.FLAGS(argv)
+    return FLAGS(argv)
   except flags.Error as error:
     return _end(f"{' '.join(str(error).split())} (--help lists the flags)", 2)
 
@@ -86,7 +106,20 @@ def _exit_code(error: Exception) -> int | None:
   return 1 if isinstance(error, DataError) else None
 
 
+def _defect() -> None:
+  """Raises the exception that is being handled; of several processes, ends this one at once."""
+  if not _several():
+    raise
+  traceback.print_exc()
+  _end("the traceback above is of a defect.", 1)
+
+
 def _end(message: str, code: int) -> Any:
   prefix = "error: " if code in (1, 2) else ""
   sys.stderr.write(f"{prefix}{message}\n")
+  if _several():
+    # At the exit of Python the runtime waits for all processes, and this one may be why they hang.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
   sys.exit(code)

@@ -105,6 +105,15 @@ flags.DEFINE_string(
   "mesh", None, "Devices, as replica:2,data:4; by default all, to replicas first, then to data."
 )
 
+flags.DEFINE_string(
+  "coordinator",
+  None,
+  "HOST:PORT of the first of several processes, of which each is started with the same flags but "
+  "--process; auto reads all three from SLURM, Open MPI, Kubernetes or Cloud TPU.",
+)
+flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
+flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
+
 _COMMON = [
   *("constraint", "rho", "epsilon", "beta", "weighting", "schedule_epochs", "augmented"),
   *("lr", "gamma_lr", "slack_lr", "dual_lr"),
@@ -249,6 +258,23 @@ def _check(given: dict[str, Any]) -> None:
     raise UsageError("--beta and --weighting=gradnorm contradict each other; leave out one.")
   if FLAGS.resume and not FLAGS.workdir:
     raise UsageError("--resume needs to know what: add --workdir=FOLDER of the run to continue.")
+  _check_hosts()
+
+
+def _check_hosts() -> None:
+  processes, process = FLAGS.processes, FLAGS.process
+  if FLAGS.coordinator is None:
+    if processes is not None or process is not None:
+      raise UsageError("--processes and --process need --coordinator=HOST:PORT.")
+    return
+  if not FLAGS.workdir:
+    raise UsageError("several processes write into one folder that all can see: add --workdir.")
+  if FLAGS.coordinator != "auto" and (processes is None or process is None):
+    raise UsageError("--coordinator=HOST:PORT needs --processes and --process.")
+  if None not in (processes, process) and process >= processes:
+    raise UsageError(
+      f"--process={process} must be below --processes={processes}; they count from 0."
+    )
 
 
 def _check_only(name: str, default: Any, given: dict[str, Any], users: set[str]) -> None:

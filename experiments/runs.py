@@ -115,6 +115,7 @@ def environment() -> dict[str, Any]:
     "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
     "device": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
+    "processes": jax.process_count(),
     "processor": _processor(),
     "cores": os.cpu_count(),
     "commit": _commit(),

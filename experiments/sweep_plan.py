@@ -20,7 +20,10 @@ from experiments.usage import UsageError
 Value = float | int | str
 Grid = tuple[tuple[str, tuple[Value, ...]], ...]
 
-OWNED = ("workdir", "resume", "seed", "seeds", "grid", "dry_run")
+OWNED = (
+  *("workdir", "resume", "seed", "seeds", "grid", "dry_run"),
+  *("coordinator", "processes", "process"),
+)
 """Flags of an experiment that the sweep gives itself."""
 
 

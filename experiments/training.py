@@ -1,5 +1,6 @@
 """The training of any experiment: initial states, one device program, a result.json a replica."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from ace_jax import (
   epochs,
   history,
   homotopy,
+  hosts,
   parallel,
   relaxations,
   rivals,
@@ -244,7 +246,8 @@ def train(
     except ImportError:
       return []
 
-  with runs.opened(place, {**settings, **plan.identity()}, resume):
+  settled = {**settings, **plan.identity()}
+  with runs.opened(place, settled, resume) if hosts.first() else contextlib.nullcontext():
     begin = start(own, problem)
     test_errors = epochs.compile_errors(mesh, problem.eval_batch_size, begin.task)
     measured = parallel.over_replicas(problem.measure, mesh)
@@ -283,7 +286,8 @@ def train(
       if measure_gaps:
         result = gaps.add(result, measure_gaps, alone, task.size(problem.test))
       results.append({**result, "replica": name, "replicas": len(names)})
-      _write(place / name, problem, own[i], alone, records[i], results[-1])
+      if hosts.first():
+        _write(place / name, problem, own[i], alone, records[i], results[-1])
   if failed:
     raise NonFiniteError(
       f"of {len(names)} replicas, these met numbers that are not finite: {', '.join(failed)}; "
