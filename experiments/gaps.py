@@ -10,23 +10,21 @@ from ace_jax import functional, task
 from ace_jax.functional import Functional, ResilientFunctional, Symmetry
 from ace_jax.state import AceState
 
-Measure = Callable[[tuple[Any, Any, Any]], dict[str, float]]
-"""Maps variables, an entry of `AceState.current()` or `selected()`, to the error and its own."""
+Measure = Callable[[tuple[Any, Any, Any], task.Batch], dict[str, float]]
+"""Maps variables, an entry of `AceState.current()` or `selected()`, and samples, to the error and
+its own."""
 
 
-def compile_measure(
-  learned: task.Task, symmetry: Symmetry, test: task.Batch, batch_size: int
-) -> Measure:
+def compile_measure(learned: task.Task, symmetry: Symmetry, batch_size: int) -> Measure:
   """Compiles the measurement, once for all replicas and predictors.
 
   Args:
     learned: Model and loss.
     symmetry: The group and its action on the data.
-    test: Test samples.
     batch_size: Samples measured at once.
 
   Returns:
-    A function that returns `test_gap` and its standard error over samples, `test_gap_error`.
+    A function that returns `gap` and its standard error over samples, `gap_error`.
   """
 
   @jax.jit
@@ -34,14 +32,16 @@ def compile_measure(
     key = jax.random.key(0)
     return functional.measure(learned, symmetry, variables, data, key, batch_size=batch_size)
 
-  def measure(variables):
-    gap, error = compiled(variables, test)
-    return {"test_gap": float(gap), "test_gap_error": float(error)}
+  def measure(variables, samples):
+    gap, error = compiled(variables, samples)
+    return {"gap": float(gap), "gap_error": float(error)}
 
   return measure
 
 
-def add(result: dict[str, Any], measure: Measure, end: AceState, samples: int) -> dict[str, Any]:
+def add(
+  result: dict[str, Any], measure: Measure, end: AceState, train: task.Batch, test: task.Batch
+) -> dict[str, Any]:
   """Returns a result with the errors of every predictor, and what a functional constraint reached.
 
   Warns where the bound of a functional constraint is below what the test samples can resolve.
@@ -50,24 +50,34 @@ def add(result: dict[str, Any], measure: Measure, end: AceState, samples: int) -
     result: Content of result.json.
     measure: Of `compile_measure`.
     end: Final state of the run.
-    samples: Number of test samples.
+    train: Training samples.
+    test: Test samples.
 
   Returns:
-    The result; under a functional constraint with `functional`: the bound `asked` for (epsilon, or
-    the final slack), and the errors reached by the selected parameters and the final ones.
+    The result, with `test_gap` and its standard error for every predictor; under a functional
+    constraint with `functional`: the bound `asked` for (epsilon, or the final slack), and the
+    errors reached by the selected parameters and the final ones, of the latter on as many training
+    samples too.
   """
-  gaps = {name: measure(variables) for name, variables in end.selected().items()}
+
+  def on_test(variables):
+    return {f"test_{name}": value for name, value in measure(variables, test).items()}
+
+  gaps = {name: on_test(variables) for name, variables in end.selected().items()}
   predictors = {name: found | gaps[name] for name, found in result["predictors"].items()}
   result = result | {"predictors": predictors}
   if not isinstance(end.formulation, Functional | ResilientFunctional):
     return result
   name = "relaxed" if end.primal.gamma else "projection"
   asked = float(f"{float(end.formulation.bound(end.primal)):.6g}")  # 0.001, not its float32
-  final = measure(end.current()[name])
+  count = min(task.size(test), task.size(train))
+  seen = measure(end.current()[name], task.take(train, slice(0, count)))
+  final = on_test(end.current()[name]) | {f"train_{name}": value for name, value in seen.items()}
   if asked < final["test_gap_error"]:
     warnings.warn(
       f"the bound {asked:.1e} on the mean squared equivariance error is below its standard error "
-      f"{final['test_gap_error']:.1e} on {samples} test samples: whether it is met cannot be told.",
+      f"{final['test_gap_error']:.1e} on {task.size(test)} test samples: whether it is met "
+      "cannot be told.",
       stacklevel=2,
     )
   return result | {"functional": {"asked": asked, "selected": gaps[name], "final": final}}

@@ -84,7 +84,7 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
   Args:
     results: Contents of result.json files.
   """
-  lines = _lines(results)
+  lines = _lines([result for result in results if "predictors" in result])
   remul = [line for line in lines if line.constraint == "remul"]
   table = []
   for line in lines:

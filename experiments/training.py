@@ -252,7 +252,7 @@ def train(
     test_errors = epochs.compile_errors(mesh, problem.eval_batch_size, begin.task)
     measured = parallel.over_replicas(problem.measure, mesh)
     measure_gaps = problem.symmetry and gaps.compile_measure(
-      begin.task, problem.symmetry, problem.test, problem.eval_batch_size
+      begin.task, problem.symmetry, problem.eval_batch_size
     )
 
     def measure(current):
@@ -284,7 +284,7 @@ def train(
         continue
       result = make_result(problem, own[i], alone, records[i], tests[i])
       if measure_gaps:
-        result = gaps.add(result, measure_gaps, alone, task.size(problem.test))
+        result = gaps.add(result, measure_gaps, alone, problem.train, problem.test)
       results.append({**result, "replica": name, "replicas": len(names)})
       if hosts.first():
         _write(place / name, problem, own[i], alone, records[i], results[-1])

@@ -228,6 +228,8 @@ def test_every_rival_runs(tmp_path, data_file, flags):
     reached = results[0]["functional"]["final"]
     assert results[0]["functional"]["asked"] == 1e-9
     assert reached["test_gap"] > 1e-3
+    assert reached["train_gap"] == pytest.approx(reached["test_gap"], rel=0.9)
+    assert reached["train_gap"] != reached["test_gap"]
     assert results[0]["final"]["multiplier"]["equivariance"] > 0
     warned = f"is below its standard error {reached['test_gap_error']:.1e} on 10 test samples"
     assert warned in done.stderr
