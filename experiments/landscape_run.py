@@ -16,6 +16,7 @@ from experiments import report_run, runs, training
 
 LEVELS = (0.0, 1.0)
 """The values of every gamma at which landscapes are drawn: the strict model, and f_eq + f_neq."""
+_TRAINED, _NEGLIGIBLE = "gamma as trained", 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,12 @@ class Request:
 
 
 class Landscape:
-  """The loss of a run's model on fixed samples, with every gamma at one level.
+  """The loss of a run's model on fixed samples, at gammas that are given.
 
   Attributes:
     found: The run.
-    cut: `cut(level, end, first, second, a, b)`, the losses on a slice around a state; compiled.
-    curvature: `curvature(level, end)`, (loss, top eigenvalues, trace, its error); compiled.
+    cut: `cut(gamma, end, first, second, a, b)`, the losses on a slice around a state; compiled.
+    curvature: `curvature(gamma, end)`, (loss, top eigenvalues, trace, its error); compiled.
   """
 
   def __init__(self, found: report_run.Run, request: Request):
@@ -63,8 +64,16 @@ class Landscape:
     self.cut = jax.jit(self._cut)
     self.curvature = jax.jit(self._curvature, static_argnames=("iterations", "draws"))
 
-  def _loss(self, level, end: state.AceState, theta):
-    gamma = jax.tree.map(lambda g: jnp.full_like(g, level), end.primal.gamma)
+  def gammas(self, end: state.AceState) -> dict[str, Any]:
+    """Returns the gammas at which to draw a state: `LEVELS`, and the state's own.
+
+    The latter are left out if training ended with all of them at 0, where they add nothing.
+    """
+    found = {_label(level): at(level, end) for level in LEVELS}
+    largest = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(self.found.end.primal.gamma))
+    return found | ({_TRAINED: end.primal.gamma} if largest > _NEGLIGIBLE else {})
+
+  def _loss(self, gamma, end: state.AceState, theta):
     variables = homotopy.merge(theta, gamma, end.model_state)
     prediction, _ = end.task.apply(variables, self._batch, None)
     return jnp.mean(end.task.loss(prediction, self._batch))
@@ -73,12 +82,12 @@ class Landscape:
     """Returns two filter-normalised random directions; their noise is the same for every theta."""
     return [landscape.filter_normalised_direction(key, theta) for key in self._keys[:2]]
 
-  def _cut(self, level, end, first, second, a, b):
-    loss = partial(self._loss, level, end)
+  def _cut(self, gamma, end, first, second, a, b):
+    loss = partial(self._loss, gamma, end)
     return landscape.loss_slice(loss, end.primal.theta, first, second, a, b)
 
-  def _curvature(self, level, end, iterations=30, draws=30):
-    loss, theta = partial(self._loss, level, end), end.primal.theta
+  def _curvature(self, gamma, end, iterations=30, draws=30):
+    loss, theta = partial(self._loss, gamma, end), end.primal.theta
     top = landscape.top_eigenvalues(loss, theta, self._keys[2], 2, iterations)
     return (loss(theta), top, *landscape.hessian_trace(loss, theta, self._keys[3], draws))
 
@@ -121,11 +130,11 @@ def around_end(drawn: Landscape, request: Request, place: Path) -> dict[str, Any
   directions = drawn.directions(end.primal.theta)
   a = jnp.linspace(-request.extent, request.extent, request.grid)
   slices, notes, report = {}, {}, {}
-  for level in LEVELS:
+  for label, gamma in drawn.gammas(end).items():
     begun = time.perf_counter()
-    slices[label := _label(level)] = np.asarray(drawn.cut(level, end, *directions, a, a))
+    slices[label] = np.asarray(drawn.cut(gamma, end, *directions, a, a))
     seconds = time.perf_counter() - begun
-    report[label] = {**_numbers(drawn.curvature(level, end)), "slice_seconds": seconds}
+    report[label] = {**_numbers(drawn.curvature(gamma, end)), "slice_seconds": seconds}
     top, trace = report[label]["top_eigenvalues"][0], report[label]["trace"]
     error = report[label]["trace_standard_error"]
     notes[label] = f"top eigenvalue {top:.3g}, trace {trace:.3g} +- {error:.1g}"
@@ -134,7 +143,7 @@ def around_end(drawn: Landscape, request: Request, place: Path) -> dict[str, Any
   center = {"end of training": np.zeros((1, 2))}
   plotting.save(landscape_plots.contours(slices, b, b, center, notes), place / "contours.png")
   for label, losses in slices.items():
-    name = label.replace(" = ", "")
+    name = label.replace(" = ", "").replace(" ", "_")
     plotting.save(landscape_plots.surface(losses, b, b, label), place / f"surface_{name}.png")
   return report
 
@@ -145,7 +154,8 @@ def animation(drawn: Landscape, request: Request, place: Path) -> None:
   directions = drawn.directions(end.primal.theta)
   a = jnp.linspace(-request.extent, request.extent, request.animation_grid)
   levels = np.linspace(1, 0, request.frames)
-  movie = np.stack([np.asarray(drawn.cut(level, end, *directions, a, a)) for level in levels])
+  slices = [drawn.cut(at(level, end), end, *directions, a, a) for level in levels]
+  movie = np.stack([np.asarray(losses) for losses in slices])
   landscape_plots.save_animation(place / "gamma.gif", levels.tolist(), movie, *[np.asarray(a)] * 2)
 
 
@@ -154,14 +164,14 @@ def along_training(
 ) -> list[dict[str, Any]]:
   """Draws slices around every checkpoint, and curvature against the epoch; returns the latter."""
   a = jnp.linspace(-request.extent, request.extent, request.animation_grid)
-  rows: dict[str, list[np.ndarray]] = {_label(level): [] for level in LEVELS}
+  rows: dict[str, list[np.ndarray]] = {label: [] for label in drawn.gammas(drawn.found.end)}
   report = []
   for end in path:
     found: dict[str, Any] = {"epoch": int(end.epoch)}
     directions = drawn.directions(end.primal.theta)
-    for level in LEVELS:
-      rows[_label(level)].append(np.asarray(drawn.cut(level, end, *directions, a, a)))
-      found[_label(level)] = _numbers(drawn.curvature(level, end, iterations=15, draws=10))
+    for label, gamma in drawn.gammas(end).items():
+      rows[label].append(np.asarray(drawn.cut(gamma, end, *directions, a, a)))
+      found[label] = _numbers(drawn.curvature(gamma, end, iterations=15, draws=10))
     report.append(found)
   epochs = [found["epoch"] for found in report]
   b = np.asarray(a)
@@ -187,7 +197,8 @@ def trajectory_plane(
   )
   a, b = _around(places, request.grid)
   slices = {
-    _label(level): np.asarray(drawn.cut(level, end, first, second, a, b)) for level in LEVELS
+    label: np.asarray(drawn.cut(gamma, end, first, second, a, b))
+    for label, gamma in drawn.gammas(end).items()
   }
   one, two = (
     f"principal direction {i} ({100 * share:.0f} %)" for i, share in enumerate(shares, start=1)
@@ -254,6 +265,11 @@ def through_strict(
 
 def _plain(theta: Any) -> Any:
   return homotopy.prune({"params": theta})["params"]
+
+
+def at(level: float | np.floating, end: state.AceState) -> Any:
+  """Returns the gammas of a state, all of them at one value."""
+  return jax.tree.map(lambda g: jnp.full_like(g, level), end.primal.gamma)
 
 
 def _label(level: float) -> str:
