@@ -62,6 +62,8 @@ def surface(
   first, second = np.meshgrid(a, b, indexing="ij")
   axes.plot_surface(first, second, np.log10(losses), cmap="viridis", linewidth=0)
   axes.set(xlabel="first direction", ylabel="second direction", zlabel=r"$\log_{10}$ loss")
+  for name in ("x", "y"):
+    axes.locator_params(axis=name, nbins=5)
   axes.set_title(title, fontsize=9)
   return figure
 

@@ -125,7 +125,10 @@ def run(request: Request) -> None:
 
 
 def around_end(drawn: Landscape, request: Request, place: Path) -> dict[str, Any]:
-  """Draws slices around the end of training, and returns loss and curvature there."""
+  """Draws slices around the end of training, and returns loss and curvature there.
+
+  The slices are kept in slices.npz, to be drawn otherwise.
+  """
   end = drawn.found.end
   directions = drawn.directions(end.primal.theta)
   a = jnp.linspace(-request.extent, request.extent, request.grid)
@@ -140,6 +143,9 @@ def around_end(drawn: Landscape, request: Request, place: Path) -> dict[str, Any
     notes[label] = f"top eigenvalue {top:.3g}, trace {trace:.3g} +- {error:.1g}"
     print(f"{label}: loss {report[label]['loss']:.5f}, {notes[label]}; slice in {seconds:.0f} s")
   b = np.asarray(a)
+  history.write_binary(
+    place / "slices.npz", lambda file: np.savez_compressed(file, coordinates=b, **slices)
+  )
   center = {"end of training": np.zeros((1, 2))}
   plotting.save(landscape_plots.contours(slices, b, b, center, notes), place / "contours.png")
   for label, losses in slices.items():
