@@ -10,7 +10,7 @@ from jaxtyping import Float
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 
-_LEVELS = 18
+_LEVELS, _LARGE = 18, 1e4
 
 
 def contours(
@@ -114,8 +114,10 @@ def sharpness(found: Sequence[Mapping[str, Any]]) -> Figure:
     panels[2].errorbar(epochs, traces, errors, fmt=".-", capsize=2, label=label)
   names = ("training loss", "top Hessian eigenvalue", "Hessian trace")
   for axes, name in zip(panels, names, strict=True):
-    axes.set(xlabel="epoch", title=name, yscale="log" if name == names[0] else "symlog")
-    if name != names[0]:
+    axes.set(xlabel="epoch", title=name, yscale="log" if name == names[0] else "linear")
+    # Within a few decades of 0 a symmetric logarithm has no ticks to read.
+    if name != names[0] and max(map(abs, axes.get_ylim())) > _LARGE:
+      axes.set_yscale("symlog")
       axes.yaxis.get_major_locator().set_params(numticks=7)
   panels[0].legend(fontsize=8)
   return figure
