@@ -98,7 +98,8 @@ def set_precision(precision: str) -> None:
   platform = jax.default_backend()
   if platform == "cpu" and precision != "float32":
     warnings.warn(
-      f"--precision={precision} changes nothing on a CPU, which multiplies in float32.", stacklevel=2
+      f"--precision={precision} changes nothing on a CPU, which multiplies in float32.",
+      stacklevel=2,
     )
     precision = "float32"
   jax.config.update("jax_default_matmul_precision", matmul_precision(precision, platform))
