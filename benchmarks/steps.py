@@ -132,6 +132,7 @@ class Epoch:
       XLA computes anything twice. Of all replicas, where they are vmapped. NaN if unknown.
     gigabytes: What the compiled operations of a step read and write; what caches keep counts too.
     states: As the last epoch left them.
+    losses: Of every replica and step of the last epoch.
   """
 
   def __init__(self, problem: Problem, states: Sequence[state.AceState], mesh: Mesh | None = None):
@@ -159,7 +160,7 @@ class Epoch:
     """Runs an epoch; returns milliseconds a step."""
     begin = time.perf_counter()
     self.states, outputs = self._run(self.states, self._data)
-    jax.block_until_ready((self.states, outputs))
+    self.losses = jax.block_until_ready((self.states, outputs))[1].loss
     return 1e3 * (time.perf_counter() - begin) / self.steps
 
 
