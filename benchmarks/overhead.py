@@ -18,7 +18,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_list("constraints", ["equality", "resilient"], "Held against none.")
 flags.DEFINE_integer("steps", 5, "In an epoch.", lower_bound=1)
-flags.DEFINE_integer("rounds", 60, "Epochs of each; the error falls with the root.", lower_bound=1)
+flags.DEFINE_integer("rounds", 60, "Epochs of each; the error falls with the root.", lower_bound=4)
 
 
 def main(argv: list[str]) -> None:

@@ -201,7 +201,5 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> dict[str, float]:
   The error is that of a median of normal numbers whose spread is read from the quartiles.
   """
   found = sorted(a / b for a, b in zip(times, base, strict=True))
-  if len(found) < 4:
-    return {"ratio": statistics.median(found), "error": math.nan}
   lower, middle, upper = statistics.quantiles(found, n=4)
   return {"ratio": middle, "error": 1.2533 * (upper - lower) / 1.349 / len(found) ** 0.5}
