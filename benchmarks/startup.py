@@ -2,11 +2,13 @@
 
 Cold has an empty cache folder, so that everything is compiled and the data are simulated; warm
 has the folder that the cold start left. A training set of 200 makes the first epoch, which is one
-device program, end after two steps. The last line of the output is JSON.
+device program, end after two steps. Beside it, the seconds of --help. The last line of the output
+is JSON.
 """
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,13 +31,26 @@ def first_steps(home: str) -> float:
     return round(history.read(Path(workdir) / history.FILE)[0]["time"] - launched, 1)
 
 
+def help_seconds(experiment: str) -> float:
+  """Returns the median time of three calls of an experiment's --help."""
+  times = []
+  for _ in range(3):
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", f"experiments.{experiment}", "--help"]
+    subprocess.run(command, capture_output=True, check=False)  # absl ends it with code 1
+    times.append(time.perf_counter() - begin)
+  return round(statistics.median(times), 2)
+
+
 def main() -> None:
   """Prints the JSON line."""
+  answers = {name: help_seconds(name) for name in ("nbody", "mocap", "sweep")}
   with tempfile.TemporaryDirectory() as home:
     cold = first_steps(home)
     warm = first_steps(home)
   product = round(machine.product_ms(), 1)
   report = {"benchmark": "startup", "cold_seconds": cold, "warm_seconds": warm}
+  report["help_seconds"] = answers
   print(json.dumps({**report, "product_ms": product, "machine": machine.describe()}))
 
 

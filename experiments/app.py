@@ -84,6 +84,40 @@ def _several() -> bool:
   return getattr(FLAGS, "coordinator", None) is not None
 
 
+def set_precision(precision: str) -> None:
+  """Sets what the factors of all matrix products are rounded to; starts JAX's devices.
+
+  Without a call JAX leaves it to the device, and a recent GPU takes tf32.
+
+  Args:
+    precision: "float32", "tf32" or "bfloat16"; products are summed in float32. A CPU has float32
+      alone: another choice is warned of, and changes nothing.
+  """
+  import jax
+
+  platform = jax.default_backend()
+  if platform == "cpu" and precision != "float32":
+    warnings.warn(
+      f"--precision={precision} changes nothing on a CPU, which multiplies in float32.",
+      stacklevel=2,
+    )
+    precision = "float32"
+  jax.config.update("jax_default_matmul_precision", matmul_precision(precision, platform))
+
+
+def matmul_precision(precision: str, platform: str) -> str:
+  """Returns JAX's name of a precision: what `jax.default_matmul_precision` takes.
+
+  Args:
+    precision: "float32", "tf32" or "bfloat16".
+    platform: "cpu", "gpu", "tpu", ...; the short name of bfloat16 is tf32 to a GPU.
+  """
+  names = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
+  if (precision, platform) == ("bfloat16", "gpu"):
+    return "BF16_BF16_F32"
+  return names[precision]
+
+
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
   sys.stderr.write(f"warning: {message}\n")
 

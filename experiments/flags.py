@@ -101,6 +101,13 @@ flags.DEFINE_multi_string(
   f"NAME=VALUE,VALUE: replicas that differ in a constant ({', '.join(replicas.GRIDDED)}); may be "
   "repeated, and joined with --seeds.",
 )
+flags.DEFINE_enum(
+  "precision",
+  "float32",
+  ["float32", "tf32", "bfloat16"],
+  "Of the factors of matrix products on an accelerator; sums, and all else, stay float32. A CPU "
+  "multiplies in float32 whatever is said here, and warns.",
+)
 flags.DEFINE_string(
   "mesh", None, "Devices, as replica:2,data:4; by default all, to replicas first, then to data."
 )
@@ -120,7 +127,7 @@ _COMMON = [
   *("dual_optimizer", "clip_norm", "relaxation", "relaxation_scale", "preset", "epochs"),
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
   *("seed", "data_seed", "train_samples", "log_test"),
-  *("dual_eps", "model", "hidden_features", "layers", "centring"),
+  *("dual_eps", "model", "hidden_features", "layers", "centring", "precision"),
 ]
 
 
@@ -164,6 +171,8 @@ def settings(
   if constraint == "schedule":
     _check_schedule(merged)
     merged["relaxation"] = "linear"
+  if merged["precision"] == "float32":
+    del merged["precision"]  # as in runs that were made before there was a choice
   return merged
 
 

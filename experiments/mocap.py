@@ -62,6 +62,7 @@ def main() -> None:
     print(common.describe(settings, plan))
     return
   app.set_up_jax()
+  app.set_precision(settings.get("precision", "float32"))
   from experiments import mocap_run
 
   mocap_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)

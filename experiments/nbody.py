@@ -60,6 +60,7 @@ def main() -> None:
     print(common.describe(settings, plan))
     return
   app.set_up_jax()
+  app.set_precision(settings.get("precision", "float32"))
   from experiments import nbody_run
 
   nbody_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)

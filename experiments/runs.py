@@ -116,6 +116,7 @@ def environment() -> dict[str, Any]:
     "device": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
     "processes": jax.process_count(),
+    "matmul_precision": jax.config.jax_default_matmul_precision or "the device's",
     "processor": _processor(),
     "cores": os.cpu_count(),
     "commit": _commit(),

@@ -1,4 +1,54 @@
-from experiments import runs
+import json
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import app, runs
+
+
+@pytest.fixture
+def precision():
+  """Puts JAX's setting back."""
+  before = jax.config.jax_default_matmul_precision
+  yield
+  jax.config.update("jax_default_matmul_precision", before)
+
+
+def test_a_cpu_warns_that_it_has_float32_alone(precision):
+  factors = jax.random.normal(jax.random.key(0), (2, 300, 300))
+  expected = jnp.dot(*factors)
+  with pytest.warns(UserWarning, match="--precision=tf32 changes nothing on a CPU"):
+    app.set_precision("tf32")
+  assert jax.config.jax_default_matmul_precision == "highest"
+  assert runs.environment()["matmul_precision"] == "highest"
+  assert jnp.array_equal(jnp.dot(*factors), expected)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    app.set_precision("float32")
+
+
+@pytest.mark.parametrize(
+  ("name", "says"),
+  [("float32", "HIGHEST"), ("tf32", "HIGH,"), ("bfloat16", "lhs_precision_type = bf16")],
+)
+def test_what_a_gpu_is_told_of_a_precision(name, says):
+  with jax.default_matmul_precision(app.matmul_precision(name, "gpu")):
+    product = jax.jit(jnp.dot).trace(jnp.ones((2, 2)), jnp.ones((2, 2)))
+    assert says in product.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_precision_is_a_setting_unless_it_is_that_of_earlier_versions():
+  found = {}
+  for name in ("float32", "tf32"):
+    command = [sys.executable, "-m", "experiments.nbody", "--dry_run", f"--precision={name}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found[name] = json.loads(said)[0]["settings"]
+  assert runs.differences(found["float32"], found["tf32"]) == ["precision"]
+  assert "precision" not in found["float32"]
 
 
 def test_portable_results_name_no_folder_of_this_machine():

@@ -1,0 +1,139 @@
+"""The table of what `benchmarks.all` found."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import text
+
+HEADER = ["what", "time", "products", "arithmetic floor", "of matmul rate", "compile", "command"]
+BEGIN, END = "<!-- python -m benchmarks.all --readme -->", "<!-- end of the table -->"
+"""Where README.md has the table."""
+
+_NAMES = {
+  **{"segnn": "SEGNN", "egno": "EGNO", "egnn": "EGNN", "mpnn": "MPNN", "tfn": "TFN"},
+  **{"se3_transformer": "SE(3)-Transformer", "radial_field": "radial field"},
+}
+Row = list[str]
+
+
+def read(paths: Mapping[str, Path]) -> tuple[list[Row], str]:
+  """Reads reports, and returns the rows of the table, and a line about the machines."""
+  rows, machines, products = [], {}, []
+  for path in paths.values():
+    found = json.loads(path.read_text())
+    rows += _ROWS[found["benchmark"]](found)
+    products.append(found["product_ms"])
+    about = found["machine"]
+    label = f"{about['cores']} cores of {about['processor']}, {about['device']}, JAX {about['jax']}"
+    machines[label] = None
+  about = "; ".join(machines)
+  if products:
+    about += (
+      f". A product, one 2048 x 2048 float32 matrix product in the same process, took "
+      f"{min(products):.0f} to {max(products):.0f} ms."
+    )
+  return rows, about
+
+
+def terminal(rows: list[Row]) -> str:
+  """Formats the table as text."""
+  return text.table(HEADER[:-1], [row[:-1] for row in rows])
+
+
+def markdown(rows: list[Row], machine: str) -> str:
+  """Formats the table, and what stands below it, as Markdown."""
+  lines = [HEADER, ["---"] * len(HEADER), *rows]
+  table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  return (
+    f"{table}\n\n{machine} The floor is the step's operations (XLA's count) at the rate of that "
+    "product.\n"
+  )
+
+
+def insert(readme: str, table: str) -> str:
+  """Returns a text with the table between its two marks.
+
+  Raises:
+    ValueError: a mark is not there.
+  """
+  before, begin, rest = readme.partition(BEGIN)
+  _, end, after = rest.partition(END)
+  if not (begin and end):
+    raise ValueError(f"README.md has no line {BEGIN} with {END} below it.")
+  return f"{before}{BEGIN}\n{table}{END}{after}"
+
+
+def _milliseconds(value: float) -> str:
+  return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
+
+
+def _row(label: str, found: dict[str, Any], time: str | None = None) -> Row:
+  """Returns a row; a column that the benchmark does not have is empty."""
+
+  def shown(name: str, form: str) -> str:
+    return "" if found.get(name) is None else form.format(found[name])
+
+  return [
+    label,
+    _milliseconds(found["median_ms"]) if time is None else time,
+    shown("products", "{:.2f}"),
+    "" if found.get("floor_ms") is None else _milliseconds(found["floor_ms"]),
+    shown("fraction_of_matmul_rate", "{:.0%}"),
+    shown("compile_seconds", "{:.0f} s"),
+    f"`python -m {found['command']}`",
+  ]
+
+
+def _step(found: dict[str, Any]) -> list[Row]:
+  form = ", general tensor products" if found.get("formulation") == "general" else ""
+  name = _NAMES[found["model"]]
+  return [_row(f"{name} step, batch {found['batch']}, {found['constraint']}{form}", found)]
+
+
+def _replicas(found: dict[str, Any]) -> list[Row]:
+  label = f"{found['replicas']} replicas of the {_NAMES[found['model']]} step"
+  return [_row(f"{label}: {found['ratio']:.2f} +- {found['ratio_error']:.2f} times one", found)]
+
+
+def _overhead(found: dict[str, Any]) -> list[Row]:
+  return [
+    _row(
+      f"what {name} adds to the relaxed {_NAMES[found['model']]} step",
+      {"command": found["command"]},
+      f"{cost['percent']:.1f} +- {cost['percent_error']:.1f} %",
+    )
+    for name, cost in found["overhead"].items()
+  ]
+
+
+def _evaluation(found: dict[str, Any]) -> list[Row]:
+  predictors = f"{len(found['predictors'])} predictors"
+  label = f"{_NAMES[found['model']]} evaluation, {found['samples']} samples, {predictors}"
+  return [_row(label, found)]
+
+
+def _nbody(found: dict[str, Any]) -> list[Row]:
+  products = 1e3 * found["seconds"] / found["product_ms"]
+  label = f"{found['trajectories']:,} trajectories of 5 particles"
+  return [_row(label, {**found, "products": products}, f"{found['seconds']:.1f} s")]
+
+
+def _startup(found: dict[str, Any]) -> list[Row]:
+  answers = found["help_seconds"]
+  return [
+    _row("launch to first steps, nothing cached", _bare(found), f"{found['cold_seconds']:.0f} s"),
+    _row("launch to first steps, programs cached", _bare(found), f"{found['warm_seconds']:.0f} s"),
+    _row(f"--help of {', '.join(answers)}: slowest", _bare(found), f"{max(answers.values())} s"),
+  ]
+
+
+def _bare(found: dict[str, Any]) -> dict[str, Any]:
+  return {"command": found["command"]}
+
+
+_ROWS = {
+  **{"step": _step, "replicas": _replicas, "overhead": _overhead, "evaluation": _evaluation},
+  **{"nbody": _nbody, "startup": _startup},
+}

@@ -1,0 +1,205 @@
+"""Training steps that are timed: published sizes, their states, their programs, their costs."""
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ace_jax import constraints, epochs, homotopy, parallel, state, task
+from ace_jax.lagrangian import dual_optimizer
+from ace_jax.primal_dual import primal_adam
+
+PLAIN = ("strict", "none")
+"""Formulations without multipliers: the plain equivariant model, and the relaxed one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """A model and the data that it is trained on.
+
+  Attributes:
+    name: Of the model.
+    network: Called with `inputs(batch)`.
+    inputs: What it sees of a batch.
+    data: Training samples.
+    batch_size: Samples in a batch.
+  """
+
+  name: str
+  network: nn.Module
+  inputs: Callable[[task.Batch], tuple[Any, ...]]
+  data: task.Batch
+  batch_size: int
+
+  def first(self, steps: int) -> "Problem":
+    """Returns the problem with the data of so many steps."""
+    return dataclasses.replace(self, data=task.take(self.data, slice(0, steps * self.batch_size)))
+
+
+def segnn(
+  formulation: str = "auto", width: int = 64, layers: int = 4, batch_size: int = 100
+) -> Problem:
+  """Returns the N-body SEGNN, by default of published sizes, on 30 batches of random particles."""
+  from ace_jax.models.segnn import SEGNN, NBodySEGNN
+
+  keys = jax.random.split(jax.random.key(0), 4)
+  shape = (30 * batch_size, 5, 3)
+  data = {
+    "positions": jax.random.normal(keys[0], shape),
+    "velocities": jax.random.normal(keys[1], shape) / 2,
+    "charges": jax.random.rademacher(keys[2], shape[:2], jnp.float32),
+    "targets": jax.random.normal(keys[3], shape),
+  }
+  network = SEGNN(hidden_features=width, num_layers=layers, formulation=formulation)
+
+  def inputs(batch):
+    return batch["positions"], batch["velocities"], batch["charges"]
+
+  return Problem("segnn", NBodySEGNN(network), inputs, data, batch_size)
+
+
+MOCAP = ("egno", "egnn", "mpnn", "tfn", "se3_transformer", "radial_field")
+MODELS = ("segnn", *MOCAP)
+
+
+def skeleton(name: str, **sizes: int) -> Problem:
+  """Returns a motion capture model on the synthetic walker, sizes as published unless given."""
+  from data import mocap
+  from experiments import mocap_models, mocap_run
+  from experiments.mocap_presets import preset
+
+  data = mocap.load("run", "synthetic", steps=mocap_models.STEPS.get(name, 1))
+  settings = {
+    **preset("paper", name),
+    **{"constraint": "none", "relaxation": "mlp", "relaxation_scale": "free", "height": True},
+    **sizes,
+  }
+  network = mocap_models.make_model(settings, data)
+  return Problem(name, network, mocap_run.model_inputs, data.train, settings["batch_size"])
+
+
+def problem(name: str, formulation: str = "auto") -> Problem:
+  """Returns the problem of one of `MODELS`, in published sizes."""
+  return segnn(formulation) if name == "segnn" else skeleton(name)
+
+
+def relaxes(name: str) -> bool:
+  """Whether a model has homotopic layers."""
+  return name != "mpnn"
+
+
+def start(problem: Problem, constraint: str, seed: int = 0) -> state.AceState:
+  """Returns the start of a run.
+
+  Args:
+    problem: Model and data.
+    constraint: "strict", "none", "equality" or "resilient".
+    seed: Draws initial values.
+  """
+  init = homotopy.strict(problem.network.init) if constraint == "strict" else problem.network.init
+  sample = problem.inputs(task.take(problem.data, slice(0, 2)))
+  variables = jax.jit(init)(jax.random.key(seed), *sample)
+  formulation = {"equality": constraints.Equality, "resilient": constraints.Resilient}
+  return state.create(
+    task.from_model(problem.network, squared_error, problem.inputs),
+    variables,
+    formulation.get(constraint, constraints.Unconstrained)(),
+    primal_adam(9e-4),
+    dual_optimizer("adam", 8e-4),
+    jax.random.key(1),
+  )
+
+
+def squared_error(prediction: jax.Array, batch: task.Batch) -> jax.Array:
+  """Returns squared errors; their mean is the loss."""
+  return jnp.square(prediction - batch["targets"])
+
+
+class Epoch:
+  """A compiled epoch and the states that it moves.
+
+  Attributes:
+    steps: In an epoch.
+    compile_seconds: Tracing and compilation.
+    gflop: Additions and multiplications of a step, in 10^9, as the program was written: before
+      XLA computes anything twice. Of all replicas, where they are vmapped. NaN if unknown.
+    gigabytes: What the compiled operations of a step read and write; what caches keep counts too.
+    states: As the last epoch left them.
+    losses: Of every replica and step of the last epoch.
+  """
+
+  def __init__(self, problem: Problem, states: Sequence[state.AceState], mesh: Mesh | None = None):
+    """Compiles.
+
+    Args:
+      problem: Data and batch size.
+      states: Of every replica.
+      mesh: Devices; by default one.
+    """
+    mesh = parallel.make_mesh(1) if mesh is None else mesh
+    stacked = parallel.pad(parallel.stack(states), mesh)
+    self.steps = task.size(problem.data) // problem.batch_size
+    self.states = parallel.shard_replicas(stacked, mesh)
+    self._data = parallel.replicate(problem.data, mesh)
+    begin = time.perf_counter()
+    lowered = epochs.compile_epoch(mesh, problem.batch_size).lower(self.states, self._data)
+    self._run = lowered.compile()
+    self.compile_seconds = time.perf_counter() - begin
+    # XLA counts the body of a loop once, and all of a step is in the body of the epoch's loop.
+    self.gflop = _count(lowered, "flops") or _count(self._run, "flops") or math.nan
+    self.gigabytes = _count(self._run, "bytes accessed") or math.nan
+
+  def __call__(self) -> float:
+    """Runs an epoch; returns milliseconds a step."""
+    begin = time.perf_counter()
+    self.states, outputs = self._run(self.states, self._data)
+    self.losses = jax.block_until_ready((self.states, outputs))[1].loss
+    return 1e3 * (time.perf_counter() - begin) / self.steps
+
+
+def _count(stage: Any, name: str) -> float | None:
+  try:
+    found = stage.cost_analysis()
+  except Exception:  # not every device's compiler counts, and each says so in its own way
+    return None
+  found = found[0] if isinstance(found, list) else found or {}
+  return found.get(name, 0.0) / 1e9 or None
+
+
+def interleave(programs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+  """Runs programs in turn, so that what disturbs the machine disturbs all of them.
+
+  The order turns round every other time; the first round, which meets cold caches, is not kept.
+
+  Args:
+    programs: Each returns its time.
+    rounds: How often each is run.
+
+  Returns:
+    The times of each, of one length: entries at one place were taken in one round.
+  """
+  times: dict[str, list[float]] = {name: [] for name in programs}
+  names = [*programs]
+  for i in range(rounds + 1):
+    for name in names if i % 2 else reversed(names):
+      taken = programs[name]()
+      if i:
+        times[name].append(taken)
+  return times
+
+
+def ratio(times: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+  """Returns the median of the rounds' ratios, and its standard error.
+
+  The error is that of a median of normal numbers whose spread is read from the quartiles.
+  """
+  found = sorted(a / b for a, b in zip(times, base, strict=True))
+  lower, middle, upper = statistics.quantiles(found, n=4)
+  return {"ratio": middle, "error": 1.2533 * (upper - lower) / 1.349 / len(found) ** 0.5}
