@@ -61,7 +61,8 @@ def over_replicas(
   """Compiles a function of one replica for all replicas, over the mesh.
 
   Replicas are a leading axis of the first argument and of every result: sharded over the axis
-  `REPLICA`, mapped within a device. The other arguments are shared. The function sees the axis
+  `REPLICA`; within a device vmapped, or on a CPU one after the other, which keeps their data in its
+  caches. The other arguments are shared. The function sees the axis
   name `DATA` and takes its own share of the samples itself (`jax.lax.axis_index`): data sets are
   small, every device holds all of them, and all devices slice the same permutation, so that
   results do not depend on the mesh.
@@ -72,9 +73,11 @@ def over_replicas(
     donate_argnums: Arguments whose buffers the result may reuse.
   """
 
+  over_all = _MAPS.get(mesh.devices.flat[0].platform, _vmap)
+
   def local(tree, *shared):
     if replicas(tree) > 1:
-      return jax.vmap(function, in_axes=(0, *(None for _ in shared)))(tree, *shared)
+      return over_all(lambda one: function(one, *shared), tree)
     # A map over one replica costs what it needs not: batched products of one.
     alone = function(jax.tree.map(lambda x: x[0], tree), *shared)
     return jax.tree.map(lambda x: x[None], alone)
@@ -86,6 +89,14 @@ def over_replicas(
     )
 
   return jax.jit(mapped, donate_argnums=donate_argnums)
+
+
+def _vmap(function: Callable[[Any], Any], tree: Any) -> Any:
+  return jax.vmap(function)(tree)
+
+
+_MAPS = {"cpu": jax.lax.map}
+"""How a device goes over its replicas, by platform."""
 
 
 def stack(trees: Sequence[Any]) -> Any:

@@ -9,10 +9,12 @@ import json
 import statistics
 
 import jax
-from absl import app, flags
+from absl import app as absl_app
+from absl import flags
 
 from ace_jax import parallel
 from benchmarks import machine, steps
+from experiments import app
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "segnn", steps.MODELS, "Which training step.")
@@ -24,6 +26,8 @@ flags.DEFINE_integer("rounds", 9, "Epochs of each to take the median of.", lower
 def main(argv: list[str]) -> None:
   """Prints the JSON line."""
   del argv
+  # As the experiments do it.
+  jax.config.update("jax_num_cpu_devices", min(FLAGS.replicas, app.cores()))
   problem = steps.problem(FLAGS.model).first(FLAGS.steps)
   constraint = "equality" if steps.relaxes(FLAGS.model) else "strict"
   begin = steps.start(problem, constraint)
@@ -56,4 +60,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  absl_app.run(main)

@@ -52,10 +52,14 @@ def launch(main: Callable[[], Any], argv: list[str] | None = None) -> None:
   app.run(guarded, argv, _parse)
 
 
-def set_up_jax() -> None:
+def set_up_jax(precision: str = "float32", replicas: int = 1) -> None:
   """Turns on the persistent compilation cache (JAX_COMPILATION_CACHE_DIR has precedence).
 
   With --coordinator, joins the other processes too; only the first then writes to stdout.
+
+  Args:
+    precision: Of matrix products, as in `set_precision`.
+    replicas: That are trained at once: a CPU becomes as many devices as they and its cores allow.
 
   Raises:
     ConfigurationError: the coordinator is unclear.
@@ -78,6 +82,16 @@ def set_up_jax() -> None:
     faulthandler.disable()
     if not hosts.first():
       sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
+  elif "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    jax.config.update("jax_num_cpu_devices", min(replicas, cores()))
+  set_precision(precision)
+
+
+def cores() -> int:
+  """Returns the number of cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def _several() -> bool:
@@ -96,12 +110,13 @@ def set_precision(precision: str) -> None:
   import jax
 
   platform = jax.default_backend()
-  if platform == "cpu" and precision != "float32":
-    warnings.warn(
-      f"--precision={precision} changes nothing on a CPU, which multiplies in float32.",
-      stacklevel=2,
-    )
-    precision = "float32"
+  if platform == "cpu":
+    if precision != "float32":
+      warnings.warn(
+        f"--precision={precision} changes nothing on a CPU, which multiplies in float32.",
+        stacklevel=2,
+      )
+    return
   jax.config.update("jax_default_matmul_precision", matmul_precision(precision, platform))
 
 

@@ -48,7 +48,6 @@ def main() -> None:
   if not any(strengths.values()):
     raise UsageError("nothing to do; leave out one of --gravity, --wind, --anisotropy.")
   app.set_up_jax()
-  app.set_precision("float32")
   from experiments import detection_run
 
   campaign = detection_run.Campaign(

@@ -26,7 +26,6 @@ def main() -> None:
   if not FLAGS.run:
     raise UsageError("name a finished run: --run=FOLDER.")
   app.set_up_jax()
-  app.set_precision("float32")
   from experiments import equivariance_run
 
   equivariance_run.run(FLAGS.run, FLAGS.out, FLAGS.samples, FLAGS.elements, FLAGS.seed)

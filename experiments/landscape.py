@@ -35,7 +35,6 @@ def main() -> None:
   if not 0 < FLAGS.extent < float("inf"):
     raise UsageError(f"--extent={FLAGS.extent:g} must be positive and finite.")
   app.set_up_jax()
-  app.set_precision("float32")
   from experiments import landscape_run
 
   names = ("run", "strict", "out", "grid", "frames", "animation_grid", "snapshots", "samples")

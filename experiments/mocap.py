@@ -61,8 +61,7 @@ def main() -> None:
   if FLAGS.dry_run:
     print(common.describe(settings, plan))
     return
-  app.set_up_jax()
-  app.set_precision(settings.get("precision", "float32"))
+  app.set_up_jax(settings.get("precision", "float32"), plan.on_devices(settings))
   from experiments import mocap_run
 
   mocap_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)

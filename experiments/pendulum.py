@@ -33,7 +33,6 @@ def main() -> None:
   if not 0 < FLAGS.rho < float("inf"):
     raise UsageError(f"--rho={FLAGS.rho:g} must be positive and finite.")
   app.set_up_jax()
-  app.set_precision("float32")
   from experiments import pendulum_run
 
   pendulum_run.run(damping, FLAGS.epochs, FLAGS.seed, FLAGS.rho, FLAGS.workdir)

@@ -45,6 +45,10 @@ class Plan:
         found.append((label, {**settings, **own, "seed": seed}))
     return found
 
+  def on_devices(self, settings: dict[str, Any]) -> int:
+    """Returns how many devices the replicas can use if none are asked for."""
+    return 1 if self.mesh else len(self.expand(settings))
+
   def identity(self) -> dict[str, Any]:
     """Returns what, beside the settings, a resumed command must share: {} for a run alone."""
     seeds = {"seeds": list(self.seeds)} if len(self.seeds) > 1 else {}

@@ -24,7 +24,6 @@ def main() -> None:
   if not FLAGS.runs:
     raise UsageError("name finished runs: --runs=FOLDER,FOLDER.")
   app.set_up_jax()
-  app.set_precision("float32")
   from experiments import report_run
 
   report_run.run(FLAGS.runs, FLAGS.out, FLAGS.samples, FLAGS.angles)

@@ -82,6 +82,11 @@ def test_every_mesh_gives_each_replica_what_it_finds_alone(shape):
         assert one["slack/layer"] == pytest.approx(other["slack/layer"], rel=1e-8, abs=1e-12)
 
 
+def test_accelerators_vmap_their_replicas_to_the_same_end(monkeypatch):
+  monkeypatch.setattr(parallel, "_MAPS", {})
+  test_every_mesh_gives_each_replica_what_it_finds_alone((2, 2))
+
+
 def test_a_replica_that_stops_early_is_frozen_while_the_others_go_on():
   replicas = [(0, 1.0), (1, 1.0), (2, 1.0)]
   mesh = parallel.make_mesh(1)
