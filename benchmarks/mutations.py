@@ -1,5 +1,6 @@
 """Hypothesis strategies of broken and hostile files, made from whole ones."""
 
+import copy
 import io
 import json
 import pickle
@@ -123,7 +124,7 @@ def broken_json(draw: st.DrawFn, value: Any) -> bytes:
       parent, keys = node, [*node] if isinstance(node, dict) else range(len(node))
       key = draw(st.sampled_from(keys))
       node = node[key]
-    new = draw(st.sampled_from(VALUES))
+    new = copy.deepcopy(draw(st.sampled_from(VALUES)))  # the next round may change it
     if parent is None:
       value = new if draw(st.integers(0, 9)) == 0 else value
     elif draw(st.booleans()):

@@ -102,4 +102,5 @@ def check_finite(path: Path, name: str, array: np.ndarray) -> None:
     bad = ~np.isfinite(array.astype(np.float32))
   if bad.any():
     place = np.argwhere(bad)[0].tolist()
-    raise DataError(f"{path}: {name}{place} is not finite; remove entry {place[0]} of {name}.")
+    which = f"entry {place[0]} of {name}" if place else f"{name}, which is one number"
+    raise DataError(f"{path}: {name}{place or ''} is not finite; remove {which}.")

@@ -82,7 +82,7 @@ def unpack(path: Path) -> Path:
   """Unpacks an archive of Acclaim files into the cache, once, and returns the folder.
 
   Raises:
-    DataError: the archive is missing, damaged, or would write outside of its folder.
+    DataError: the archive is missing, damaged, or would write outside of its folder, or holds links.
   """
   try:
     with path.open("rb") as file:
@@ -100,7 +100,7 @@ def unpack(path: Path) -> Path:
   temporary = Path(tempfile.mkdtemp(dir=place.parent))
   try:
     with tarfile.open(path) as file:
-      _check_sizes(path, file)
+      _check_members(path, file)
       file.extractall(temporary, filter="data")
     skeletons = sorted(temporary.rglob("*.asf"))
     if not skeletons:
@@ -117,11 +117,13 @@ def unpack(path: Path) -> Path:
   return place
 
 
-def _check_sizes(path: Path, file: tarfile.TarFile) -> None:
+def _check_members(path: Path, file: tarfile.TarFile) -> None:
   # Member by member: to get past one of a terabyte, the reader would have to unpack it.
   total = 0
   for count, member in enumerate(file, start=1):
     total += member.size
+    if not (member.isfile() or member.isdir()):
+      raise DataError(f"{path}: {member.name!r} in it is a link or device; get it again.")
     if member.size < 0 or total > _LARGEST_ARCHIVE or count > _MOST_FILES:
       raise DataError(
         f"{path}: unpacks to more than {_LARGEST_ARCHIVE >> 20} MiB or {_MOST_FILES} files; get "

@@ -132,6 +132,8 @@ def test_nothing_is_ever_unpickled(tmp_path):
 def test_numbers_beyond_float32_are_not_finite(tmp_path):
   with pytest.raises(DataError, match=r"x\[1\] is not finite"):
     arrays.check_finite(tmp_path / "a.npz", "x", np.array([1.0, 1e300]))
+  with pytest.raises(DataError, match="x is not finite; remove x, which is one number"):
+    arrays.check_finite(tmp_path / "a.npz", "x", np.array(np.inf))
 
 
 @pytest.fixture
@@ -253,6 +255,7 @@ def tar(path, *members):
   [
     ("../../../escaped.asf", b"x", tarfile.REGTYPE, ""),
     ("link", b"", tarfile.SYMTYPE, "../../.."),
+    ("35.asf", b"", tarfile.SYMTYPE, "35.asf"),  # a link to itself
     ("hard", b"", tarfile.LNKTYPE, "../../../secret"),
     ("device", b"", tarfile.CHRTYPE, ""),
   ],
