@@ -82,7 +82,8 @@ def unpack(path: Path) -> Path:
   """Unpacks an archive of Acclaim files into the cache, once, and returns the folder.
 
   Raises:
-    DataError: the archive is missing, damaged, or would write outside of its folder, or holds links.
+    DataError: the archive is missing, damaged, holds links, or would write outside of its
+      folder.
   """
   try:
     with path.open("rb") as file:
