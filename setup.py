@@ -37,6 +37,8 @@ setup(
   extras_require={
     "dev": [
       "hypothesis>=6.100",
+      "ipykernel>=6.29",
+      "nbmake>=1.5",
       "pooch>=1.8",
       "pre-commit>=3.7",
       "pyright[nodejs]>=1.1.390",
@@ -45,7 +47,7 @@ setup(
       "ruff>=0.9",
       "scipy>=1.13",
     ],
-    "notebooks": ["ipykernel>=6.29", "jupyterlab>=4.2", "nbmake>=1.5"],
+    "notebooks": ["jupyterlab>=4.2"],
     "ray": ["ray>=2.40"],
     "sweep": ["optuna>=4.0"],
     "tensorboard": ["tensorboardX>=2.6"],
