@@ -38,7 +38,7 @@ def read_reference(path: Path) -> dict[tuple[str, str, str], dict[int, float]]:
   """Returns {(run, split, predictor): {epochs of training: error}}.
 
   Raises:
-    DataError: the file is missing or has other columns.
+    DataError: the file is missing, has other columns, or an error that is not finite.
   """
   from data.errors import DataError
 
@@ -49,10 +49,13 @@ def read_reference(path: Path) -> dict[tuple[str, str, str], dict[int, float]]:
         for split in ("valid", "test"):
           for predictor in PREDICTORS[row["run"]]:
             curve = curves.setdefault((row["run"], split, predictor), {})
-            curve[int(row["epoch"]) + 1] = float(row[f"{split}_mse_{predictor}"])
+            error = float(row[f"{split}_mse_{predictor}"])
+            if not math.isfinite(error):
+              raise ValueError(f"an error of {error}")
+            curve[int(row["epoch"]) + 1] = error
   except OSError as error:
     raise DataError(f"{path}: {error.strerror}; name the CSV with --reference.") from error
-  except (KeyError, ValueError, TypeError) as error:
+  except (KeyError, ValueError, TypeError, csv.Error) as error:
     raise DataError(f"{path}: not a reference curve ({error}); see --help.") from error
   return curves
 

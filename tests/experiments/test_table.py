@@ -62,6 +62,9 @@ def test_reference_epochs_count_finished_ones(tmp_path):
   assert reference.read_reference(path)["strict", "test", "projection"] == {1: 0.6}
   with pytest.raises(DataError, match="name the CSV"):
     reference.read_reference(tmp_path / "none.csv")
+  path.write_text(path.read_text().replace("0.5", "nan", 1))
+  with pytest.raises(DataError, match="an error of nan"):
+    reference.read_reference(path)
 
 
 def test_only_runs_of_the_reference_model_are_held_against_it():
