@@ -233,21 +233,17 @@ class Edges:
     return x[_indices(indices)]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _gather_constant(x: Array, indices: tuple[int, ...]) -> Array:
   return x[np.asarray(indices)]
 
 
-def _gather_forward(x, indices):
-  return x[np.asarray(indices)], x.shape[0]
-
-
-def _gather_backward(indices, num_nodes, cotangent):
-  # XLA would scatter, which is slow on CPUs and not deterministic on GPUs.
-  return (_product(_incidence(indices, num_nodes), cotangent),)
-
-
-_gather_constant.defvjp(_gather_forward, _gather_backward)
+@_gather_constant.defjvp
+def _gather_tangent(indices, primals, tangents):
+  # The transpose of a gather is a scatter, which is slow on CPUs and not deterministic on GPUs;
+  # that of a product is a product.
+  (x,), (tangent,) = primals, tangents
+  return x[np.asarray(indices)], _product(_incidence(indices, x.shape[0]).T, tangent)
 
 
 def _incidence(indices: tuple[int, ...], num_nodes: int) -> np.ndarray:

@@ -43,3 +43,15 @@ def test_pooling_over_graphs_of_different_sizes():
 def test_indices_out_of_range():
   with pytest.raises(ValueError):
     graphs.Topology(2, (0, 2), (1, 1))
+
+
+def test_gathers_differentiate_forwards_and_backwards_without_a_scatter():
+  topology = graphs.Topology(4, (0, 2, 3, 1, 0), (1, 1, 2, 3, 3))
+
+  def energy(x):
+    return jnp.sum(jnp.sin(graphs.gather_senders(x, topology)))
+
+  x, direction = X, jnp.cos(X)
+  _, forward = jax.jvp(energy, (x,), (direction,))
+  np.testing.assert_allclose(forward, jnp.vdot(jax.grad(energy)(x), direction), rtol=1e-5)
+  assert "scatter" not in str(jax.make_jaxpr(jax.grad(energy))(x))
