@@ -221,13 +221,16 @@ def per_channel(init: Callable[..., Any]) -> Callable[..., Any]:
 
   def wide_init(*args, **kwargs):
     # `intermediates` say how many channels each layer returns.
-    variables = dict(init(*args, **kwargs, mutable=True))
-    seen = traverse_util.flatten_dict(variables.pop("intermediates", {}))
-    gamma = traverse_util.flatten_dict(variables.get(GAMMA, {}))
-    for path, leaf in gamma.items():
-      if leaf.ndim == 0:
-        gamma[path] = jnp.full(seen[(*path[:-1], "non_equivariant")][0].shape[-1], leaf)
-    return {**variables, GAMMA: traverse_util.unflatten_dict(gamma)}
+    variables: dict[str, Any] = dict(init(*args, **kwargs, mutable=True))
+    seen = variables.pop("intermediates", {})
+
+    def widen(path, leaf):
+      layer = seen
+      for entry in path[:-1]:
+        layer = layer[entry.key]
+      return jnp.full(layer["non_equivariant"][0].shape[-1], leaf) if leaf.ndim == 0 else leaf
+
+    return {**variables, GAMMA: jax.tree_util.tree_map_with_path(widen, variables.get(GAMMA, {}))}
 
   return wide_init
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from flax import traverse_util
 
 from ace_jax import epochs, homotopy, parallel, task
 from experiments import training
@@ -75,9 +74,9 @@ def nearest(
   low, high = 1, first
   while not done(high) and seen[high] < target and high < _LARGEST:
     low, high = high, min(4 * high, _LARGEST)
-  if low == 1 and done(1):
+  if done(high) or done(low):
     return near(), seen[near()]
-  while high - low > 1 and not (low in seen and high in seen and seen[high] <= seen[low]):
+  while high - low > 1 and seen[low] < target < seen[high]:
     share = (target - seen[low]) / (seen[high] - seen[low])
     guess = round(low + min(max(share, 0.1), 0.9) * (high - low))
     guess = min(max(guess, low + 1), high - 1)
@@ -90,9 +89,9 @@ def nearest(
 def count(problem: training.Problem, settings: dict[str, Any]) -> int:
   """Returns the number of parameters of all branches, gammas included."""
   begin = jax.eval_shape(lambda: training.start([settings], problem))
-  branches = traverse_util.flatten_dict(begin.primal.theta)
-  leaves = [leaf for path, leaf in branches.items() if homotopy.RELAXATION in path]
-  return sum(leaf.size for leaf in (*leaves, *jax.tree.leaves(begin.primal.gamma)))
+  theta = jax.tree_util.tree_leaves_with_path(begin.primal.theta)
+  branches = [leaf for path, leaf in theta if jax.tree_util.DictKey(homotopy.RELAXATION) in path]
+  return sum(leaf.size for leaf in (*branches, *jax.tree.leaves(begin.primal.gamma)))
 
 
 class Timed:
@@ -166,7 +165,9 @@ def choose(
     if budget == "parameters":
       target = parameters(Variant("linear"))
       return nearest(lambda n: parameters(Variant(branch, size=n)), target)[0]
-    return nearest(lambda n: step(Variant(branch, size=n)), 1.0, 16, tolerance=0.03, most=6)[0]
+    target = parameters(Variant("mlp"))  # a first guess, which compiles nothing
+    first, _ = nearest(lambda n: parameters(Variant(branch, size=n)), target)
+    return nearest(lambda n: step(Variant(branch, size=n)), 1.0, first, 0.04, most=5)[0]
 
   found = []
   for budget in budgets:

@@ -76,8 +76,11 @@ def variant(one: dict[str, Any]) -> Variant:
 
 
 def programs(sizes: Sequence[dict[str, Any]], seeds: tuple[int, ...]) -> list[Program]:
-  """Returns a program for each variant; one that two budgets share is trained once."""
-  variants = dict.fromkeys(map(variant, sizes))
+  """Returns a program for each variant, those with one gamma a layer first.
+
+  A variant that two budgets share is trained once.
+  """
+  variants = sorted(dict.fromkeys(map(variant, sizes)), key=lambda one: one.gamma == "channel")
   return [Program(one.label(), tuple(one.settings().items()), Plan(seeds)) for one in variants]
 
 

@@ -40,7 +40,7 @@ def constants(name: str) -> tuple[float, ...]:
   Raises:
     UsageError: not different numbers, or one is out of range.
   """
-  words = FLAGS[name].value
+  words = FLAGS[name].value or []
   try:
     values = tuple(sorted({float(word) for word in words}))
   except ValueError:
