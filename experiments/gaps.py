@@ -62,10 +62,10 @@ def add(
     test: Test samples.
 
   Returns:
-    The result, with `test_gap`, its standard error and `test_gap_relative` for every predictor; under a functional
-    constraint with `functional`: the bound `asked` for (epsilon, or the final slack), and the
-    errors reached by the selected parameters and the final ones, of the latter on as many training
-    samples too.
+    The result, with `test_gap`, its standard error and `test_gap_relative` for every predictor;
+    under a functional constraint with `functional`: the bound `asked` for (epsilon, or the final
+    slack), and the errors reached by the selected parameters and the final ones, of the latter on
+    as many training samples too.
   """
 
   def on_test(variables):

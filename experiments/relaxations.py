@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from experiments import app, replicas
+from experiments import app, replicas, sweep_plan
 from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -38,7 +38,7 @@ SMALL = {
   "mocap": ("--constraint=resilient", "--rho=0.1", "--model=egnn", "--epochs=60"),
 }
 """What is trained unless flags after the -- say otherwise. EGNO has branches of one form alone."""
-OWNED = ("relaxation", "relaxation_features", "rank", "gamma", "seed", "seeds", "grid", "workdir")
+OWNED = (*sweep_plan.OWNED, "relaxation", "relaxation_features", "rank", "gamma")
 
 
 def main(given: list[str]) -> None:

@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from experiments import app, replicas
+from experiments import app, replicas, sweep_plan
 from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -31,7 +31,7 @@ SMALL = (
   *("--train_samples=1000", "--batch_size=50", "--epochs=60", "--eval_every=5"),
 )
 """The reduced model and data of `experiments.detection`."""
-OWNED = ("constraint", "symmetry_breaking", "rho", "epsilon", "seed", "seeds", "grid", "workdir")
+OWNED = (*sweep_plan.OWNED, "constraint", "symmetry_breaking", "rho", "epsilon")
 
 
 def constants(name: str) -> tuple[float, ...]:
