@@ -13,7 +13,6 @@ from experiments import app, branch_sizes, runs, stored, sweep_plan, sweep_run, 
 from experiments.branch_sizes import Variant
 from experiments.replicas import Plan
 from experiments.sweep_plan import Program, Sweep
-from experiments.tradeoff_run import spread
 
 SIZES = "sizes.json"
 """The sizes that were chosen, with what they cost; read again when a workdir is continued."""
@@ -94,10 +93,10 @@ def cells(one: dict[str, Any]) -> list[str]:
   return [
     *known,
     ",".join(str(result["settings"]["seed"]) for result in one["runs"]),
-    spread(_values(one, "relaxed", "test_mse")),
-    spread(_values(one, "projection", "test_mse")),
-    spread(_values(one, "relaxed", "test_gap"), deviation=False),
-    spread(_values(one, "relaxed", "test_gap_relative"), deviation=False),
+    text.spread(_values(one, "relaxed", "test_mse")),
+    text.spread(_values(one, "projection", "test_mse")),
+    text.spread(_values(one, "relaxed", "test_gap"), deviation=False),
+    text.spread(_values(one, "relaxed", "test_gap_relative"), deviation=False),
   ]
 
 

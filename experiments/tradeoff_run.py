@@ -1,6 +1,5 @@
 """What `experiments.tradeoff` does once its flags are checked."""
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,15 +89,11 @@ def point(result: dict[str, Any]) -> dict[str, Any]:
     "epochs": result["epochs"],
     "train_samples": result["train_samples"],
     "predictors": result["predictors"],
-    "largest_gamma": history.largest(_prefixed(result["final"]["gamma"]), "gamma"),
+    "largest_gamma": max(map(abs, result["final"]["gamma"].values()), default=None),
     "seconds": result["seconds"] / result["replicas"],
     "settings": settings,
     "environment": result["environment"],
   }
-
-
-def _prefixed(gamma: dict[str, float]) -> dict[str, float]:
-  return {f"gamma/{name}": value for name, value in gamma.items()}
 
 
 def groups(points: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -124,11 +119,11 @@ def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
         first["data"],
         f"{first['constraint']}{constant}",
         ",".join(str(one["seed"]) for one in group),
-        spread(values(group, name, "test_mse")),
-        spread(values(group, "projection", "test_mse")),
-        spread(values(group, name, "test_gap"), deviation=False),
-        spread(values(group, name, "test_gap_relative"), deviation=False),
-        spread(gammas, deviation=False),
+        text.spread(values(group, name, "test_mse")),
+        text.spread(values(group, "projection", "test_mse")),
+        text.spread(values(group, name, "test_gap"), deviation=False),
+        text.spread(values(group, name, "test_gap_relative"), deviation=False),
+        text.spread(gammas, deviation=False),
       ]
     )
   return lines
@@ -137,14 +132,6 @@ def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
 def values(group: Sequence[dict[str, Any]], predictor: str, name: str) -> list[float]:
   """Returns a number of a predictor, of every seed."""
   return [one["predictors"][predictor][name] for one in group]
-
-
-def spread(numbers: Sequence[float], deviation: bool = True) -> str:
-  """Formats a mean over seeds, with the standard deviation where there are several."""
-  if not numbers:
-    return ""
-  around = f" +- {statistics.stdev(numbers):.1g}" if deviation and len(numbers) > 1 else ""
-  return f"{statistics.mean(numbers):.3g}{around}"
 
 
 def write(place: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> None:
