@@ -43,7 +43,7 @@ def tradeoff(found: Mapping[str, Sequence[Mark]]) -> Figure:
     found: Marks by data set.
   """
   figure = Figure(figsize=(5.2 * len(found), 7.2), layout="constrained")
-  grid = figure.subplots(2, len(found), squeeze=False)
+  grid = figure.subplots(2, len(found), squeeze=False, sharex="row")
   for column, (data, marks) in enumerate(found.items()):
     for axes, field in zip(grid[:, column], ("gaps", "relative"), strict=True):
       _curve(axes, marks, field)
@@ -67,15 +67,15 @@ def _curve(axes: Axes, marks: Sequence[Mark], field: str) -> None:
     y = [statistics.mean(mark.errors) for mark in own]
     axes.plot(x, y, "-", color=color, lw=1.4, label=f"{constraint} ({symbol} at the points)")
     for mark, a, b in zip(own, x, y, strict=True):
-      above = constraint == "resilient"
+      right = constraint == "resilient"
       axes.annotate(
         f"{mark.constant:g}",
         (a, b),
-        (0, 7 if above else -13),
+        (5, 4) if right else (-5, -10),
         textcoords="offset points",
         color=color,
         fontsize=7,
-        ha="center",
+        ha="left" if right else "right",
       )
   for mark in marks:
     color = _COLORS[mark.constraint]

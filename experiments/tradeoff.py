@@ -20,7 +20,7 @@ flags.DEFINE_list(
   "epsilon", ["0.01", "0.03", "0.1", "0.3", "1"], "Bounds on abs(gamma) (inequality)."
 )
 flags.DEFINE_list(
-  "symmetry_breaking", ["none", "gravity:3"], "Data sets; none is the one that breaks nothing."
+  "symmetry_breaking", ["none", "gravity:0.3", "gravity:3"], "Data sets; none breaks nothing."
 )
 flags.DEFINE_list("seeds", ["0", "1"], "Seeds of every point.")
 flags.DEFINE_integer("jobs", None, "Programs at once; one a device, one on a CPU.", lower_bound=1)

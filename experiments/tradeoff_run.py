@@ -69,8 +69,10 @@ def run(
   """
   jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
   place = Path(workdir) if workdir else runs.default_workdir("tradeoff", "nbody")
-  asked = {"flags": list(given), "grids": grids, "data": list(data), "seeds": list(seeds)}
-  with runs.opened(place, asked, resume=(place / runs.CONFIG).exists()):
+  # Not the data sets: more of them may be added to a workdir.
+  identity = {"flags": list(given), "grids": grids, "seeds": list(seeds)}
+  asked = {**identity, "data": list(data)}
+  with runs.opened(place, identity, resume=(place / runs.CONFIG).exists()):
     begin = time.monotonic()
     sweep = Sweep("nbody", given, seeds=seeds)
     trained = sweep_run.train(sweep, place, programs(grids, data, seeds), jobs)
