@@ -62,11 +62,12 @@ def run(
     write(place, asked, [one for one in entries if one["runs"]])
 
 
-def _choose(*arguments: Any) -> list[dict[str, Any]]:
+def _choose(experiment: str, settings: dict[str, Any], *rest: Any) -> list[dict[str, Any]]:
   # In a process of its own, which gives the devices back when it ends.
   context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(1, context, app.set_up_jax) as pool:
-    return pool.submit(branch_sizes.choose, *arguments).result()
+  precision = settings.get("precision", "float32")
+  with concurrent.futures.ProcessPoolExecutor(1, context, app.set_up_jax, (precision,)) as pool:
+    return pool.submit(branch_sizes.choose, experiment, settings, *rest).result()
 
 
 def variant(one: dict[str, Any]) -> Variant:
