@@ -209,6 +209,32 @@ def strict(init: Callable[..., Any]) -> Callable[..., Any]:
   return strict_init
 
 
+def per_channel(init: Callable[..., Any]) -> Callable[..., Any]:
+  """Turns `model.init` into one that creates a gamma for every channel instead of every layer.
+
+  Every gamma that is one number becomes [features], an entry for each flat feature that its layer
+  returns, all of the same initial value; everything else is what `model.init` gives. Every entry
+  is a constraint of its own, and prices and penalties sum over entries.
+
+  Example: `variables = per_channel(model.init)(key, x)`.
+  """
+
+  def wide_init(*args, **kwargs):
+    # `intermediates` say how many channels each layer returns.
+    variables: dict[str, Any] = dict(init(*args, **kwargs, mutable=True))
+    seen = variables.pop("intermediates", {})
+
+    def widen(path, leaf):
+      layer = seen
+      for entry in path[:-1]:
+        layer = layer[entry.key]
+      return jnp.full(layer["non_equivariant"][0].shape[-1], leaf) if leaf.ndim == 0 else leaf
+
+    return {**variables, GAMMA: jax.tree_util.tree_map_with_path(widen, variables.get(GAMMA, {}))}
+
+  return wide_init
+
+
 def names(gamma: Any) -> list[str]:
   """Returns the name of every homotopic layer, "layers_2/update_1", in the order of tree leaves.
 

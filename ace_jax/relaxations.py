@@ -148,7 +148,7 @@ def spectral_norm(kernel: Float[Array, "inputs outputs"], iterations: int) -> Fl
 
   Args:
     kernel: The matrix W.
-    iterations: Number of iterations.
+    iterations: Number of iterations, at least 1.
   """
   frozen = jax.lax.stop_gradient(kernel)
   # A fixed pseudo-random start is orthogonal to the top singular vector with probability 0.
@@ -158,6 +158,8 @@ def spectral_norm(kernel: Float[Array, "inputs outputs"], iterations: int) -> Fl
     v = frozen.T @ (frozen @ v)
     return v / (jnp.linalg.norm(v) + 1e-12), None
 
-  v, _ = jax.lax.scan(iterate, v / jnp.linalg.norm(v), length=iterations)
+  # The first one outside: from there on v varies over a mesh as the kernel does.
+  v, _ = iterate(v / jnp.linalg.norm(v), None)
+  v, _ = jax.lax.scan(iterate, v, length=iterations - 1)
   u = frozen @ v
   return (u / (jnp.linalg.norm(u) + 1e-12)) @ kernel @ v

@@ -18,6 +18,8 @@ _FUNCTIONAL = ["functional", "functional_resilient"]
 CONSTRAINTS = [*_ON_GAMMA, "schedule", "remul", "augment", *_FUNCTIONAL]
 PLAIN_MODELS = {"mpnn", "transformer"}
 """Models without any equivariant part, and so without gamma."""
+SIZES = {"relaxation_features": ("mlp", "spectral_mlp"), "rank": ("low_rank",)}
+"""Sizes of branches, and the branches that have them."""
 _FOR_PLAIN = {"strict", "remul", "augment", *_FUNCTIONAL}
 _WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided", *_FUNCTIONAL}
 _RELAXED = {*CONSTRAINTS} - {"strict"}
@@ -55,6 +57,17 @@ flags.DEFINE_float("dual_eps", None, "Epsilon of Adam on the multipliers.")
 flags.DEFINE_float("clip_norm", None, "Largest gradient norm, of theta and gamma together.")
 flags.DEFINE_enum(
   "relaxation", "mlp", ["mlp", "linear", "spectral_mlp", "low_rank"], "The branch f_neq."
+)
+flags.DEFINE_integer(
+  "relaxation_features",
+  None,
+  "Width of both hidden layers of the branch (mlp, spectral_mlp); by default 2 n and n, where it "
+  "has n outputs.",
+  lower_bound=1,
+)
+flags.DEFINE_integer("rank", None, "Rank of the branch (low_rank); 4 by default.", lower_bound=1)
+flags.DEFINE_enum(
+  "gamma", None, ["layer", "channel"], "One gamma a layer (the default), or one a channel."
 )
 flags.DEFINE_enum(
   "relaxation_scale",
@@ -124,7 +137,8 @@ flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
 _COMMON = [
   *("constraint", "rho", "epsilon", "beta", "weighting", "schedule_epochs", "augmented"),
   *("lr", "gamma_lr", "slack_lr", "dual_lr"),
-  *("dual_optimizer", "clip_norm", "relaxation", "relaxation_scale", "preset", "epochs"),
+  *("dual_optimizer", "clip_norm", "relaxation", "relaxation_features", "rank", "gamma"),
+  *("relaxation_scale", "preset", "epochs"),
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
   *("seed", "data_seed", "train_samples", "log_test"),
   *("dual_eps", "model", "hidden_features", "layers", "centring", "precision"),
@@ -171,6 +185,12 @@ def settings(
   if constraint == "schedule":
     _check_schedule(merged)
     merged["relaxation"] = "linear"
+  for name, branches in SIZES.items():
+    if merged[name] is not None and merged["relaxation"] not in branches:
+      raise UsageError(
+        f"--{name} has no meaning with --relaxation={merged['relaxation']}; leave it out, or take "
+        f"--relaxation={'|'.join(branches)}."
+      )
   if merged["precision"] == "float32":
     del merged["precision"]  # as in runs that were made before there was a choice
   return merged
@@ -186,8 +206,9 @@ def _check_plain(model: str, given: dict[str, Any]) -> None:
       f"--constraint={constraint} has no meaning; add --constraint=strict (without a constraint) "
       f"or --constraint={'|'.join(sorted(_FOR_PLAIN - {'strict'}))}."
     )
-  for name, default in (("relaxation", "mlp"), ("relaxation_scale", None), ("gamma_lr", None)):
-    if given[name] != default:
+  of_branches = ("relaxation_features", "rank", "gamma", "relaxation_scale", "gamma_lr")
+  for name in ("relaxation", *of_branches):
+    if given[name] != ("mlp" if name == "relaxation" else None):
       raise UsageError(f"--{name} has no meaning with --model={model}, which has no branches.")
 
 
@@ -247,6 +268,9 @@ _CHECKED: dict[str, set[str]] = {
   "dual_eps": _WITH_MULTIPLIERS,
   "augmented": _WITH_MULTIPLIERS,
   "gamma_lr": _RELAXED - {"schedule"},
+  "gamma": _RELAXED - {"schedule"},
+  "relaxation_features": _RELAXED - {"schedule"},
+  "rank": _RELAXED - {"schedule"},
   "relaxation_scale": _RELAXED - {"schedule"},
   "lr": set(CONSTRAINTS),
   "clip_norm": set(CONSTRAINTS),

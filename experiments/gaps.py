@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from ace_jax import functional, task
+from ace_jax import functional, homotopy, task
 from ace_jax.functional import Functional, ResilientFunctional, Symmetry
 from ace_jax.state import AceState
 
@@ -24,17 +25,24 @@ def compile_measure(learned: task.Task, symmetry: Symmetry, batch_size: int) -> 
     batch_size: Samples measured at once.
 
   Returns:
-    A function that returns `gap` and its standard error over samples, `gap_error`.
+    A function that returns `gap`, its standard error over samples, `gap_error`, and `gap_relative`,
+    the root of the gap over the root mean square of the prediction.
   """
 
   @jax.jit
   def compiled(variables, data):
     key = jax.random.key(0)
-    return functional.measure(learned, symmetry, variables, data, key, batch_size=batch_size)
+    gap, error = functional.measure(learned, symmetry, variables, data, key, batch_size=batch_size)
+
+    def mean_square(sample):
+      alone = jax.tree.map(lambda x: x[None], sample)
+      return jnp.mean(jnp.square(learned.apply(homotopy.merge(*variables), alone, None)[0]))
+
+    square = jnp.mean(jax.lax.map(mean_square, data, batch_size=batch_size))
+    return {"gap": gap, "gap_error": error, "gap_relative": jnp.sqrt(gap / square)}
 
   def measure(variables, samples):
-    gap, error = compiled(variables, samples)
-    return {"gap": float(gap), "gap_error": float(error)}
+    return {name: float(value) for name, value in compiled(variables, samples).items()}
 
   return measure
 
@@ -54,10 +62,10 @@ def add(
     test: Test samples.
 
   Returns:
-    The result, with `test_gap` and its standard error for every predictor; under a functional
-    constraint with `functional`: the bound `asked` for (epsilon, or the final slack), and the
-    errors reached by the selected parameters and the final ones, of the latter on as many training
-    samples too.
+    The result, with `test_gap`, its standard error and `test_gap_relative` for every predictor;
+    under a functional constraint with `functional`: the bound `asked` for (epsilon, or the final
+    slack), and the errors reached by the selected parameters and the final ones, of the latter on
+    as many training samples too.
   """
 
   def on_test(variables):

@@ -46,6 +46,12 @@ def check() -> None:
       "--constraint=schedule penalises linear branches between known representations, and EGNO's "
       "branches carry streams without any; take --model=egnn|radial_field|tfn|se3_transformer."
     )
+  for name in ("relaxation", "relaxation_features", "rank"):
+    if model == "egno" and FLAGS[name].present:
+      raise UsageError(
+        f"--{name}: EGNO's branches are streams of one published form; leave it out, or take "
+        "--model=egnn|radial_field|tfn|se3_transformer."
+      )
   for name in ("modes", "centring"):
     if model != "egno" and FLAGS[name].present:
       raise UsageError(f"--{name} is for --model=egno; leave out one.")

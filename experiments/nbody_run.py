@@ -169,6 +169,7 @@ _PUBLISHED = {
   **{k: v for k, v in PRESETS["paper"].items() if k not in ("eval_every", "checkpoint_every")},
   **{"norm": "none", "lmax": 1, "system": "charged", "relaxation_scale": "free"},
   **{"gamma_lr": None, "clip_norm": None, "patience": None, "relaxation": "mlp"},
+  **{"relaxation_features": None, "gamma": None},
 }
 
 

@@ -6,6 +6,7 @@ import signal
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -113,6 +114,44 @@ def run(
     _drive(sweep, machine, source, settle, failed)
     rows = [row for task in tasks for row in outcomes(task, sweep.objective, failed)]
     write(place, sweep, rows)
+
+
+def train(
+  sweep: Sweep, place: Path, found: list[Program], jobs: int | None = None
+) -> list[tuple[Program, list[dict[str, Any]]]]:
+  """Runs those of given programs that are not finished, as processes over the local devices.
+
+  Args:
+    sweep: The experiment and its flags; it names no grid of its own.
+    place: Where each program gets a folder.
+    found: The programs.
+    jobs: Programs at once; by default one a device, or one on a CPU.
+
+  Returns:
+    Each program with the contents of the result.json of its replicas. Those that met numbers that
+    are not finite have none, and a warning.
+
+  Raises:
+    AceError: a program failed; the others are finished by then.
+  """
+  failed: dict[Path, str] = {}
+  with _sigterm(), _engine("local", jobs) as machine:
+    tasks = [make_task(sweep, place, program) for program in found]
+    _drive(sweep, machine, iter(tasks), _ignore, failed)
+  for task in tasks:
+    for replica, reason in task.diverged().items():
+      warnings.warn(f"{task.folder.name}/{replica} is left out: {reason}", stacklevel=2)
+  if failed:
+    folder, reason = next(iter(failed.items()))
+    raise AceError(
+      f"{len(failed)} of {len(tasks)} programs failed, {folder} by {reason.rstrip('.')}; the same "
+      "command runs again what is not finished."
+    )
+  results = [[trial.result() for trial in task.trials] for task in tasks]
+  return [
+    (task.program, [result for result in own if result is not None])
+    for task, own in zip(tasks, results, strict=True)
+  ]
 
 
 def make_task(sweep: Sweep, place: Path, program: Program) -> Task:

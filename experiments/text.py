@@ -1,5 +1,8 @@
 """Text for the terminal."""
 
+import statistics
+from collections.abc import Sequence
+
 
 def table(header: list[str], rows: list[list[str]]) -> str:
   """Formats rows as aligned text: the first column to the left, the others to the right."""
@@ -12,3 +15,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
   rule = "  ".join("-" * width for width in widths)
   return "\n".join([line(header), rule, *(line(row) for row in rows)])
+
+
+def spread(numbers: Sequence[float], deviation: bool = True) -> str:
+  """Formats a mean over seeds, with the standard deviation where there are several."""
+  if not numbers:
+    return ""
+  around = f" +- {statistics.stdev(numbers):.1g}" if deviation and len(numbers) > 1 else ""
+  return f"{statistics.mean(numbers):.3g}{around}"

@@ -85,10 +85,16 @@ class Problem:
 
 def relaxation(settings: dict[str, Any]) -> Callable[..., nn.Module]:
   """Returns the constructor of the branches; under a schedule they start near 0, as published."""
-  branch = RELAXATIONS[settings["relaxation"]]
-  if settings["constraint"] != "schedule":
-    return branch
-  return functools.partial(branch, kernel_init=nn.initializers.normal(1e-4))
+  branch, options = RELAXATIONS[settings["relaxation"]], {}
+  # Runs from before there were sizes do not name them.
+  width, rank = settings.get("relaxation_features"), settings.get("rank")
+  if settings["constraint"] == "schedule":
+    options["kernel_init"] = nn.initializers.normal(1e-4)
+  if width is not None:
+    options["hidden"] = (width, width)
+  if rank is not None:
+    options["rank"] = rank
+  return functools.partial(branch, **options) if options else branch
 
 
 def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formulation:
@@ -133,6 +139,8 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
   init = problem.network.init
   if shared["constraint"] == "strict":
     init = homotopy.strict(init)
+  elif shared.get("gamma") == "channel":
+    init = homotopy.per_channel(init)
   learned = task.from_model(problem.network, problem.loss, problem.inputs, problem.metric)
   optimizers = _optimizers(shared)
 

@@ -126,3 +126,30 @@ def test_unknown_scale_and_wrong_branch_shape_are_refused():
     Homotopic(MLP, scale="unit").init(KEY, X, X)
   with pytest.raises(ValueError, match="branch returned shape"):
     Homotopic(lambda features, name: nn.Dense(features + 1, name=name)).init(KEY, X, X)
+
+
+class TwoWidths(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = Homotopic(nn.Dense, name="wide")(nn.Dense(5, name="a")(x), x)
+    return Homotopic(nn.Dense, "fixed", name="narrow")(nn.Dense(2, name="b")(x), x)
+
+
+def test_per_channel_widens_every_gamma_and_nothing_else():
+  x = jax.random.normal(jax.random.key(1), (7, 3))
+  plain = TwoWidths().init(KEY, x)
+  wide = homotopy.per_channel(TwoWidths().init)(KEY, x)
+  found = homotopy.by_name(wide["gamma"])
+  assert {name: leaf.shape for name, leaf in found.items()} == {"wide": (5,), "narrow": (2,)}
+  assert all((leaf == 1).all() for leaf in found.values())
+  same = {name: wide[name] for name in ("params", "batch_stats")}
+  jax.tree.map(np.testing.assert_array_equal, same, {name: plain[name] for name in same})
+  assert wide.keys() == plain.keys()
+  relaxed, strict = TwoWidths().apply(wide, x), TwoWidths().apply(homotopy.project(wide), x)
+  np.testing.assert_allclose(relaxed, TwoWidths().apply(plain, x), rtol=1e-6)
+  # A gamma that is 0 in one channel leaves that channel alone.
+  wide["gamma"]["wide"]["gamma"] = jnp.zeros(5)
+  wide["gamma"]["narrow"]["gamma"] = jnp.array([0.0, 1.0])
+  one = TwoWidths().apply(wide, x)
+  np.testing.assert_array_equal(one[:, 0], strict[:, 0])
+  assert jnp.abs(one[:, 1] - strict[:, 1]).min() > 1e-4

@@ -1,9 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ace_jax import relaxations
+from ace_jax import parallel, relaxations
 
 X = jax.random.normal(jax.random.key(1), (5, 6))
 KEY = jax.random.key(0)
@@ -30,6 +32,13 @@ def test_spectral_norm_and_its_gradient():
   value, gradient = jax.value_and_grad(relaxations.spectral_norm)(kernel, 100)
   np.testing.assert_allclose(value, s[0], rtol=1e-5)
   np.testing.assert_allclose(gradient, np.outer(u[:, 0], vt[0]), atol=1e-4)
+
+
+def test_spectral_norm_on_a_mesh():
+  kernels = jax.random.normal(KEY, (2, 7, 5))
+  norm = functools.partial(relaxations.spectral_norm, iterations=100)
+  values = parallel.over_replicas(norm, parallel.make_mesh(replica=2))(kernels)
+  np.testing.assert_allclose(values, np.linalg.norm(kernels, 2, axis=(1, 2)), rtol=1e-5)
 
 
 def test_spectral_mlp_is_lipschitz():

@@ -1,0 +1,140 @@
+"""Figures that compare runs by test error and measured equivariance error."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_COLORS = {"resilient": "#0072B2", "inequality": "#D55E00", "strict": "#000000", "none": "#009E73"}
+_SYMBOLS = {"resilient": r"$\rho$", "inequality": r"$\epsilon$"}
+_ENDS = {"strict": "strict", "none": "unconstrained"}
+
+
+class Mark(NamedTuple):
+  """A point of the trade-off curve; lists have an entry a seed.
+
+  Attributes:
+    constraint: "resilient", "inequality", "strict" or "none".
+    constant: Its rho or epsilon; None for the ends.
+    errors: Test mean squared errors of the relaxed model (of the strict one: its own).
+    gaps: Its mean squared equivariance errors.
+    relative: Its relative equivariance errors.
+    projection: Test mean squared errors of the projection.
+  """
+
+  constraint: str
+  constant: float | None
+  errors: list[float]
+  gaps: list[float]
+  relative: list[float]
+  projection: list[float]
+
+
+def tradeoff(found: Mapping[str, Sequence[Mark]]) -> Figure:
+  """Draws test error against equivariance error, mean squared above and relative below.
+
+  Lines join the means over seeds along rho or epsilon; points are seeds. The strict model, whose
+  equivariance error is rounding, is a line across.
+
+  Args:
+    found: Marks by data set.
+  """
+  figure = Figure(figsize=(5.2 * len(found), 7.2), layout="constrained")
+  grid = figure.subplots(2, len(found), squeeze=False, sharex="row")
+  for column, (data, marks) in enumerate(found.items()):
+    for axes, field in zip(grid[:, column], ("gaps", "relative"), strict=True):
+      _curve(axes, marks, field)
+    title = "nothing broken" if data == "none" else f"broken: {data}"
+    grid[0, column].set_title(title, fontsize=10)
+    grid[0, column].set_xlabel("mean squared equivariance error of the prediction")
+    grid[1, column].set_xlabel("relative equivariance error of the prediction")
+  for axes in grid[:, 0]:
+    axes.set_ylabel("test MSE")
+  grid[0, 0].legend(fontsize=8)
+  return figure
+
+
+def _curve(axes: Axes, marks: Sequence[Mark], field: str) -> None:
+  for constraint, symbol in _SYMBOLS.items():
+    own = [mark for mark in marks if mark.constraint == constraint]
+    if not own:
+      continue
+    color = _COLORS[constraint]
+    x = [statistics.mean(getattr(mark, field)) for mark in own]
+    y = [statistics.mean(mark.errors) for mark in own]
+    axes.plot(x, y, "-", color=color, lw=1.4, label=f"{constraint} ({symbol} at the points)")
+    for mark, a, b in zip(own, x, y, strict=True):
+      right = constraint == "resilient"
+      axes.annotate(
+        f"{mark.constant:g}",
+        (a, b),
+        (5, 4) if right else (-5, -10),
+        textcoords="offset points",
+        color=color,
+        fontsize=7,
+        ha="left" if right else "right",
+      )
+  for mark in marks:
+    color = _COLORS[mark.constraint]
+    if mark.constraint == "strict":
+      axes.axhline(statistics.mean(mark.errors), color=color, lw=1, ls="--", label="strict")
+      if len(mark.errors) > 1:
+        axes.axhspan(min(mark.errors), max(mark.errors), color=color, alpha=0.1, lw=0)
+      continue
+    label = _ENDS.get(mark.constraint)
+    style = {"ms": 9, "label": label} if label else {"ms": 4}
+    marker = "*" if label else "o"
+    axes.plot(getattr(mark, field), mark.errors, marker, color=color, alpha=0.8, **style)
+  axes.set(xscale="log", yscale="log")
+  axes.grid(alpha=0.25, which="both")
+
+
+class Entry(NamedTuple):
+  """One branch in a comparison; lists have an entry a seed.
+
+  Attributes:
+    label: Branch, gamma and size.
+    relaxed: Test mean squared errors of the relaxed model.
+    projection: Those of the projection.
+    gaps: Mean squared equivariance errors of the relaxed model.
+  """
+
+  label: str
+  relaxed: list[float]
+  projection: list[float]
+  gaps: list[float]
+
+
+def branches(found: Mapping[str, Sequence[Entry]]) -> Figure:
+  """Draws the errors of relaxation branches, a row of panels a budget.
+
+  Args:
+    found: Entries by budget.
+  """
+  longest = max(len(entries) for entries in found.values())
+  figure = Figure(figsize=(9.6, len(found) * (0.3 * longest + 1.4)), layout="constrained")
+  grid = figure.subplots(len(found), 2, squeeze=False, sharex="col")
+  for (left, right), (budget, entries) in zip(grid, found.items(), strict=True):
+    rows = np.arange(len(entries))[::-1]
+    for row, entry in zip(rows, entries, strict=True):
+      _seeds(left, row + 0.12, entry.relaxed, "#D55E00", "o")
+      _seeds(left, row - 0.12, entry.projection, "#0072B2", "s")
+      _seeds(right, row, entry.gaps, "#D55E00", "o")
+    left.set_yticks(rows, [entry.label for entry in entries], fontsize=8)
+    right.set_yticks(rows, [])
+    left.set_title(f"at equal {budget}", fontsize=10, loc="left")
+    for axes in (left, right):
+      axes.set_xscale("log")
+      axes.grid(alpha=0.25, which="both")
+      axes.set_ylim(-0.6, len(entries) - 0.4)
+  grid[-1, 0].set_xlabel("test MSE (orange: relaxed, blue: projection)")
+  grid[-1, 1].set_xlabel("mean squared equivariance error, relaxed")
+  return figure
+
+
+def _seeds(axes: Axes, row: float, values: list[float], color: str, marker: str) -> None:
+  axes.plot(values, [row] * len(values), marker, color=color, ms=4, alpha=0.7)
+  axes.plot(statistics.mean(values), row, "|", color=color, ms=12, mew=1.6)
