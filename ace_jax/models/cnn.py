@@ -94,9 +94,9 @@ class ConvNet(nn.Module):
     """Returns logits."""
     x = images
     for i, (width, dilation) in enumerate(zip(self.widths, self.dilations, strict=True)):
-      y = nn.Conv(
-        width, (3, 3), padding=self.padding, kernel_dilation=dilation, name=f"conv_{i}"
-      )(x)
+      y = nn.Conv(width, (3, 3), padding=self.padding, kernel_dilation=dilation, name=f"conv_{i}")(
+        x
+      )
       relaxed = Homotopic(
         self.relaxation, self.relaxation_scale, self.axis_name, name=f"layers_{i}"
       )
