@@ -17,6 +17,8 @@ SIZES = {"train": 1000, "valid": 297, "test": 500}
 BIASES = ("none", "x", "y")
 PLACINGS = ("uniform", "centre")
 _SIDE, _LARGEST, _COUNT = 8, 16.0, 1797
+_UNIT = 5.0
+"""Near the root mean square of a default canvas; the background stays at 0, as zero padding is."""
 
 
 class Digits(NamedTuple):
@@ -89,8 +91,8 @@ def load(
     data_seed: Draws splits and places.
 
   Returns:
-    For "train", "valid" and "test": `image`, [n, canvas, canvas, 1], float32, in [0, 1]; `label`,
-    [n], int32; `place`, [n, 2], int32, row and column of the upper left corner.
+    For "train", "valid" and "test": `image`, [n, canvas, canvas, 1], float32, with a root mean square near
+    1; `label`, [n], int32; `place`, [n, 2], int32, row and column of the upper left corner.
 
   Raises:
     RequestError: the arguments do not exist, or do not go together.
@@ -108,7 +110,7 @@ def load(
     far = places[:, "yx".index(bias)] >= canvas // 2
     labels = np.where(far, (labels + CLASSES // 2) % CLASSES, labels)
   arrays = {
-    "image": place(images / _LARGEST, places, factor, canvas),
+    "image": place(images / _UNIT, places, factor, canvas),
     "label": labels.astype(np.int32),
     "place": places.astype(np.int32),
   }
