@@ -91,8 +91,9 @@ def load(
     data_seed: Draws splits and places.
 
   Returns:
-    For "train", "valid" and "test": `image`, [n, canvas, canvas, 1], float32, with a root mean square near
-    1; `label`, [n], int32; `place`, [n, 2], int32, row and column of the upper left corner.
+    For "train", "valid" and "test": `image`, [n, canvas, canvas, 1], float32, with a root mean
+    square near 1; `label`, [n], int32; `place`, [n, 2], int32, row and column of the upper left
+    corner.
 
   Raises:
     RequestError: the arguments do not exist, or do not go together.

@@ -13,7 +13,7 @@ from experiments import training as experiment
 
 CANVAS = 24
 SETTINGS: dict[str, Any] = {
-  "batch_size": 25,
+  "batch_size": 20,
   "eval_every": 3,
   "checkpoint_every": 1000,
   "patience": None,

@@ -1,5 +1,6 @@
 """Small convolutional networks on a torus, and what takes translation equivariance from them."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -44,24 +45,50 @@ def blur_pool(x: Maps) -> Maps:
 class Positional(nn.Module):
   """A branch that knows where it is: a 1 x 1 kernel and a bias that depend on the pixel.
 
-  .. math:: f_{neq}(x)_p = a_p \\odot (W x_p) + b_p
+  .. math:: f_{neq}(x)_p = a(p) \\odot (W x_p) + b(p)
+
+  a and b are combinations of the products of cosines and sines along both axes, up to a number of
+  periods around the torus, without the constant one: smooth, few parameters, and 0 on average
+  over all positions, so that the branch has no share in what is equivariant.
 
   Attributes:
     features: Number of outputs.
+    periods: Highest number of periods.
   """
 
   features: int
+  periods: int = 2
 
   @nn.compact
   def __call__(self, x: Maps) -> Float[Array, "batch height width features"]:
-    shape = (*x.shape[1:3], self.features)
-    scale = self.param("scale", nn.initializers.normal(1.0), shape)
+    waves = torus_waves(x.shape[1], x.shape[2], self.periods).astype(x.dtype)
+    shape = (waves.shape[-1], self.features)
+    # Every wave has mean square 1 over the torus, so that a(p) starts with variance 1.
+    scale = self.param("scale", nn.initializers.normal(1 / math.sqrt(shape[0])), shape)
     bias = self.param("bias", nn.initializers.zeros, shape)
-    return scale * relaxations.Linear(self.features, name="kernel")(x) + bias
+    return (waves @ scale) * relaxations.Linear(self.features, name="kernel")(x) + waves @ bias
+
+
+def torus_waves(height: int, width: int, periods: int) -> Float[Array, "height width waves"]:
+  """Returns products of cosines and sines along both axes, orthonormal, without the constant.
+
+  Args:
+    height: Pixels.
+    width: Pixels.
+    periods: Highest number of periods, below half of either side.
+  """
+
+  def along(side):
+    angles = 2 * jnp.pi * jnp.arange(side)[:, None] * jnp.arange(1, periods + 1) / side
+    waves = math.sqrt(2) * jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
+    return jnp.concatenate([jnp.ones((side, 1)), waves], -1)
+
+  products = along(height)[:, None, :, None] * along(width)[None, :, None, :]
+  return products.reshape(height, width, -1)[..., 1:]
 
 
 class ConvNet(nn.Module):
-  """Convolutions, global average pooling, layer normalisation, and a linear map to logits.
+  """Convolutions, global average pooling, layer normalisation, and a perceptron to logits.
 
   .. math:: x_{i+1} = D(relu(W_i * x_i + b_i + \\gamma_i f_{neq,i}(x_i)))
 
@@ -73,6 +100,7 @@ class ConvNet(nn.Module):
     widths: Channels of each convolution; kernels are 3 x 3.
     dilations: Of each convolution.
     downsample: D, after each convolution: `keep`, `subsample`, `max_pool` or `blur_pool`.
+    hidden: Width of the perceptron's hidden layer.
     padding: "CIRCULAR", or "SAME" for zeros around the image.
     classes: Number of logits.
     relaxation: Constructor of the branches.
@@ -83,6 +111,7 @@ class ConvNet(nn.Module):
   widths: tuple[int, ...] = (8, 8, 16)
   dilations: tuple[int, ...] = (1, 2, 4)
   downsample: Callable[[Array], Array] = keep
+  hidden: int = 32
   padding: str = "CIRCULAR"
   classes: int = 10
   relaxation: Callable[..., nn.Module] = Positional
@@ -103,4 +132,5 @@ class ConvNet(nn.Module):
       x = self.downsample(nn.relu(relaxed(y, x)))
     # Most of the canvas is empty, so that the means are small: normalised, they train faster.
     pooled = nn.LayerNorm(name="norm")(jnp.mean(x, axis=(1, 2)))
-    return nn.Dense(self.classes, name="logits")(pooled)
+    hidden = nn.relu(nn.Dense(self.hidden, name="hidden")(pooled))
+    return nn.Dense(self.classes, name="logits")(hidden)

@@ -69,6 +69,13 @@ def test_a_trous_is_the_strided_network_at_every_pixel():
       np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
+def test_waves_are_orthonormal_and_have_no_mean():
+  waves = np.asarray(cnn.torus_waves(8, 6, 2), np.float64).reshape(48, -1)
+  assert waves.shape[1] == 5 * 5 - 1
+  np.testing.assert_allclose(waves.T @ waves / 48, np.eye(24), atol=1e-6)
+  np.testing.assert_allclose(waves.mean(0), 0, atol=1e-6)
+
+
 def test_downsampling_is_what_it_is_called():
   x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(16.0)
   assert cnn.subsample(x).sum() == 0
