@@ -59,7 +59,7 @@ def accuracies(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.bar(x, np.mean(values), 0.38, color=_COLORS[i], alpha=0.75, label=label)
         axes.plot([x] * len(values), values, "k.", ms=4)
     if bias != "none":
-      axes.axhline(50, color="0.3", ls="--", lw=1, label="no invariant classifier is above")
+      axes.axhline(200 / 3, color="0.3", ls="--", lw=1, label="no invariant classifier is above")
     axes.set_xticks(range(len(constraints)), constraints)
     axes.set(title=f"position bias: {bias}", ylabel="test accuracy, %", ylim=(0, 100))
     axes.grid(alpha=0.25, axis="y")

@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {
   "lr": 5e-3,
   "gamma_lr": 1e-2,
   "slack_lr": 1e-2,
-  "dual_lr": 5e-3,
+  "dual_lr": 1e-3,
   "dual_optimizer": "adam",
   "dual_eps": 1e-8,
   "clip_norm": None,

@@ -108,7 +108,7 @@ class ConvNet(nn.Module):
     axis_name: Mapped axis over which a "fixed" scale is averaged.
   """
 
-  widths: tuple[int, ...] = (8, 8, 16)
+  widths: tuple[int, ...] = (8, 8, 12)
   dilations: tuple[int, ...] = (1, 2, 4)
   downsample: Callable[[Array], Array] = keep
   hidden: int = 32
