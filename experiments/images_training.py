@@ -17,7 +17,7 @@ SETTINGS: dict[str, Any] = {
   "eval_every": 3,
   "checkpoint_every": 1000,
   "patience": None,
-  "lr": 5e-3,
+  "lr": 3e-3,
   "gamma_lr": 1e-2,
   "slack_lr": 1e-2,
   "dual_lr": 1e-3,

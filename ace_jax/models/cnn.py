@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ from ace_jax import relaxations
 from ace_jax.homotopy import Homotopic
 
 Maps = Float[Array, "batch height width channels"]
+
+# Plain ReLUs die: whole networks ended at constant logits.
+_activation = partial(nn.leaky_relu, negative_slope=0.1)
 
 
 def keep(x: Maps) -> Maps:
@@ -90,9 +94,9 @@ def torus_waves(height: int, width: int, periods: int) -> Float[Array, "height w
 class ConvNet(nn.Module):
   """Convolutions, global average pooling, layer normalisation, and a perceptron to logits.
 
-  .. math:: x_{i+1} = D(relu(W_i * x_i + b_i + \\gamma_i f_{neq,i}(x_i)))
+  .. math:: x_{i+1} = D(\\sigma(W_i * x_i + b_i + \\gamma_i f_{neq,i}(x_i)))
 
-  With circular padding and D = `keep`, it is invariant under cyclic shifts by whole pixels, but for
+  with sigma a leaky ReLU. With circular padding and D = `keep`, it is invariant under cyclic shifts by whole pixels, but for
   its homotopic layers, `layers_i`. With dilations 2^i it is then the network with D = `subsample`
   and no dilation, evaluated at every pixel instead of one in 2^i ("a trous").
 
@@ -129,8 +133,8 @@ class ConvNet(nn.Module):
       relaxed = Homotopic(
         self.relaxation, self.relaxation_scale, self.axis_name, name=f"layers_{i}"
       )
-      x = self.downsample(nn.relu(relaxed(y, x)))
+      x = self.downsample(_activation(relaxed(y, x)))
     # Most of the canvas is empty, so that the means are small: normalised, they train faster.
     pooled = nn.LayerNorm(name="norm")(jnp.mean(x, axis=(1, 2)))
-    hidden = nn.relu(nn.Dense(self.hidden, name="hidden")(pooled))
+    hidden = _activation(nn.Dense(self.hidden, name="hidden")(pooled))
     return nn.Dense(self.classes, name="logits")(hidden)
