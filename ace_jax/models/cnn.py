@@ -97,8 +97,9 @@ class ConvNet(nn.Module):
   .. math:: x_{i+1} = D(\\sigma(W_i * x_i + b_i + \\gamma_i f_{neq,i}(x_i)))
 
   with sigma a leaky ReLU. With circular padding and D = `keep`, it is invariant under cyclic shifts
-  by whole pixels, but for its homotopic layers, `layers_i`. With dilations 2^i it is then the network with D = `subsample`
-  and no dilation, evaluated at every pixel instead of one in 2^i ("a trous").
+  by whole pixels, but for its homotopic layers, `layers_i`. With dilations 2^i it is then the
+  network with D = `subsample` and no dilation, evaluated at every pixel instead of one in 2^i ("a
+  trous").
 
   Attributes:
     widths: Channels of each convolution; kernels are 3 x 3.
