@@ -72,6 +72,32 @@ def shifted(axes: tuple[int, int]) -> Representation:
   return lambda element, x: jnp.roll(x, element, axes)
 
 
+def translated(axes: tuple[int, int], stride: int = 1) -> Representation:
+  """Returns the action of a translation on two cyclic axes (height, width), by any real length.
+
+  The array stands for its trigonometric interpolation, which is moved and sampled again; what has
+  the highest frequency of an even number of samples keeps its real part. Shifts by whole samples
+  are exact. Of a network's maps that keep one pixel in `stride`, it says where they would be if
+  they had lost nothing.
+
+  Args:
+    axes: Of the array.
+    stride: Pixels, in which an element counts, from one sample to the next.
+
+  Reference: Simoncelli et al., "Shiftable multiscale transforms", IEEE Trans. Inf. Theory, 1992.
+  """
+
+  def representation(element, x):
+    for shift, axis in zip(element, axes, strict=True):
+      frequencies = jnp.fft.fftfreq(x.shape[axis], dtype=x.dtype)
+      phases = jnp.exp(-2j * jnp.pi * frequencies * (shift / stride))
+      phases = jnp.moveaxis(phases.reshape(-1, *[1] * (x.ndim - 1)), 0, axis)
+      x = jnp.fft.ifft(jnp.fft.fft(x, axis=axis) * phases, axis=axis).real
+    return x
+
+  return representation
+
+
 def irreps(layout: str, component_major: bool = False) -> Representation:
   """Returns the action of rotations and reflections on e3nn irreps.
 

@@ -35,8 +35,8 @@ class Group:
     name: Its name, for reports.
     sample: `sample(key, count)` draws elements from the Haar measure (for translations: from a
       ball), stacked along a leading axis.
-    generators: For each generator A of the Lie algebra the curve t -> exp(t A); {} for a
-      discrete group.
+    generators: For each generator A of the Lie algebra the curve t -> exp(t A); for cyclic
+      groups that of t steps, t a whole number; {} for other discrete groups.
   """
 
   name: str
@@ -112,7 +112,11 @@ def cyclic_shifts(height: int, width: int) -> Group:
   def sample(key, count):
     return jax.random.randint(key, (count, 2), 0, jnp.array([height, width]))
 
-  return Group(f"Z({height}) x Z({width})", sample)
+  generators = {
+    "shift_y": lambda t: jnp.stack([t, jnp.zeros_like(t)]),
+    "shift_x": lambda t: jnp.stack([jnp.zeros_like(t), t]),
+  }
+  return Group(f"Z({height}) x Z({width})", sample, generators)
 
 
 def time_reversal() -> Group:

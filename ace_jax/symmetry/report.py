@@ -59,7 +59,8 @@ class GeneratorReport:
 
   Attributes:
     name: The generator.
-    lie_error: Mean Lie-derivative error of the relaxed model over the mean norm of its output.
+    lie_error: Mean Lie-derivative error of the relaxed model over the mean norm of its output; of
+      a cyclic group's generator, the equivariance error of one step.
     loss: Mean of what the fit loses on moved data, over the fit's own loss.
     error: Its standard error, over samples and seeds.
     seeds: Number of seeds.
@@ -195,9 +196,11 @@ def layer_rows(reports: Sequence[LayerReport]) -> tuple[list[str], list[list[str
   return header, rows
 
 
-def generator_rows(reports: Sequence[GeneratorReport]) -> tuple[list[str], list[list[str]]]:
-  """Returns header and rows of the table of generators."""
-  header = ["generator", "Lie error", "loss on moved data", "standard errors", "verdict"]
+def generator_rows(
+  reports: Sequence[GeneratorReport], local: str = "Lie error"
+) -> tuple[list[str], list[list[str]]]:
+  """Returns header and rows of the table of generators; `local` is what `lie_error` is called."""
+  header = ["generator", local, "loss on moved data", "standard errors", "verdict"]
   rows = [
     [
       report.name,
