@@ -85,9 +85,10 @@ def _curve(axes: Axes, marks: Sequence[Mark], field: str) -> None:
         axes.axhspan(min(mark.errors), max(mark.errors), color=color, alpha=0.1, lw=0)
       continue
     label = _ENDS.get(mark.constraint)
-    style = {"ms": 9, "label": label} if label else {"ms": 4}
-    marker = "*" if label else "o"
-    axes.plot(getattr(mark, field), mark.errors, marker, color=color, alpha=0.8, **style)
+    marker, size = ("*", 9) if label else ("o", 4)
+    axes.plot(
+      getattr(mark, field), mark.errors, marker, color=color, alpha=0.8, ms=size, label=label
+    )
   axes.set(xscale="log", yscale="log")
   axes.grid(alpha=0.25, which="both")
 

@@ -45,33 +45,34 @@ def disturb(fault: str, at: int, seconds: float) -> None:
     true, jump = time.time, time.monotonic() + seconds
     shift = _JUMP if fault == "clock_forward" else -_JUMP
     time.time = lambda: true() + (shift if time.monotonic() > jump else 0.0)
-  if fault == "nan_gradient":
-    plain = primal_dual.gradients
+  if not fault.startswith("nan"):
+    return
+  compile_epoch, plain = epochs.compile_epoch, primal_dual.gradients
 
-    def gradients(state, *args, **kwargs):
-      found = plain(state, *args, **kwargs)
-      bad = jnp.where(state.epoch == at - 1, jnp.nan, 0.0)
-      return found._replace(primal=jax.tree.map(lambda g: g + bad, found.primal))
+  def spoiled(*args, **kwargs):
+    found = plain(*args, **kwargs)
+    return found._replace(primal=jax.tree.map(lambda g: g * jnp.nan, found.primal))
 
-    primal_dual.gradients = gradients
-  if fault in ("nan_batch", "nan_gamma"):
-    compile_epoch = epochs.compile_epoch
+  def compiled(*args):
+    run = compile_epoch(*args)
 
-    def compiled(*args):
-      run = compile_epoch(*args)
-
-      def epoch(state, data):
-        if int(state.epoch[0]) == at - 1:
-          if fault == "nan_batch":
-            data = {**data, "positions": data["positions"].at[7, 0, 0].set(jnp.nan)}
-          else:
-            gamma = jax.tree.map(lambda g: g * jnp.nan, state.primal.gamma)
-            state = state.replace(primal=state.primal._replace(gamma=gamma))
+    def epoch(state, data):
+      if int(state.epoch[0]) != at - 1:
         return run(state, data)
+      if fault == "nan_gradient":
+        # A program for this epoch alone: another program rounds otherwise in all of them.
+        primal_dual.gradients = spoiled
+        return compile_epoch(*args)(state, data)
+      if fault == "nan_batch":
+        data = {**data, "positions": data["positions"].at[7, 0, 0].set(jnp.nan)}
+      else:
+        gamma = jax.tree.map(lambda g: g * jnp.nan, state.primal.gamma)
+        state = state.replace(primal=state.primal._replace(gamma=gamma))
+      return run(state, data)
 
-      return epoch
+    return epoch
 
-    epochs.compile_epoch = compiled
+  epochs.compile_epoch = compiled
 
 
 def main() -> None:
