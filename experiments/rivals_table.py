@@ -53,6 +53,8 @@ class Line(NamedTuple):
     constants = [f"{name}={settings[name]:g}" for name in known]
     if settings.get("weighting") == "gradnorm":
       constants.append("GradNorm")
+    if self.constraint.startswith("functional"):
+      constants.append(f"{settings['dual_optimizer']} {settings['dual_lr']:g}")
     return ", ".join([self.results[0]["model"], self.constraint, *constants])
 
   def cells(self, label: str) -> list[str]:

@@ -86,7 +86,7 @@ def test_only_runs_of_the_reference_model_are_held_against_it():
 
 def rival(seed, constraint, test, gap, model="mpnn", predictors=("projection",), **settings):
   shared = {"seed": seed, "hidden_features": 8, "layers": 1, "batch_size": 10, **settings}
-  shared["constraint"] = constraint
+  shared |= {"constraint": constraint, "dual_optimizer": "adam", "dual_lr": 0.01}
   found = {
     name: {"test_mse": test, "test_gap": gap, "final_equivariance_error": 0.1}
     for name in predictors
@@ -111,7 +111,7 @@ def test_rivals_and_remul_at_the_equivariance_error_of_functional():
     rival(0, "equality", 0.01, 1e-14, "segnn", both),
   ]
   rows = {row[0]: row for row in rivals_table.rows(results)}
-  row = rows["mpnn, functional, epsilon=0.001"]
+  row = rows["mpnn, functional, epsilon=0.001, adam 0.01"]
   assert row[4:8] == ["0,1", "0.03 +- 0.01", "0.0015 +- 0.0007", "0.001"]
   assert row[9] == "5"
   assert rows["  beside it: mpnn, remul, beta=10"][6] == "0.003"
