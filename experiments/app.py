@@ -95,7 +95,8 @@ def cores() -> int:
 
 
 def _several() -> bool:
-  return getattr(FLAGS, "coordinator", None) is not None
+  # Flags that could not be parsed cannot be read either.
+  return FLAGS.is_parsed() and getattr(FLAGS, "coordinator", None) is not None
 
 
 def set_precision(precision: str) -> None:
