@@ -118,7 +118,7 @@ def write(place: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) -> 
   drawn: dict[str, list[comparison_plots.Entry]] = {}
   for one in entries:
     entry = comparison_plots.Entry(
-      label=variant(one).label().replace("_", " "),
+      label=f"{one['branch']} {one['size'] or ''}".strip() + f", gamma a {one['gamma']}",
       relaxed=_values(one, "relaxed", "test_mse"),
       projection=_values(one, "projection", "test_mse"),
       gaps=_values(one, "relaxed", "test_gap"),
