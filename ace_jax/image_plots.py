@@ -34,7 +34,8 @@ def flips(rows: Sequence[Mapping[str, Any]]) -> Figure:
       f"trained on digits placed: {placing}; {seeds} seed{'s' if seeds > 1 else ''}", fontsize=9
     )
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
+  handles, labels = axes.get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside right center", fontsize=8)
   return figure
 
 
