@@ -87,6 +87,11 @@ def largest(record: Mapping[str, float], kind: str) -> float | None:
   return max(values) if values else None
 
 
+def of_kind(record: Mapping[str, float], kind: str) -> dict[str, float]:
+  """Returns the numbers of `kind` ("gamma", "multiplier", ...) by the layer's name."""
+  return {k.removeprefix(f"{kind}/"): v for k, v in record.items() if k.startswith(f"{kind}/")}
+
+
 def read(path: Path, epochs: int | None = None) -> list[Record]:
   """Reads a metrics file; a last line that was cut off by a kill is left out.
 

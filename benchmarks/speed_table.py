@@ -44,11 +44,9 @@ def terminal(rows: list[Row]) -> str:
 
 def markdown(rows: list[Row], machine: str) -> str:
   """Formats the table, and what stands below it, as Markdown."""
-  lines = [HEADER, ["---"] * len(HEADER), *rows]
-  table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
   return (
-    f"{table}\n\n{machine} The floor is the step's operations (XLA's count) at the rate of that "
-    "product.\n"
+    f"{text.markdown(HEADER, rows)}\n\n{machine} The floor is the step's operations (XLA's count) "
+    "at the rate of that product.\n"
   )
 
 

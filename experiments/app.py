@@ -2,6 +2,7 @@
 
 import errno
 import faulthandler
+import functools
 import os
 import sys
 import traceback
@@ -50,6 +51,16 @@ def launch(main: Callable[[], Any], argv: list[str] | None = None) -> None:
       _defect() if code is None else _end(str(error), code)
 
   app.run(guarded, argv, _parse)
+
+
+def launch_with_rest(main: Callable[[list[str]], Any]) -> None:
+  """Launches a program whose command line ends with flags of another one, after a --.
+
+  Args:
+    main: Called with those flags.
+  """
+  end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+  launch(functools.partial(main, sys.argv[end + 1 :]), sys.argv[:end])
 
 
 def set_up_jax(precision: str = "float32", replicas: int = 1) -> None:

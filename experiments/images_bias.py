@@ -91,10 +91,7 @@ def summarise(
       )
       for name, variables in (("projection", one.projection), ("relaxed", one.relaxed))
     },
-    **{
-      plural: {k.removeprefix(f"{kind}/"): v for k, v in last.items() if k.startswith(f"{kind}/")}
-      for kind, plural in kinds.items()
-    },
+    **{plural: history.of_kind(last, kind) for kind, plural in kinds.items()},
   }
 
 

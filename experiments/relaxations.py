@@ -6,9 +6,6 @@ size; and for the time of a training step with the MLP of published size, measur
 the experiment may follow after a --.
 """
 
-import functools
-import sys
-
 from absl import flags
 
 from experiments import app, replicas, sweep_plan
@@ -73,5 +70,4 @@ def main(given: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-  app.launch(functools.partial(main, sys.argv[end + 1 :]), sys.argv[:end])
+  app.launch_with_rest(main)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ace_jax import comparison_plots, history, plotting
-from experiments import app, branch_sizes, runs, stored, sweep_plan, sweep_run, table, text
+from experiments import app, branch_sizes, runs, stored, sweep_plan, sweep_run, text
 from experiments.branch_sizes import Variant
 from experiments.replicas import Plan
 from experiments.sweep_plan import Program, Sweep
@@ -114,7 +114,7 @@ def write(place: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) -> 
   history.write_json(
     place / runs.RESULT, runs.portable({**result, "environment": runs.environment()})
   )
-  history.write_text(place / "table.md", table.markdown(_HEADER, lines) + "\n")
+  history.write_text(place / "table.md", text.markdown(_HEADER, lines) + "\n")
   drawn: dict[str, list[comparison_plots.Entry]] = {}
   for one in entries:
     entry = comparison_plots.Entry(

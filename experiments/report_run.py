@@ -11,7 +11,7 @@ from ace_jax import history, homotopy, plotting, state, symmetry, task
 from ace_jax.symmetry import actions, groups, report
 from data.errors import DataError
 from experiments import nbody_run, runs, stored, text, training
-from experiments.table import markdown
+from experiments.text import markdown
 
 
 class Run(NamedTuple):

@@ -5,6 +5,7 @@ import math
 import statistics
 from typing import Any, NamedTuple
 
+from experiments import text
 from experiments.flags import CONSTRAINTS, PLAIN_MODELS
 
 HEADER = [
@@ -68,10 +69,10 @@ class Line(NamedTuple):
       str(first["train_samples"]),
       str(first["epochs"]),
       ",".join(str(seed) for result in self.results for seed in result["seeds"]),
-      _spread(self.values("test_mse")),
-      _spread(self.values("test_gap")),
+      text.spread(self.values("test_mse")),
+      text.spread(self.values("test_gap")),
       f"{statistics.mean(asked):.2g}" if asked else "",
-      _spread(self.values("final_equivariance_error"), deviation=False),
+      text.spread(self.values("final_equivariance_error"), deviation=False),
       f"{statistics.mean(seconds):.0f}",
     ]
 
@@ -127,10 +128,3 @@ def _shown(result: dict[str, Any]) -> list[str]:
 def _log_gap(line: Line) -> float:
   gaps = line.values("test_gap")
   return math.log(max(statistics.mean(gaps), 1e-30)) if gaps else math.inf
-
-
-def _spread(values: list[float], deviation: bool = True) -> str:
-  if not values:
-    return ""
-  spread = f" +- {statistics.stdev(values):.1g}" if deviation and len(values) > 1 else ""
-  return f"{statistics.mean(values):.3g}{spread}"

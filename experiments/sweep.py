@@ -6,9 +6,6 @@ python -m experiments.sweep --experiment=nbody --grid=dual_lr=1e-4,1e-3 --grid=r
 Runs that can share a device program do. What is finished in --workdir is not repeated.
 """
 
-import functools
-import sys
-
 from absl import flags
 
 from experiments import app, programs, replicas, sweep_plan
@@ -103,5 +100,4 @@ def main(given: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-  app.launch(functools.partial(main, sys.argv[end + 1 :]), sys.argv[:end])
+  app.launch_with_rest(main)

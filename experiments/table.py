@@ -67,12 +67,6 @@ def _spread(values: list[float]) -> str:
   return f"{statistics.mean(values):.2f}{spread}"
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-  """Formats rows as a Markdown table."""
-  lines = [header, ["---"] * len(header), *rows]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def latex(header: list[str], rows: list[list[str]]) -> str:
   """Formats rows as a LaTeX tabular (package booktabs)."""
 
@@ -96,7 +90,7 @@ def main() -> None:
     "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(found)),
     "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(found)),
   }[FLAGS.table]()
-  print({"text": text.table, "markdown": markdown, "latex": latex}[FLAGS.format](header, rows))
+  print({"text": text.table, "markdown": text.markdown, "latex": latex}[FLAGS.format](header, rows))
 
 
 if __name__ == "__main__":

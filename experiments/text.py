@@ -17,6 +17,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
   return "\n".join([line(header), rule, *(line(row) for row in rows)])
 
 
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+  """Formats rows as a Markdown table."""
+  lines = [header, ["---"] * len(header), *rows]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def spread(numbers: Sequence[float], deviation: bool = True) -> str:
   """Formats a mean over seeds, with the standard deviation where there are several."""
   if not numbers:

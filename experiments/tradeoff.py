@@ -6,9 +6,6 @@ ends: test error against measured equivariance error. Each constraint and data s
 program of replicas. Flags of experiments.nbody may follow after a --.
 """
 
-import functools
-import sys
-
 from absl import flags
 
 from experiments import app, replicas, sweep_plan
@@ -76,5 +73,4 @@ def main(given: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-  app.launch(functools.partial(main, sys.argv[end + 1 :]), sys.argv[:end])
+  app.launch_with_rest(main)

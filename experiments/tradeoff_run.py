@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from ace_jax import comparison_plots, history, plotting
-from experiments import runs, sweep_run, table, text
+from experiments import runs, sweep_run, text
 from experiments.replicas import Plan
 from experiments.sweep_plan import Program, Sweep
 
@@ -144,7 +144,7 @@ def write(place: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> N
   history.write_json(
     place / runs.RESULT, runs.portable({**result, "environment": runs.environment()})
   )
-  history.write_text(place / "table.md", table.markdown(_HEADER, lines) + "\n")
+  history.write_text(place / "table.md", text.markdown(_HEADER, lines) + "\n")
   plotting.save(comparison_plots.tradeoff(curves(points)), place / "tradeoff.png")
   print(f"Everything is in {place}: result.json, table.md, tradeoff.png, a folder a program.")
 

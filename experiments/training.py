@@ -356,7 +356,7 @@ def make_result(
     }
     for name, best in end.best.items()
   }
-  final = {kind: _of_kind(records[-1], kind) for kind in ("gamma", "multiplier", "slack")}
+  final = {kind: history.of_kind(records[-1], kind) for kind in ("gamma", "multiplier", "slack")}
   tail = records[-max(1, len(records) // 10) :]
   return {
     "experiment": problem.experiment,
@@ -391,10 +391,6 @@ def _evaluation(record: history.Record) -> history.Record:
 
 
 _KEPT = ("valid/", "test/", "equivariance")
-
-
-def _of_kind(record: history.Record, kind: str) -> dict[str, float]:
-  return {k.removeprefix(f"{kind}/"): v for k, v in record.items() if k.startswith(f"{kind}/")}
 
 
 def summary_table(results: list[dict[str, Any]], baseline: str, scale: float = 1.0) -> str:

@@ -35,7 +35,7 @@ def test_seeds_are_joined_and_constraints_are_not(tmp_path):
   assert rows[0][3] == "0,1"
   shown = text.table(table.NBODY_HEADER, rows).splitlines()
   assert len({len(line) for line in shown}) == 1
-  assert table.markdown(["a", "b"], [["1", "2"]]).splitlines()[2] == "| 1 | 2 |"
+  assert text.markdown(["a", "b"], [["1", "2"]]).splitlines()[2] == "| 1 | 2 |"
 
 
 def test_nothing_to_read(tmp_path):
