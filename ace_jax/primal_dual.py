@@ -162,6 +162,7 @@ def primal_adam(
   gamma_lr: float | None = None,
   slack_lr: float | None = None,
   clip_norm: float | None = None,
+  decay: optax.Schedule | None = None,
 ) -> optax.GradientTransformation:
   """Adam on every primal block, each with a step size of its own that rides in the state.
 
@@ -170,6 +171,8 @@ def primal_adam(
     gamma_lr: Step size of gamma; that of theta by default.
     slack_lr: Step size of the slack; that of theta by default.
     clip_norm: Largest norm of the gradients for theta and gamma together; None does not clip.
+    decay: Factor of all three step sizes by the number of steps done, such as
+      `optax.cosine_decay_schedule(1.0, steps)`; None keeps them.
 
   Returns:
     A transformation of `Primal`.
@@ -182,10 +185,10 @@ def primal_adam(
   }
   labels = Primal("theta", "gamma", "slack")
   move = optax.partition(blocks, labels)  # pyright: ignore[reportArgumentType]
-  if clip_norm is None:
-    return move
-  clip = optax.masked(optax.clip_by_global_norm(clip_norm), Primal(True, True, False))
-  return optax.chain(clip, move)
+  if clip_norm is not None:
+    clip = optax.masked(optax.clip_by_global_norm(clip_norm), Primal(True, True, False))
+    move = optax.chain(clip, move)
+  return move if decay is None else optax.chain(move, optax.scale_by_schedule(decay))
 
 
 def _mean(tree: Any, axis_name: str | None) -> Any:

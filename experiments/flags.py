@@ -51,10 +51,21 @@ flags.DEFINE_float("augmented", None, "c of the augmented Lagrangian term.")
 flags.DEFINE_float("lr", None, "Adam step size of theta.")
 flags.DEFINE_float("gamma_lr", None, "Adam step size of gamma; by default the preset's, or --lr.")
 flags.DEFINE_float("slack_lr", None, "Adam step size of the slack (resilient).")
-flags.DEFINE_float("dual_lr", None, "Step size of the multipliers.")
+flags.DEFINE_float(
+  "dual_lr",
+  None,
+  "Step size of the multipliers; 0.1 for a functional constraint, by default, else the preset's.",
+)
 flags.DEFINE_enum("dual_optimizer", None, ["sgd", "adam", "nu_pi"], "Moves the multipliers.")
 flags.DEFINE_float("dual_eps", None, "Epsilon of Adam on the multipliers.")
 flags.DEFINE_float("clip_norm", None, "Largest gradient norm, of theta and gamma together.")
+flags.DEFINE_integer(
+  "decay_epochs",
+  None,
+  "Epochs in which the step sizes of theta, gamma and slack fall to 0, as a cosine; by default all "
+  "of a run with a functional constraint, else none: they stay as they are.",
+  lower_bound=1,
+)
 flags.DEFINE_enum(
   "relaxation", "mlp", ["mlp", "linear", "spectral_mlp", "low_rank"], "The branch f_neq."
 )
@@ -136,7 +147,7 @@ flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
 
 _COMMON = [
   *("constraint", "rho", "epsilon", "beta", "weighting", "schedule_epochs", "augmented"),
-  *("lr", "gamma_lr", "slack_lr", "dual_lr"),
+  *("lr", "gamma_lr", "slack_lr", "dual_lr", "decay_epochs"),
   *("dual_optimizer", "clip_norm", "relaxation", "relaxation_features", "rank", "gamma"),
   *("relaxation_scale", "preset", "epochs"),
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
@@ -182,6 +193,15 @@ def settings(
   ):
     if constraint in users and merged[name] is None:
       merged[name] = default
+  if constraint in _FUNCTIONAL and given["preset"] == "quick":
+    for name, default in (("dual_lr", 0.1), ("decay_epochs", merged["epochs"])):
+      merged[name] = default if given[name] is None else given[name]
+  decay, epochs = merged["decay_epochs"], merged["epochs"]
+  if decay is not None and decay < epochs:
+    raise UsageError(
+      f"--decay_epochs={decay} is shorter than the run of {epochs} epochs, which would stand still "
+      "at its end; raise it, or lower --epochs."
+    )
   if constraint == "schedule":
     _check_schedule(merged)
     merged["relaxation"] = "linear"

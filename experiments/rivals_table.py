@@ -1,11 +1,10 @@
 """The table of rival training rules: test error, measured equivariance error, seconds, seeds."""
 
-import json
 import math
 import statistics
 from typing import Any, NamedTuple
 
-from experiments import text
+from experiments import stored, text
 from experiments.flags import CONSTRAINTS, PLAIN_MODELS
 
 HEADER = [
@@ -104,9 +103,7 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
 def _lines(results: list[dict[str, Any]]) -> list[Line]:
   groups: dict[str, list[dict[str, Any]]] = {}
   for result in results:
-    same = {k: v for k, v in result["settings"].items() if k != "seed"}
-    key = json.dumps([result["experiment"], same], sort_keys=True)
-    groups.setdefault(key, []).append(result)
+    groups.setdefault(stored.but_for_seed(result), []).append(result)
   lines = [
     Line(sorted(group, key=lambda result: result["seeds"]), name)
     for group in groups.values()

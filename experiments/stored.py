@@ -45,6 +45,19 @@ def read_settings(path: Path, remedy: str) -> dict[str, Any]:
   return settings
 
 
+def but_for_seed(result: dict[str, Any]) -> str:
+  """Returns what the runs of one configuration share: experiment and settings, but for the seed.
+
+  A setting that is None counts as left out, so that runs from before there was a choice are
+  grouped with new ones.
+
+  Args:
+    result: Content of result.json.
+  """
+  settings = {k: v for k, v in result["settings"].items() if k != "seed" and v is not None}
+  return json.dumps([result["experiment"], settings], sort_keys=True)
+
+
 def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
   """Reads a JSON object, or a list.
 

@@ -3,7 +3,6 @@
 Runs that differ in the seed alone are one row, mean +- standard deviation over seeds.
 """
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -41,8 +40,7 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
   groups: dict[str, list[dict[str, Any]]] = {}
   for result in results:
     if result["experiment"] == "nbody":
-      same = {k: v for k, v in result["settings"].items() if k != "seed"}
-      groups.setdefault(json.dumps(same, sort_keys=True), []).append(result)
+      groups.setdefault(stored.but_for_seed(result), []).append(result)
   rows = []
   for group in groups.values():
     settings = group[0]["settings"]

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 
 import ace_jax
 from ace_jax import (
@@ -109,7 +110,7 @@ def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formu
     return rivals.Remul(beta=settings["beta"], symmetry=symmetry)
 
   def schedule():
-    steps = settings["schedule_epochs"] * (task.size(problem.train) // settings["batch_size"])
+    steps = settings["schedule_epochs"] * _steps_an_epoch(settings, problem)
     return rivals.Schedule(steps=steps, symmetry=symmetry, axis_name=DATA)
 
   return {
@@ -142,7 +143,7 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
   elif shared.get("gamma") == "channel":
     init = homotopy.per_channel(init)
   learned = task.from_model(problem.network, problem.loss, problem.inputs, problem.metric)
-  optimizers = _optimizers(shared)
+  optimizers = _optimizers(shared, problem)
 
   @jax.jit  # one program: op by op, this would be most of the start-up time
   def create(key, constants, batch):
@@ -150,7 +151,7 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
     init_key, run_key = jax.random.split(key)
     variables = init(init_key, *problem.inputs(batch))
     formulation = make_constraint(own, problem)
-    begin = state.create(learned, variables, formulation, *_optimizers(own), run_key)
+    begin = state.create(learned, variables, formulation, *_optimizers(own, problem), run_key)
     # Step sizes ride in the optimizers' states; the optimizers themselves must be the same.
     primal, dual = optimizers
     return begin.replace(primal_optimizer=primal, dual_optimizer=dual)  # pyright: ignore[reportAttributeAccessIssue]
@@ -163,12 +164,18 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
   return parallel.stack(begins)
 
 
-def _optimizers(settings: dict[str, Any]) -> tuple[Any, Any]:
-  primal = primal_adam(
-    settings["lr"], settings["gamma_lr"], settings["slack_lr"], settings["clip_norm"]
-  )
+def _optimizers(settings: dict[str, Any], problem: Problem) -> tuple[Any, Any]:
+  epochs, decay = settings.get("decay_epochs"), None
+  if epochs is not None:
+    decay = optax.cosine_decay_schedule(1.0, epochs * _steps_an_epoch(settings, problem))
+  rates = (settings[name] for name in ("lr", "gamma_lr", "slack_lr", "clip_norm"))
+  primal = primal_adam(*rates, decay=decay)
   options = {"eps": settings["dual_eps"]} if settings["dual_optimizer"] == "adam" else {}
   return primal, dual_optimizer(settings["dual_optimizer"], settings["dual_lr"], **options)
+
+
+def _steps_an_epoch(settings: dict[str, Any], problem: Problem) -> int:
+  return task.size(problem.train) // settings["batch_size"]
 
 
 def restore(folder: Path, settings: dict[str, Any], problem: Problem) -> state.AceState:

@@ -188,6 +188,18 @@ def test_block_step_sizes():
   )
 
 
+def test_decay_scales_every_block():
+  decay = optax.cosine_decay_schedule(1.0, 4)
+  transform = primal_dual.primal_adam(0.1, gamma_lr=0.2, slack_lr=0.3, clip_norm=1.0, decay=decay)
+  ones = state.Primal({"a": jnp.ones(1)}, {"b": jnp.ones(1)}, {"b": jnp.ones(1)})
+  kept, steps = transform.init(ones), []
+  for _ in range(5):
+    moved, kept = transform.update(ones, kept, ones)
+    steps.append([moved.theta["a"][0], moved.gamma["b"][0], moved.slack["b"][0]])
+  factors = [1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0.0]
+  np.testing.assert_allclose(steps, np.outer(factors, [-0.1, -0.2, -0.3]), rtol=1e-4, atol=1e-8)
+
+
 def test_an_inactive_state_is_frozen():
   run, data = small_run("data")
   before = jax.device_get(run.primal)

@@ -71,6 +71,7 @@ def refuses(done, code, *says):
     (["--beta=2"], "--beta has no meaning with --constraint=equality"),
     (["--constraint=remul", "--beta=2", "--weighting=gradnorm"], "--weighting=gradnorm contradict"),
     (["--constraint=schedule", "--epochs=5", "--schedule_epochs=6"], "is longer than the run of 5"),
+    (["--epochs=5", "--decay_epochs=4"], "is shorter than the run of 5 epochs"),
     (["--constraint=schedule", "--relaxation=mlp"], "for a linear branch"),
     (["--constraint=schedule", "--gamma_lr=1"], "--gamma_lr has no meaning"),
     (["--model=mpnn"], "has nothing to relax"),
@@ -227,6 +228,8 @@ def test_every_rival_runs(tmp_path, data_file, flags):
   if "--epsilon=1e-9" in flags:
     reached = results[0]["functional"]["final"]
     assert results[0]["functional"]["asked"] == 1e-9
+    settings = results[0]["settings"]
+    assert (settings["dual_lr"], settings["decay_epochs"], settings["epochs"]) == (0.1, 2, 2)
     assert reached["test_gap"] > 1e-3
     assert reached["train_gap"] == pytest.approx(reached["test_gap"], rel=0.9)
     assert reached["train_gap"] != reached["test_gap"]

@@ -103,7 +103,7 @@ def test_rivals_and_remul_at_the_equivariance_error_of_functional():
   both = ("projection", "relaxed")
   results = [
     rival(0, "functional", 0.02, 0.001, epsilon=0.001),
-    rival(1, "functional", 0.04, 0.002, epsilon=0.001),
+    rival(1, "functional", 0.04, 0.002, epsilon=0.001, decay_epochs=None),
     rival(0, "remul", 0.05, 0.03, beta=1.0, weighting="constant"),
     rival(0, "remul", 0.06, 0.003, beta=10.0, weighting="constant"),
     rival(0, "remul", 0.06, 0.001, "transformer", beta=5.0, weighting="constant"),
