@@ -12,7 +12,7 @@ from ace_jax import homotopy, parallel, state, task, training
 from ace_jax.constraints import Equality, Formulation
 from ace_jax.history import Record
 from ace_jax.lagrangian import dual_optimizer
-from ace_jax.logging import ProgressBar
+from ace_jax.logging import Logger, ProgressBar
 from ace_jax.primal_dual import primal_adam
 from ace_jax.state import AceState
 from ace_jax.task import Batch
@@ -62,6 +62,7 @@ def fit(
   workdir: str | Path | None = None,
   resume: bool = False,
   mesh: Mesh | None = None,
+  progress: Callable[[int, int], Logger] | None = ProgressBar,
   **settings: Any,
 ) -> Fit:
   """Trains any Linen model that contains `Homotopic` layers under a constraint on their gammas.
@@ -87,6 +88,8 @@ def fit(
     workdir: Gets checkpoints and metrics.jsonl; None keeps nothing on disk.
     resume: Continue the run in `workdir`.
     mesh: Devices; all of them by default.
+    progress: Called with the epochs of the run and those done before; returns what gets the record
+      of every epoch, by default a progress bar. None shows nothing.
     **settings: epochs, batch_size, eval_every, patience, ...: see `training.Settings`.
 
   Returns:
@@ -116,7 +119,7 @@ def fit(
     mesh=mesh,
     workdir=None if workdir is None else Path(workdir),
     resume=resume,
-    progress=lambda done: ProgressBar(options.epochs, done),
+    progress=progress and (lambda done: progress(options.epochs, done)),
   )
   end = parallel.select(states, 0)
   best = {name: homotopy.merge(*variables) for name, variables in end.selected().items()}

@@ -85,41 +85,44 @@ def validation_curve(
 
 
 def gamma_and_multipliers(records: Sequence[Record]) -> Figure:
-  """Draws gamma, multipliers and (where there is one) slack of every layer over epochs.
+  """Draws gamma, multipliers and (where there is one) slack over epochs, a line for each name.
+
+  A constraint that is not one on gamma gets a panel of its violation too.
 
   Raises:
-    ValueError: the run has no relaxed layer.
+    ValueError: nothing of this was recorded: the model is strict, and nothing constrained.
   """
   kinds = {
     "gamma": r"$\gamma$",
     "multiplier": r"multiplier $\lambda$",
     "slack": "slack $u$",
   }
+  if set(layers(records, "multiplier")) - set(layers(records, "gamma")):
+    kinds["violation"] = "violation $v$"
   kinds = {kind: label for kind, label in kinds.items() if layers(records, kind)}
-  if "gamma" not in kinds:
-    raise ValueError("these records have no gamma: the run trained a strict model.")
-  names = sorted(layers(records, "gamma"))
+  if not kinds:
+    raise ValueError("these records have no gamma and no multiplier: the run was unconstrained.")
+  names = list(dict.fromkeys(name for kind in kinds for name in sorted(layers(records, kind))))
   groups = list(dict.fromkeys(name.rpartition("/")[0] for name in names))
   parts = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
   shades = colormaps["viridis"](np.linspace(0, 0.9, max(len(groups), 2)))
   figure = Figure(figsize=(4.2 * len(kinds) + 1.6, 3.6), layout="constrained")
+  drawn = {}
   for axes, (kind, label) in zip(
     np.ravel(figure.subplots(1, len(kinds))), kinds.items(), strict=True
   ):
-    for name in names:
+    for name in layers(records, kind):
       group, _, part = name.rpartition("/")
-      axes.plot(
+      (drawn[name],) = axes.plot(
         *series(records, f"{kind}/{name}"),
         color=shades[groups.index(group)],
         ls=_STYLES[parts.index(part) % len(_STYLES)],
         lw=1.4,
-        label=name,
       )
     axes.axhline(0, color="0.6", lw=0.8, zorder=0)
     axes.set(xlabel="epoch", ylabel=label)
     axes.grid(alpha=0.25)
-  handles, labels = figure.axes[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside right center", fontsize=8)
+  figure.legend([drawn[name] for name in names], names, loc="outside right center", fontsize=8)
   return figure
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from ace_jax import epochs, parallel, task, training
 from benchmarks import steps
 from data import mocap, nbody
-from experiments import mocap_presets, mocap_run, nbody_presets, nbody_run
-from experiments import training as experiment
+from experiments import mocap_presets, mocap_run, nbody_presets, nbody_run, problems
 
 SEEDS = (0, 1, 2, 3, 4)
 _REPORT_EVERY = 15.0  # seconds
@@ -26,7 +25,7 @@ _COMMON = {
 }
 _SMALL = {"hidden_features": 8, "layers": 1, "epochs": 6, "eval_every": 2}
 
-Make = Callable[[], tuple[experiment.Problem, dict[str, Any]]]
+Make = Callable[[], tuple[problems.Problem, dict[str, Any]]]
 
 
 def makers(sizes: str, data_folder: str | None) -> dict[str, Make]:
@@ -57,14 +56,14 @@ def segnn() -> steps.Problem:
   return steps.Problem("segnn", problem.network, problem.inputs, data.train, problem.batch_size)
 
 
-def _nbody(own: dict[str, Any]) -> tuple[experiment.Problem, dict[str, Any]]:
+def _nbody(own: dict[str, Any]) -> tuple[problems.Problem, dict[str, Any]]:
   preset = nbody_presets.PRESETS["paper"]
   settings = {**_COMMON, **preset, **{"norm": "none", "lmax": 1, "lmax_attributes": 1}, **own}
   data = nbody.first(dataset(), 300) if own else dataset()
   return nbody_run.make_problem(settings, data), settings
 
 
-def _mocap(own: dict[str, Any], source: str) -> tuple[experiment.Problem, dict[str, Any]]:
+def _mocap(own: dict[str, Any], source: str) -> tuple[problems.Problem, dict[str, Any]]:
   settings = {**_COMMON, **mocap_presets.preset("paper", "egno"), "height": True, **own}
   data = mocap.load("run", source, train=24 if own else None)
   return mocap_run.make_problem(settings, data), settings
@@ -80,7 +79,7 @@ def train(make: Make, deadline: float) -> Iterator[dict[str, Any]]:
   began = time.monotonic()
   problem, settings = make()
   mesh = parallel.default_mesh(len(SEEDS))
-  begin = experiment.start([{**settings, "seed": seed} for seed in SEEDS], problem)
+  begin = problems.start([{**settings, "seed": seed} for seed in SEEDS], problem)
   states = parallel.shard_replicas(parallel.pad(begin, mesh), mesh)
   train_data, valid = parallel.replicate((problem.train, problem.valid), mesh)
   run_epoch = epochs.compile_epoch(mesh, settings["batch_size"])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ace_jax import Homotopic, history, parallel
-from experiments import training
+from experiments import problems
 
 EPOCHS = 12
 SETTINGS: dict[str, Any] = {
@@ -39,7 +39,7 @@ def problem(data: Any) -> Any:
     curve = [record["valid/projection"] for record in records]
     history.write_binary(folder / "curve.npy", lambda file: np.save(file, curve))
 
-  return training.Problem(
+  return problems.Problem(
     experiment="faults",
     model="tiny",
     network=Network(),

@@ -19,8 +19,7 @@ from ace_jax import checkpoints, history, parallel, training
 from benchmarks import fault_problem
 from data import nbody
 from data.nbody_simulation import Physics
-from experiments import runs
-from experiments import training as experiments_training
+from experiments import problems, runs
 
 LONGEST = 300.0
 """Seconds after which a run counts as hung."""
@@ -77,7 +76,7 @@ class Bench:
     }
     np.savez(self.data_file, **arrays)
     problem = fault_problem.problem(nbody.load_file(self.data_file))
-    self._template = experiments_training.start([fault_problem.SETTINGS], problem)
+    self._template = problems.start([fault_problem.SETTINGS], problem)
     self.cache = place / "xla"
     for name in ("cold", "reference"):  # the second shows how long a life is, programs cached
       begin = time.monotonic()

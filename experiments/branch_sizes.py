@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ace_jax import epochs, homotopy, parallel, task
-from experiments import training
+from experiments import problems
 
 SIZE = {"mlp": "relaxation_features", "spectral_mlp": "relaxation_features", "low_rank": "rank"}
 """The setting that is a branch's size; a linear branch has none."""
@@ -86,9 +86,9 @@ def nearest(
   return near(), seen[near()]
 
 
-def count(problem: training.Problem, settings: dict[str, Any]) -> int:
+def count(problem: problems.Problem, settings: dict[str, Any]) -> int:
   """Returns the number of parameters of all branches, gammas included."""
-  begin = jax.eval_shape(lambda: training.start([settings], problem))
+  begin = jax.eval_shape(lambda: problems.start([settings], problem))
   theta = jax.tree_util.tree_leaves_with_path(begin.primal.theta)
   branches = [leaf for path, leaf in theta if jax.tree_util.DictKey(homotopy.RELAXATION) in path]
   return sum(leaf.size for leaf in (*branches, *jax.tree.leaves(begin.primal.gamma)))
@@ -102,12 +102,12 @@ class Timed:
     settings: Of the run.
   """
 
-  def __init__(self, problem: training.Problem, settings: dict[str, Any]):
+  def __init__(self, problem: problems.Problem, settings: dict[str, Any]):
     batch = settings["batch_size"]
     steps = min(_STEPS, task.size(problem.train) // batch)
     mesh = parallel.make_mesh(1)
     self._data = parallel.replicate(task.take(problem.train, slice(0, steps * batch)), mesh)
-    self._state = parallel.shard_replicas(training.start([settings], problem), mesh)
+    self._state = parallel.shard_replicas(problems.start([settings], problem), mesh)
     self._epoch, self._steps = epochs.compile_epoch(mesh, batch), steps
     self.seconds()  # compiles
 
@@ -187,7 +187,7 @@ def choose(
   return [{**one, "step_ms": round(one["step_ratio"] * milliseconds, 2)} for one in found]
 
 
-def _problem_of(experiment: str, settings: dict[str, Any]) -> Callable[[Variant], training.Problem]:
+def _problem_of(experiment: str, settings: dict[str, Any]) -> Callable[[Variant], problems.Problem]:
   from experiments import mocap_run, nbody_run
 
   sizes = settings["train_samples"]

@@ -4,14 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import tqdm
 
 from ace_jax import history, parallel, plotting, report_plots, task, training
 from ace_jax.symmetry import report
-from experiments import nbody_run, report_run, runs, stored, text
-from experiments import training as experiment
+from experiments import nbody_run, problems, report_run, runs, stored, text
 from experiments.nbody_presets import PRESETS
 
 BROKEN = {
@@ -109,12 +106,12 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
   data = nbody_run.load(settings, settings["train_samples"][0])
   problem = nbody_run.make_problem(settings, data)
   seeds = range(campaign.seeds)
-  begin = experiment.start([{**settings, "seed": seed} for seed in seeds], problem)
+  begin = problems.start([{**settings, "seed": seed} for seed in seeds], problem)
   end, records = training.train(
     begin,
     data.train,
     data.valid,
-    experiment.training_settings(settings, problem),
+    problems.training_settings(settings, problem),
     names=[f"seed{seed}" for seed in seeds],
   )
   test = training.test_errors(end, data.test)
@@ -125,12 +122,7 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
   rows = []
   for seed in seeds:
     relaxed = parallel.select(end.selected()["relaxed"], seed)
-    errors, lost, own = jax.device_get(measure(relaxed, held_out))
-    generators = report.generator_reports(
-      {name: [float(error)] for name, error in errors.items()},
-      {name: [np.asarray(values, np.float64)] for name, values in lost.items()},
-      [float(own)],
-    )
+    generators = report.generator_reports([measure(relaxed, held_out)])
     called = {one.name for one in generators if one.broken}
     rows.append(
       {

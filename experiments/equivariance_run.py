@@ -11,7 +11,7 @@ import numpy as np
 from ace_jax import history, homotopy, plotting, relaxations, report_plots, symmetry, task
 from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, bounds, groups
-from experiments import nbody_run, report_run, runs, text, training
+from experiments import nbody_run, problems, report_run, runs, text
 
 LEVELS = np.geomspace(1e-4, 1, 9)
 """Values of every gamma at which errors and bounds are computed."""
@@ -81,7 +81,7 @@ def errors_by_group(
   def compiled(act_input, act_output):
     @jax.jit
     def measure(variables, drawn):
-      predict = partial(training.predict, found.end, variables)
+      predict = partial(problems.predict, found.end, variables)
       return symmetry.equivariance_error(predict, batch, drawn, act_input, act_output)
 
     return measure
@@ -137,12 +137,12 @@ def errors_by_gamma(
   theta, gamma, model_state = found.end.current()["relaxed"]
   drawn = groups.so3().sample(key, elements)
   motions = actions.act_on(nbody_run.KINDS)
-  projection = training.predict(found.end, (theta, {}, model_state), batch)
+  projection = problems.predict(found.end, (theta, {}, model_state), batch)
 
   @jax.jit
   def measure(level):
     same = jax.tree.map(lambda g: jnp.full_like(g, level), gamma)
-    predict = partial(training.predict, found.end, (theta, same, model_state))
+    predict = partial(problems.predict, found.end, (theta, same, model_state))
     error = symmetry.equivariance_error(predict, batch, drawn, motions, actions.position)
     moved = jnp.mean(jnp.linalg.norm(predict(batch) - projection, axis=-1))
     return error, moved / jnp.mean(jnp.linalg.norm(projection, axis=-1))

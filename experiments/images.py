@@ -25,7 +25,11 @@ flags.DEFINE_list("seeds", ["0"], "Move initial values and the order of samples,
 flags.DEFINE_integer("data_seed", 0, "Moves splits and positions of the digits.", lower_bound=0)
 flags.DEFINE_integer("epochs", 15, "Passes over the 1000 training images.", lower_bound=1)
 flags.DEFINE_float("rho", 0.1, "Price of slack of the resilient constraint.")
-flags.DEFINE_string("workdir", None, "Where to write; runs/images_all_TIME by default.")
+flags.DEFINE_string(
+  "workdir",
+  None,
+  "Where to write, runs/images_all_TIME by default; what is finished there is not repeated.",
+)
 
 
 def chosen(name: str, known: tuple[str, ...]) -> list[str]:

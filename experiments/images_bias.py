@@ -1,5 +1,6 @@
 """The second part of `experiments.images`: constraints, with and without a position bias."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -37,11 +38,12 @@ class Found(NamedTuple):
   records: dict[tuple[str, str], list[history.Record]]
 
 
-def run(settings: dict[str, Any], progress: Any) -> Found:
+def run(settings: dict[str, Any], place: Path, progress: Any) -> Found:
   """Trains every constraint on every data set, and reports on what has a gamma.
 
   Args:
     settings: Of the command.
+    place: Gets a folder a training.
     progress: Called after each training.
   """
   found = Found([], {}, {}, {})
@@ -52,11 +54,12 @@ def run(settings: dict[str, Any], progress: Any) -> Found:
     for constraint in settings["constraint"]:
       measured = []
       for seed in settings["seeds"]:
-        one = images_training.train(NETWORK, data, constraint, seed, settings)
+        own = place / f"{constraint}_bias_{bias}_seed{seed}"
+        one = images_training.train(NETWORK, data, constraint, seed, settings, own)
         row = summarise(bias, constraint, seed, one, test)
         if one.end.primal.gamma:
           measured.append(jax.device_get(measure(one.relaxed, test)))
-          called = {r.name for r in join(measured[-1:]) if r.broken}
+          called = {r.name for r in report.generator_reports(measured[-1:]) if r.broken}
           row |= {"called_broken": sorted(called), "right": called == BROKEN[bias]}
           if seed == settings["seeds"][0]:
             variables = homotopy.merge(*one.end.current()["relaxed"])
@@ -67,7 +70,7 @@ def run(settings: dict[str, Any], progress: Any) -> Found:
         found.rows.append(row)
         progress(f"bias {bias}, {constraint}, seed {seed}")
       if measured:
-        found.reports[bias, constraint] = join(measured)
+        found.reports[bias, constraint] = report.generator_reports(measured)
   return found
 
 
@@ -99,14 +102,14 @@ def compile_measure():
   """Compiles what a report needs of a predictor.
 
   Returns:
-    `measure(variables, batch)`, which returns for every generator the relative error of one step
-    and what every sample loses, on average over shifts around the torus; and the mean loss.
+    `measure(variables, batch)`: for every generator the relative error of one step, and what every
+    sample loses, on average over shifts around the torus.
   """
   group, act = images_training.SYMMETRY.group, images_training.SYMMETRY.act_batch
   times = jnp.arange(1, _POINTS) * (CANVAS // _POINTS)
 
   @jax.jit
-  def measure(variables, batch):
+  def measure(variables, batch) -> report.Measured:
     def predict(batch) -> Any:
       return NETWORK.apply(variables, batch["image"])
 
@@ -123,19 +126,9 @@ def compile_measure():
       name: symmetry.data_fit_loss(loss, batch, curve, act, times)
       for name, curve in group.generators.items()
     }
-    return errors, lost, jnp.mean(loss(batch))
+    return report.Measured(errors, lost, jnp.mean(loss(batch)))
 
   return measure
-
-
-def join(measured: list[Any]) -> list[report.GeneratorReport]:
-  """Joins what seeds found to one report."""
-  names = list(measured[0][0])
-  return report.generator_reports(
-    {name: [float(errors[name]) for errors, _, _ in measured] for name in names},
-    {name: [np.asarray(lost[name], np.float64) for _, lost, _ in measured] for name in names},
-    [float(own) for _, _, own in measured],
-  )
 
 
 def table(found: Found) -> tuple[list[str], list[list[str]]]:

@@ -17,7 +17,7 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
   Args:
     settings: Networks and placings of the first part, constraints and biases of the second, seeds,
       data_seed, epochs and rho.
-    workdir: Where to write.
+    workdir: Where to write; what was trained there is not trained again.
   """
   place = Path(workdir) if workdir else runs.default_workdir("images", "all")
   trainings = len(settings["seeds"]) * (
@@ -25,7 +25,7 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
     + len(settings["constraint"]) * len(settings["bias"])
   )
   rows, found = [], images_bias.Found([], {}, {}, {})
-  with runs.opened(place, settings, resume=False):
+  with runs.opened(place, settings, resume=(place / runs.CONFIG).exists()):
     with tqdm.tqdm(total=trainings, unit="training") as bar:
 
       def progress(what):
@@ -33,9 +33,9 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
         bar.update()
 
       if settings["networks"]:
-        rows = images_shifts.run(settings, progress)
+        rows = images_shifts.run(settings, place / "trainings", progress)
       if settings["constraint"]:
-        found = images_bias.run(settings, progress)
+        found = images_bias.run(settings, place / "trainings", progress)
     result = {
       "experiment": "images",
       "settings": {**settings, **images_training.SETTINGS},

@@ -1,5 +1,6 @@
 """The first part of `experiments.images`: what subsampling and padding do to ordinary CNNs."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,11 +28,12 @@ NETWORKS = {
 that each differs from `circular` in one thing alone; three of them halve the width three times."""
 
 
-def run(settings: dict[str, Any], progress: Any) -> list[dict[str, Any]]:
+def run(settings: dict[str, Any], place: Path, progress: Any) -> list[dict[str, Any]]:
   """Trains and measures every network.
 
   Args:
     settings: Of the command.
+    place: Gets a folder a training.
     progress: Called after each training.
 
   Returns:
@@ -44,7 +46,8 @@ def run(settings: dict[str, Any], progress: Any) -> list[dict[str, Any]]:
     for name in settings["networks"]:
       measure = compile_measure(NETWORKS[name])
       for seed in settings["seeds"]:
-        found = images_training.train(NETWORKS[name], data, "strict", seed, settings)
+        own = place / f"{name}_{placing}_seed{seed}"
+        found = images_training.train(NETWORKS[name], data, "strict", seed, settings, own)
         numbers = measure(found.projection, data["test"], uniform)
         loss = found.test["projection"]
         row = {"network": name, "placing": placing, "seed": seed, "test_loss": loss}

@@ -1,5 +1,6 @@
 """The training of one network on digits, and how shifts act on them."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import optax
 
 from ace_jax import functional, history, homotopy, parallel, state, training
 from ace_jax.symmetry import actions, groups
-from experiments import training as experiment
+from experiments import problems
 
 CANVAS = 24
 SETTINGS: dict[str, Any] = {
@@ -67,9 +68,14 @@ def visible(split: dict[str, Any]) -> dict[str, Any]:
 
 
 def train(
-  network: nn.Module, data: dict[str, dict[str, Any]], constraint: str, seed: int, flags: Any
+  network: nn.Module,
+  data: dict[str, dict[str, Any]],
+  constraint: str,
+  seed: int,
+  flags: dict[str, Any],
+  place: Path,
 ) -> Trained:
-  """Trains one network.
+  """Trains one network, or reads it back where it was trained before.
 
   Seeds are trained one after the other, not as replicas: convolutions with kernels of their own for
   every replica take twice the time on a CPU.
@@ -80,6 +86,7 @@ def train(
     constraint: "strict", "none", "equality" or "resilient".
     seed: Of this training.
     flags: Settings of the command: epochs and rho.
+    place: A folder of its own, for its checkpoint and history.
   """
   splits = {name: visible(split) for name, split in data.items()}
   settings = SETTINGS | {
@@ -88,7 +95,7 @@ def train(
     "epochs": flags["epochs"],
     "rho": flags["rho"],
   }
-  problem = experiment.Problem(
+  problem = problems.Problem(
     experiment="images",
     model="cnn",
     network=network,
@@ -103,10 +110,12 @@ def train(
     symmetry=SYMMETRY,
   )
   end, records = training.train(
-    experiment.start([settings], problem),
+    problems.start([settings], problem),
     problem.train,
     problem.valid,
-    experiment.training_settings(settings, problem),
+    problems.training_settings(settings, problem),
+    workdir=place,
+    resume=True,
   )
   test = training.test_errors(end, problem.test)[0]
   end = parallel.select(end, 0)

@@ -16,7 +16,7 @@ from ace_jax.models.se3_transformer import SE3Transformer
 from ace_jax.models.tfn import TFN
 from ace_jax.parallel import DATA
 from data import mocap
-from experiments import training
+from experiments import problems
 
 STEPS = {"egno": 5}
 """Frames that a model predicts; the others predict the last one alone."""
@@ -84,7 +84,7 @@ def make_model(settings: dict[str, Any], data: mocap.Dataset) -> SkeletonModel:
   """Builds the model of the settings."""
   kind, hidden, layers = settings["model"], settings["hidden_features"], settings["layers"]
   relaxed: dict[str, Any] = {"relaxation_scale": settings["relaxation_scale"], "axis_name": DATA}
-  branch = training.relaxation(settings)
+  branch = problems.relaxation(settings)
   makers: dict[str, Callable[[], nn.Module]] = {
     "egno": lambda: EGNO(
       hidden, layers, STEPS[kind], settings["modes"], centring=settings["centring"], **relaxed

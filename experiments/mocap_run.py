@@ -12,7 +12,7 @@ from ace_jax import history, state, task
 from ace_jax.functional import Symmetry
 from ace_jax.symmetry import actions, equivariance_error, groups, random_rotations
 from data import mocap
-from experiments import mocap_models, runs, training
+from experiments import mocap_models, problems, results, runs, training
 from experiments.mocap_presets import preset
 from experiments.replicas import Plan
 
@@ -38,8 +38,8 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan)
   say_data(data)
   if settings["preset"] == "quick":
     print("Preset quick: minutes on two cores. --preset=paper has the published settings.")
-  results = training.train(make_problem(settings, data), settings, place, resume, plan)
-  print(f"\n{training.summary_table(results, 'x + 30 v', _SCALE)}\n")
+  found = training.train(make_problem(settings, data), settings, place, resume, plan)
+  print(f"\n{results.summary_table(found, 'x + 30 v', _SCALE)}\n")
   if data.summary["source"] == "synthetic":
     print("SYNTHETIC DATA: these errors say nothing about people (see --source).")
   print(f"Everything is in {place}: result.json, figures/, ...")
@@ -74,7 +74,7 @@ def say_data(data: mocap.Dataset) -> None:
   )
 
 
-def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> training.Problem:
+def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   index = np.linspace(0, len(data.valid["positions"]) - 1, _MEASURED).astype(int)
   measured = task.take(data.valid, index)
@@ -82,7 +82,7 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> training.Prob
   own = {"eval_every", "checkpoint_every", "patience"}
   published = {k: v for k, v in published.items() if k not in own}
   published |= {"gamma_lr": None, "gamma": None, "height": True, "relaxation_scale": "free"}
-  return training.Problem(
+  return problems.Problem(
     experiment="mocap",
     model=settings["model"],
     network=mocap_models.make_model(settings, data),
@@ -162,7 +162,7 @@ def equivariance(
   for name, variables in current.current().items():
     for label, act in (("equivariance", held), ("equivariance_recomputed", recomputed)):
       errors[f"{label}/{name}"] = equivariance_error(
-        functools.partial(training.predict, current, variables),
+        functools.partial(problems.predict, current, variables),
         batch,
         rotations,
         act,
@@ -184,13 +184,14 @@ def draw(
   curve = plotting.validation_curve({label: records})
   plotting.save(curve, folder / "validation.png")
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
-  if end.primal.gamma:
-    plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
+  if end.primal.gamma or end.multipliers:
+    name = "gamma.png" if end.primal.gamma else "multiplier.png"
+    plotting.save(plotting.gamma_and_multipliers(records), folder / name)
   # One window of each test trial.
   ends = np.cumsum(list(data.summary["trials"]["test"].values()))
   shown = task.take(data.test, ends - 1)
   predictions = {
-    name: np.asarray(training.predict(end, variables, shown))
+    name: np.asarray(problems.predict(end, variables, shown))
     for name, variables in end.selected().items()
   }
   truth = shown["targets"]

@@ -19,7 +19,7 @@ from ace_jax.models.transformer import Transformer
 from ace_jax.parallel import DATA
 from ace_jax.symmetry import actions, equivariance_error, groups
 from data import nbody
-from experiments import runs, stored, text, training
+from experiments import problems, results, runs, stored, text, training
 from experiments.nbody_presets import PRESETS
 from experiments.replicas import Plan
 
@@ -44,8 +44,8 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan)
   if sizes and len(sizes) > 1:
     curve(settings, data, place, resume, plan)
   else:
-    results = training.train(make_problem(settings, data), settings, place, resume, plan)
-    print(f"\n{training.summary_table(results, 'x + v t')}\n")
+    found = training.train(make_problem(settings, data), settings, place, resume, plan)
+    print(f"\n{results.summary_table(found, 'x + v t')}\n")
     print(f"Everything is in {place}: result.json, figures/, ...")
 
 
@@ -98,7 +98,7 @@ def make_model(settings: dict[str, Any]) -> nn.Module:
     lmax_hidden=settings["lmax"],
     lmax_attributes=settings["lmax_attributes"],
     norm=settings["norm"],
-    relaxation=training.relaxation(settings),
+    relaxation=problems.relaxation(settings),
     relaxation_scale=settings["relaxation_scale"],
     axis_name=DATA,
   )
@@ -115,11 +115,11 @@ def squared_error(prediction: jax.Array, batch: nbody.Split) -> jax.Array:
   return jnp.square(prediction - batch["targets"])
 
 
-def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> training.Problem:
+def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   measured = task.take(data.valid, slice(0, _MEASURED))
   label, baseline = settings["constraint"], data.summary["linear_mse"]["valid"]
-  return training.Problem(
+  return problems.Problem(
     experiment="nbody",
     model=settings["model"],
     network=make_model(settings),
@@ -158,7 +158,7 @@ def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.A
   rotations = SYMMETRY.group.sample(jax.random.key(0), _ROTATIONS)
   errors = {}
   for name, variables in current.current().items():
-    predict = functools.partial(training.predict, current, variables)
+    predict = functools.partial(problems.predict, current, variables)
     errors[f"equivariance/{name}"] = equivariance_error(
       predict, batch, rotations, SYMMETRY.act_batch, actions.position
     )
@@ -187,11 +187,12 @@ def draw(
   curve = plotting.validation_curve({label: records}, baseline=baseline)
   plotting.save(curve, folder / "validation.png")
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
-  if end.primal.gamma:
-    plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
+  if end.primal.gamma or end.multipliers:
+    name = "gamma.png" if end.primal.gamma else "multiplier.png"
+    plotting.save(plotting.gamma_and_multipliers(records), folder / name)
   shown = task.take(data.test, slice(0, nbody.SHOWN))
   predictions = {
-    name: np.asarray(training.predict(end, variables, shown))
+    name: np.asarray(problems.predict(end, variables, shown))
     for name, variables in end.selected().items()
   }
   figure = plotting.trajectories(
@@ -214,7 +215,7 @@ def curve(
   from ace_jax import plotting  # Matplotlib is slow to import
 
   constraints = dict.fromkeys([settings["constraint"], "strict"])
-  results: dict[str, dict[int, list[float]]] = {}
+  test: dict[str, dict[int, list[float]]] = {}
   table = []
   for size in settings["train_samples"]:
     subset = nbody.first(data, size)
@@ -243,10 +244,10 @@ def curve(
         found = training.train(problem, own, folder, resume and folder.exists(), plan)
       for name in found[0]["predictors"]:
         errors = [result["predictors"][name]["test_mse"] for result in found]
-        results.setdefault(f"{constraint}, {name}", {})[size] = errors
+        test.setdefault(f"{constraint}, {name}", {})[size] = errors
         table.append([f"{constraint}, {name}", str(size), f"{np.mean(errors):.5f}"])
-  history.write_json(place / runs.RESULT, {"experiment": "nbody_samples", "test_mse": results})
+  history.write_json(place / runs.RESULT, {"experiment": "nbody_samples", "test_mse": test})
   (place / "figures").mkdir(exist_ok=True)
-  plotting.save(plotting.sample_efficiency(results), place / "figures" / "sample_efficiency.png")
+  plotting.save(plotting.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
   print(f"\n{text.table(['predictor', 'trajectories', 'test MSE'], table)}")
   print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")

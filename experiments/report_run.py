@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import history, homotopy, plotting, state, symmetry, task
+from ace_jax import history, homotopy, plotting, state, task
 from ace_jax.symmetry import actions, groups, report
 from data.errors import DataError
-from experiments import nbody_run, runs, stored, text, training
+from experiments import nbody_run, problems, runs, stored, text, training
 from experiments.text import markdown
 
 
@@ -24,7 +24,7 @@ class Run(NamedTuple):
     settings: Its settings.
   """
 
-  problem: training.Problem
+  problem: problems.Problem
   end: state.AceState
   records: list[history.Record]
   settings: dict[str, Any]
@@ -52,17 +52,10 @@ def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
     else report.layer_reports(one.problem.network, {}, inputs, one.records)
     for one in found
   ]
-  lie: dict[str, list[float]] = {}
-  losses: dict[str, list[np.ndarray]] = {}
-  own = []
   measure = compile_measure(found[0].end.task, group, angles)
-  for one in found:
-    errors, lost, loss = measure(one.end.selected()["relaxed"], held_out)
-    own.append(float(loss))
-    for name in group.generators:
-      lie.setdefault(name, []).append(float(errors[name]))
-      losses.setdefault(name, []).append(np.asarray(lost[name], np.float64))
-  generators = report.generator_reports(lie, losses, own)
+  generators = report.generator_reports(
+    [measure(one.end.selected()["relaxed"], held_out) for one in found]
+  )
   place = Path(out or folders[0])
   place.mkdir(parents=True, exist_ok=True)
   write(place, folders, layers, generators)
@@ -114,7 +107,7 @@ def radius(batch: Any) -> float:
 
 
 def compile_measure(learned: task.Task, group: groups.Group, angles: int):
-  """Compiles what a report needs of a predictor.
+  """Compiles `report.measure` for N-body data.
 
   Args:
     learned: Model and loss.
@@ -122,14 +115,13 @@ def compile_measure(learned: task.Task, group: groups.Group, angles: int):
     angles: Points on the circle of every generator.
 
   Returns:
-    `measure(variables, batch)`, which returns the relative Lie error of every generator, what
-    every sample loses when it is moved along it, and the mean loss. `variables` is an entry of
-    `AceState.current()` or `selected()`.
+    `measure(variables, batch) -> Measured`, `variables` an entry of `AceState.current()` or
+    `selected()`.
   """
   act = actions.act_on(nbody_run.KINDS)
 
   @jax.jit
-  def measure(variables, batch):
+  def measure(variables, batch) -> report.Measured:
     def predict(batch):
       return learned.apply(homotopy.merge(*variables), batch, None)[0]
 
@@ -137,14 +129,8 @@ def compile_measure(learned: task.Task, group: groups.Group, angles: int):
       values = learned.loss(predict(batch), batch)
       return jnp.mean(values.reshape(values.shape[0], -1), axis=1)
 
-    lie = symmetry.lie_derivatives(predict, batch, group.generators, act, actions.position)
-    size = jnp.mean(jnp.linalg.norm(predict(batch).reshape(len(batch["positions"]), -1), axis=1))
-    errors = {name: jnp.mean(values) / size for name, values in lie.items()}
-    lost = {
-      name: symmetry.data_fit_loss(loss, batch, curve, act, _times(name, batch, angles))
-      for name, curve in group.generators.items()
-    }
-    return errors, lost, jnp.mean(loss(batch))
+    times = {name: _times(name, batch, angles) for name in group.generators}
+    return report.measure(predict, loss, batch, group.generators, act, actions.position, times)
 
   return measure
 

@@ -11,18 +11,19 @@ error is a test, and does not mistake a model's own asymmetry for the data's.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
 from ace_jax.history import Record
+from ace_jax.symmetry.errors import Action, Curve, data_fit_loss, lie_derivatives
 
 THRESHOLD = 4.0
 """A generator is called broken if its mean loss is more than so many standard errors above 0 ..."""
@@ -83,6 +84,52 @@ class GeneratorReport:
     return self.score > THRESHOLD and self.loss > SMALLEST_EFFECT
 
 
+class Measured(NamedTuple):
+  """What one predictor shows on held-out data.
+
+  Attributes:
+    local: For each generator the mean Lie-derivative error over the mean norm of the prediction;
+      of a cyclic group's generator, the equivariance error of one step.
+    lost: For each generator the `data_fit_loss` of every sample.
+    loss: The mean of its loss.
+  """
+
+  local: Mapping[str, Any]
+  lost: Mapping[str, Float[Any, " samples"]]
+  loss: Any
+
+
+def measure(
+  predict: Callable[[Any], Float[Array, "samples ..."]],
+  loss: Callable[[Any], Float[Array, " samples"]],
+  batch: Any,
+  curves: Mapping[str, Curve],
+  act_batch: Action,
+  act_prediction: Action,
+  times: Mapping[str, Float[Array, " times"]],
+) -> Measured:
+  """Measures a predictor along every generator of a continuous group.
+
+  Args:
+    predict: f, from a batch to predictions.
+    loss: Loss of every sample of a batch of inputs and targets.
+    batch: Held-out samples.
+    curves: t -> exp(t A) by name of the generator, such as `so3().generators`.
+    act_batch: Acts on inputs and targets.
+    act_prediction: rho_Y.
+    times: For each generator where to move the samples, see `data_fit_loss`.
+  """
+  lie = lie_derivatives(predict, batch, curves, act_batch, act_prediction)
+  prediction = predict(batch)
+  size = jnp.mean(jnp.linalg.norm(prediction.reshape(len(prediction), -1), axis=1))
+  lost = {
+    name: data_fit_loss(loss, batch, curve, act_batch, times[name])
+    for name, curve in curves.items()
+  }
+  local = {name: jnp.mean(values) / size for name, values in lie.items()}
+  return Measured(local, lost, jnp.mean(loss(batch)))
+
+
 def layer_reports(
   model: nn.Module,
   variables: homotopy.Variables,
@@ -140,11 +187,7 @@ def layer_reports(
   return sorted(reports, key=cost, reverse=True)
 
 
-def generator_reports(
-  lie_errors: Mapping[str, Sequence[float]],
-  losses: Mapping[str, Sequence[Float[np.ndarray, " samples"]]],
-  own_losses: Sequence[float],
-) -> list[GeneratorReport]:
+def generator_reports(measured: Sequence[Measured]) -> list[GeneratorReport]:
   """Joins what every seed found, the generator that the data resist most first.
 
   With n seeds of mean losses d_s and standard errors e_s over samples, the joint mean is that of
@@ -152,23 +195,17 @@ def generator_reports(
   spread within and between seeds.
 
   Args:
-    lie_errors: For each generator the relative Lie-derivative error of every seed.
-    losses: For each generator and seed `data_fit_loss` of every held-out sample.
-    own_losses: The fit's own loss of every seed.
+    measured: Of the predictor of every seed.
   """
   reports = []
-  for name, samples in losses.items():
-    means = np.array([np.mean(s) / own for s, own in zip(samples, own_losses, strict=True)])
-    within = [
-      np.var(s, ddof=1) / len(s) / own**2 for s, own in zip(samples, own_losses, strict=True)
-    ]
-    between = np.var(means, ddof=1) if len(means) > 1 else 0.0
-    error = np.sqrt(max(float(np.mean(within)), float(between)) / len(means))
-    reports.append(
-      GeneratorReport(
-        name, float(np.mean(lie_errors[name])), float(means.mean()), float(error), len(means)
-      )
-    )
+  for name in measured[0].lost:
+    shares = [np.asarray(one.lost[name], np.float64) / float(one.loss) for one in measured]
+    means = np.array([share.mean() for share in shares])
+    within = np.mean([share.var(ddof=1) / len(share) for share in shares])
+    between = means.var(ddof=1) if len(means) > 1 else 0.0
+    error = np.sqrt(max(float(within), float(between)) / len(means))
+    local = float(np.mean([one.local[name] for one in measured]))
+    reports.append(GeneratorReport(name, local, float(means.mean()), float(error), len(means)))
   return sorted(reports, key=lambda report: report.loss, reverse=True)
 
 

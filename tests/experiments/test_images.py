@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from ace_jax import homotopy
+from ace_jax.symmetry import report
 from experiments import images_bias, images_shifts, images_training
 
 ROOT = Path(__file__).parent.parent.parent
@@ -56,8 +58,8 @@ def test_shifts_act_on_images_and_not_on_labels():
 def test_seeds_are_joined_and_a_bias_along_x_is_named():
   random = np.random.default_rng(0)
   lost = {"shift_y": random.normal(0, 0.5, 300), "shift_x": random.normal(1, 0.5, 300)}
-  one = ({"shift_y": 0.1, "shift_x": 0.3}, lost, 0.5)
-  found = {r.name: r for r in images_bias.join([one, one])}
+  one = report.Measured({"shift_y": 0.1, "shift_x": 0.3}, lost, 0.5)
+  found = {r.name: r for r in report.generator_reports([one, one])}
   assert {name for name, r in found.items() if r.broken} == images_bias.BROKEN["x"]
   assert found["shift_x"].loss == pytest.approx(2, abs=0.2)
   assert found["shift_x"].lie_error == pytest.approx(0.3)
@@ -111,8 +113,14 @@ def test_usage_errors(flags, says):
 
 @pytest.mark.slow
 def test_the_report_finds_the_bias_and_raises_no_alarm_without(tmp_path):
-  done = run("--networks=", "--constraint=resilient", f"--workdir={tmp_path / 'run'}")
+  flags = ["--networks=", "--constraint=resilient", f"--workdir={tmp_path / 'run'}"]
+  done = run(*flags)
   assert done.returncode == 0, done.stderr
-  found = json.loads((tmp_path / "run" / "result.json").read_text())["constraints"]
+  first = json.loads((tmp_path / "run" / "result.json").read_text())
+  shutil.rmtree(tmp_path / "run" / "trainings" / "resilient_bias_none_seed0")
+  assert run(*flags).returncode == 0  # reads one training back, and repeats the other
+  again = json.loads((tmp_path / "run" / "result.json").read_text())
+  assert again["reports"] == first["reports"]
+  found = again["constraints"]
   called = {row["bias"]: row["called_broken"] for row in found}
   assert called == {"none": [], "x": ["shift_x"]}

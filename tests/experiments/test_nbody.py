@@ -228,6 +228,7 @@ def test_every_rival_runs(tmp_path, data_file, flags):
   if "--epsilon=1e-9" in flags:
     reached = results[0]["functional"]["final"]
     assert results[0]["functional"]["asked"] == 1e-9
+    assert (place / "figures" / "multiplier.png").exists()
     settings = results[0]["settings"]
     assert (settings["dual_lr"], settings["decay_epochs"], settings["epochs"]) == (0.1, 2, 2)
     assert reached["test_gap"] > 1e-3

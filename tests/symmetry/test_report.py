@@ -66,8 +66,15 @@ def test_generators_are_judged_by_effect_and_certainty():
     "certain but small": [random.normal(0.005, 1e-3, 400) for _ in range(3)],
     "only one seed": [random.normal(m, 0.1, 400) for m in (3.0, 0.0, 0.0)],
   }
-  lie = {name: [0.1, 0.2, 0.3] for name in losses}
-  found = {r.name: r for r in report.generator_reports(lie, losses, [0.5, 0.5, 0.5])}
+  measured = [
+    report.Measured(
+      local=dict.fromkeys(losses, local),
+      lost={name: samples[seed] for name, samples in losses.items()},
+      loss=0.5,
+    )
+    for seed, local in enumerate((0.1, 0.2, 0.3))
+  ]
+  found = {r.name: r for r in report.generator_reports(measured)}
   assert {name for name, r in found.items() if r.broken} == {"large"}
   assert found["large"].loss == pytest.approx(2.0, rel=0.1)
   # 1200 samples with deviation 1 over a loss of 0.5: at least 2 / sqrt(1200) = 0.058.
@@ -83,7 +90,9 @@ def test_false_alarms_are_rare():
   # 500 symmetric data sets: at 4 standard errors none should be called broken.
   random = np.random.default_rng(1)
   samples = random.standard_t(5, (500, 300)) / 3
-  found = [report.generator_reports({"g": [0.0]}, {"g": [s]}, [1.0])[0] for s in samples]
+  found = [
+    report.generator_reports([report.Measured({"g": 0.0}, {"g": s}, 1.0)])[0] for s in samples
+  ]
   assert not any(r.broken for r in found)
   scores = np.array([r.score for r in found])
   assert scores.std() == pytest.approx(1, abs=0.1)

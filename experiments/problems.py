@@ -1,0 +1,178 @@
+"""What an experiment trains: model, data and constraint, and the states at the start."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+import ace_jax
+from ace_jax import history, homotopy, parallel, relaxations, rivals, state, task, training
+from ace_jax.functional import Functional, ResilientFunctional, Symmetry
+from ace_jax.lagrangian import dual_optimizer
+from ace_jax.parallel import DATA
+from ace_jax.primal_dual import primal_adam
+from experiments.replicas import GRIDDED
+
+RELAXATIONS = {
+  "mlp": relaxations.MLP,
+  "linear": relaxations.Linear,
+  "spectral_mlp": relaxations.SpectralMLP,
+  "low_rank": relaxations.LowRank,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """What an experiment hands to `train`.
+
+  Attributes:
+    experiment: Its name.
+    model: The model's name.
+    network: The model, called with `inputs(batch)`.
+    inputs: What the model sees of a batch.
+    loss: `loss(prediction, batch) -> [samples, ...]`.
+    metric: What is reported; the loss if None.
+    train: Training samples.
+    valid: Validation samples.
+    test: Test samples.
+    summary: What is known of the data; `linear_mse` is the baseline's error by split.
+    measure: Further numbers of one replica's state, recorded at every evaluation,
+      "equivariance/PREDICTOR" among them.
+    published: The published value of every setting that decides a result.
+    draw: Draws the run's figures into a folder, from the final state and the records.
+    eval_batch_size: Samples evaluated at once; only memory and speed depend on it.
+    symmetry: The group and its action on the data; None where there is no known one.
+  """
+
+  experiment: str
+  model: str
+  network: nn.Module
+  inputs: Callable[[task.Batch], tuple[Any, ...]]
+  loss: Callable[[Any, task.Batch], jax.Array]
+  metric: Callable[[Any, task.Batch], jax.Array] | None
+  train: task.Batch
+  valid: task.Batch
+  test: task.Batch
+  summary: dict[str, Any]
+  measure: Callable[[state.AceState], dict[str, jax.Array]]
+  published: dict[str, Any]
+  draw: Callable[[Path, state.AceState, list[history.Record]], None]
+  eval_batch_size: int = 500
+  symmetry: Symmetry | None = None
+
+
+def relaxation(settings: dict[str, Any]) -> Callable[..., nn.Module]:
+  """Returns the constructor of the branches; under a schedule they start near 0, as published."""
+  branch, options = RELAXATIONS[settings["relaxation"]], {}
+  # Runs from before there were sizes do not name them.
+  width, rank = settings.get("relaxation_features"), settings.get("rank")
+  if settings["constraint"] == "schedule":
+    options["kernel_init"] = nn.initializers.normal(1e-4)
+  if width is not None:
+    options["hidden"] = (width, width)
+  if rank is not None:
+    options["rank"] = rank
+  return functools.partial(branch, **options) if options else branch
+
+
+def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formulation:
+  """Builds the formulation of the settings."""
+  name, augmented = settings["constraint"], settings["augmented"]
+  augmented = 0.0 if augmented is None else augmented
+  symmetry = problem.symmetry
+
+  def remul():
+    if settings["weighting"] == "gradnorm":
+      return rivals.GradNorm(symmetry=symmetry, axis_name=DATA)
+    return rivals.Remul(beta=settings["beta"], symmetry=symmetry)
+
+  def schedule():
+    steps = settings["schedule_epochs"] * _steps_an_epoch(settings, problem)
+    return rivals.Schedule(steps=steps, symmetry=symmetry, axis_name=DATA)
+
+  return {
+    "strict": ace_jax.Unconstrained,
+    "none": ace_jax.Unconstrained,
+    "equality": lambda: ace_jax.Equality(augmented=augmented),
+    "inequality": lambda: ace_jax.Inequality(augmented=augmented, epsilon=settings["epsilon"]),
+    "resilient": lambda: ace_jax.Resilient(augmented=augmented, rho=settings["rho"]),
+    "one_sided": lambda: ace_jax.OneSided(augmented=augmented),
+    "ridge": lambda: ace_jax.Ridge(rho=settings["rho"]),
+    "schedule": schedule,
+    "remul": remul,
+    "augment": lambda: rivals.Augment(symmetry=symmetry),
+    "functional": lambda: Functional(augmented, symmetry, settings["epsilon"]),
+    "functional_resilient": lambda: ResilientFunctional(augmented, symmetry, settings["rho"]),
+  }[name]()
+
+
+def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceState:
+  """Returns the states at the start of training, with a leading axis of replicas.
+
+  Args:
+    replicas: Settings of each; they differ in the seed and in what `replicas.GRIDDED` names.
+    problem: Model and data.
+  """
+  shared = replicas[0]
+  init = problem.network.init
+  if shared["constraint"] == "strict":
+    init = homotopy.strict(init)
+  elif shared.get("gamma") == "channel":
+    init = homotopy.per_channel(init)
+  learned = task.from_model(problem.network, problem.loss, problem.inputs, problem.metric)
+  optimizers = _optimizers(shared, problem)
+
+  @jax.jit  # one program: op by op, this would be most of the start-up time
+  def create(key, constants, batch):
+    own = shared | constants
+    init_key, run_key = jax.random.split(key)
+    variables = init(init_key, *problem.inputs(batch))
+    formulation = make_constraint(own, problem)
+    begin = state.create(learned, variables, formulation, *_optimizers(own, problem), run_key)
+    # Step sizes ride in the optimizers' states; the optimizers themselves must be the same.
+    primal, dual = optimizers
+    return begin.replace(primal_optimizer=primal, dual_optimizer=dual)  # pyright: ignore[reportAttributeAccessIssue]
+
+  sample = task.take(problem.train, slice(0, 2))
+  begins = []
+  for own in replicas:
+    constants = {name: own[name] for name in GRIDDED if own.get(name) is not None}
+    begins.append(create(jax.random.key(own["seed"]), constants, sample))
+  return parallel.stack(begins)
+
+
+def _optimizers(settings: dict[str, Any], problem: Problem) -> tuple[Any, Any]:
+  epochs, decay = settings.get("decay_epochs"), None
+  if epochs is not None:
+    decay = optax.cosine_decay_schedule(1.0, epochs * _steps_an_epoch(settings, problem))
+  rates = (settings[name] for name in ("lr", "gamma_lr", "slack_lr", "clip_norm"))
+  primal = primal_adam(*rates, decay=decay)
+  options = {"eps": settings["dual_eps"]} if settings["dual_optimizer"] == "adam" else {}
+  return primal, dual_optimizer(settings["dual_optimizer"], settings["dual_lr"], **options)
+
+
+def _steps_an_epoch(settings: dict[str, Any], problem: Problem) -> int:
+  return task.size(problem.train) // settings["batch_size"]
+
+
+def training_settings(settings: dict[str, Any], problem: Problem) -> training.Settings:
+  """Returns what `ace_jax.training.train` needs of the settings."""
+  return training.Settings(
+    epochs=settings["epochs"],
+    batch_size=settings["batch_size"],
+    eval_every=settings["eval_every"],
+    eval_batch_size=problem.eval_batch_size,
+    checkpoint_every=settings["checkpoint_every"],
+    keep_period=settings.get("keep_period"),
+    patience=settings["patience"],
+  )
+
+
+def predict(current: state.AceState, variables: tuple[Any, Any, Any], batch: task.Batch) -> Any:
+  """Returns a predictor's output; variables are an entry of `current()` or `selected()`."""
+  return current.task.apply(homotopy.merge(*variables), batch, None)[0]

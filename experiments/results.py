@@ -1,0 +1,106 @@
+"""What a training found: the content of result.json, and the table that ends a run."""
+
+from typing import Any
+
+import numpy as np
+
+from ace_jax import history, state, task
+from experiments import runs, text
+from experiments.problems import Problem
+
+
+def make(
+  problem: Problem,
+  settings: dict[str, Any],
+  end: state.AceState,
+  records: list[history.Record],
+  test: dict[str, float],
+) -> dict[str, Any]:
+  """Collects what a run found: the content of result.json.
+
+  Args:
+    problem: Model and data.
+    settings: Of the run.
+    end: Its final state.
+    records: Its history.
+    test: Test error of each predictor.
+  """
+  last = next((r for r in reversed(records) if "valid/projection" in r), {})
+  predictors = {
+    name: {
+      "valid_mse": float(best.error),
+      "best_epoch": int(best.epoch),
+      "test_mse": test[name],
+      "final_equivariance_error": last.get(f"equivariance/{name}"),
+    }
+    for name, best in end.best.items()
+  }
+  final = {kind: history.of_kind(records[-1], kind) for kind in ("gamma", "multiplier", "slack")}
+  tail = records[-max(1, len(records) // 10) :]
+  return {
+    "experiment": problem.experiment,
+    "model": problem.model,
+    "constraint": settings["constraint"],
+    "seeds": [settings["seed"]],
+    "epochs": int(end.epoch),
+    "steps": int(end.step),
+    "train_samples": task.size(problem.train),
+    "linear_mse": problem.summary["linear_mse"]["test"],
+    "predictors": predictors,
+    "curve": [_evaluation(record) for record in records if "valid/projection" in record],
+    "final": final,
+    "largest_gamma_in_last_tenth": max((history.largest(r, "gamma") or 0.0) for r in tail),
+    "seconds": sum(record["seconds"] for record in records),
+    "steps_per_second": float(np.median([record["steps_per_second"] for record in records])),
+    "settings": settings,
+    "differs_from_published": {
+      name: [settings[name], value]
+      for name, value in problem.published.items()
+      if settings[name] != value
+    },
+    "data": problem.summary,
+    "environment": runs.environment(),
+  }
+
+
+def _evaluation(record: history.Record) -> history.Record:
+  numbers = {k: float(f"{v:.6g}") for k, v in record.items() if k.startswith(_KEPT)}
+  largest = history.largest(record, "gamma")
+  return {"epoch": record["epoch"], **numbers, **({} if largest is None else {"gamma": largest})}
+
+
+_KEPT = ("valid/", "test/", "equivariance")
+
+
+def summary_table(results: list[dict[str, Any]], baseline: str, scale: float = 1.0) -> str:
+  """Formats results as the table that ends a run.
+
+  Args:
+    results: Contents of result.json.
+    baseline: What the linear prediction is called, such as "x + v t".
+    scale: What errors are multiplied by: 100 shows them in units of 10^-2.
+  """
+  unit = "" if scale == 1 else f" x 10^-{round(np.log10(scale))}"
+  header = ["predictor", f"test MSE{unit}", f"valid MSE{unit}", "best epoch", "equiv. error"]
+  rows = []
+
+  def shown(error):
+    return f"{scale * error:.5f}" if scale == 1 else f"{scale * error:.2f}"
+
+  linear = results[0]["linear_mse"]
+  rows.append([baseline, shown(linear), "", "", "", "1.0"])
+  for result in results:
+    replica = f", {result['replica']}" if result["replica"] else ""
+    for name, found in result["predictors"].items():
+      equivariance = found["final_equivariance_error"]
+      rows.append(
+        [
+          f"{result['constraint']}, {name}{replica}",
+          shown(found["test_mse"]),
+          shown(found["valid_mse"]),
+          str(found["best_epoch"]),
+          "" if equivariance is None else f"{equivariance:.1e}",
+          f"{linear / found['test_mse']:.1f}",
+        ]
+      )
+  return text.table([*header, f"{baseline} / test"], rows)
