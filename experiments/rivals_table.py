@@ -39,7 +39,9 @@ class Line(NamedTuple):
     """What runs must share to be compared."""
     first, settings = self.results[0], self.results[0]["settings"]
     sizes = (settings["hidden_features"], settings["layers"], settings["batch_size"])
-    return first["experiment"], first["model"], *sizes, first["train_samples"], first["epochs"]
+    decay = settings.get("decay_epochs") or 0
+    lengths = (first["train_samples"], first["epochs"], decay)
+    return first["experiment"], first["model"], *sizes, *lengths
 
   def values(self, name: str) -> list[float]:
     """Returns a number of the predictor, of every seed that has it."""
@@ -47,7 +49,7 @@ class Line(NamedTuple):
     return [value for value in found if value is not None]
 
   def label(self) -> str:
-    """Returns model, constraint and its constants."""
+    """Returns model, constraint and its constants, and whether step sizes fell to 0."""
     settings = self.results[0]["settings"]
     known = [name for name in _CONSTANTS if settings.get(name) is not None]
     constants = [f"{name}={settings[name]:g}" for name in known]
@@ -55,6 +57,8 @@ class Line(NamedTuple):
       constants.append("GradNorm")
     if self.constraint.startswith("functional"):
       constants.append(f"{settings['dual_optimizer']} {settings['dual_lr']:g}")
+    if settings.get("decay_epochs"):
+      constants.append("decayed")
     return ", ".join([self.results[0]["model"], self.constraint, *constants])
 
   def cells(self, label: str) -> list[str]:

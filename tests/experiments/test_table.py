@@ -107,6 +107,7 @@ def test_rivals_and_remul_at_the_equivariance_error_of_functional():
     rival(0, "remul", 0.05, 0.03, beta=1.0, weighting="constant"),
     rival(0, "remul", 0.06, 0.003, beta=10.0, weighting="constant"),
     rival(0, "remul", 0.06, 0.001, "transformer", beta=5.0, weighting="constant"),
+    rival(0, "remul", 0.07, 0.0015, beta=20.0, weighting="constant", decay_epochs=2),
     rival(0, "schedule", 0.01, 1e-14, "segnn", both),
     rival(0, "equality", 0.01, 1e-14, "segnn", both),
   ]
@@ -114,7 +115,9 @@ def test_rivals_and_remul_at_the_equivariance_error_of_functional():
   row = rows["mpnn, functional, epsilon=0.001, adam 0.01"]
   assert row[4:8] == ["0,1", "0.03 +- 0.01", "0.0015 +- 0.0007", "0.001"]
   assert row[9] == "5"
+  # Not the one at 0.0015, whose step sizes fell.
   assert rows["  beside it: mpnn, remul, beta=10"][6] == "0.003"
+  assert "mpnn, remul, beta=20, decayed" in rows
   assert sum(label.startswith("  beside") for label in rows) == 1
   shown = [row[1] for row in rivals_table.rows(results) if row[0].startswith("segnn")]
   assert shown == ["projection", "relaxed", "projection"]
