@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 _COLORS = {"resilient": "#0072B2", "inequality": "#D55E00", "strict": "#000000", "none": "#009E73"}
 _SYMBOLS = {"resilient": r"$\rho$", "inequality": r"$\epsilon$"}
@@ -131,6 +132,10 @@ def branches(found: Mapping[str, Sequence[Entry]]) -> Figure:
       axes.set_xscale("log")
       axes.grid(alpha=0.25, which="both")
       axes.set_ylim(-0.6, len(entries) - 0.4)
+      # Matplotlib's own labels of the minor ticks run into each other on narrow axes.
+      axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+      axes.xaxis.set_major_formatter("{x:.3g}")
+      axes.xaxis.set_minor_formatter(NullFormatter())
   grid[-1, 0].set_xlabel("test MSE (orange: relaxed, blue: projection)")
   grid[-1, 1].set_xlabel("mean squared equivariance error, relaxed")
   return figure
