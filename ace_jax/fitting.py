@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import optax
 from jax.sharding import Mesh
 
 from ace_jax import homotopy, parallel, state, task, training
@@ -58,6 +59,7 @@ def fit(
   dual_lr: float = 1e-3,
   dual: str = "adam",
   clip_norm: float | None = None,
+  decay: optax.Schedule | None = None,
   seed: int = 0,
   workdir: str | Path | None = None,
   resume: bool = False,
@@ -84,6 +86,7 @@ def fit(
     dual_lr: Step size of the multipliers.
     dual: Optimizer of the multipliers: "sgd", "adam" or "nu_pi".
     clip_norm: Largest norm of the gradients for theta and gamma together.
+    decay: Factor of the step sizes of theta, gamma and slack by the number of steps done.
     seed: Moves initial values and the order of samples.
     workdir: Gets checkpoints and metrics.jsonl; None keeps nothing on disk.
     resume: Continue the run in `workdir`.
@@ -106,7 +109,7 @@ def fit(
     task.from_model(model, loss, inputs, metric),
     variables,
     Equality() if constraint is None else constraint,
-    primal_adam(lr, gamma_lr, slack_lr, clip_norm),
+    primal_adam(lr, gamma_lr, slack_lr, clip_norm, decay),
     dual_optimizer(dual, dual_lr),
     run_key,
   )
