@@ -86,7 +86,8 @@ def fit(
     dual_lr: Step size of the multipliers.
     dual: Optimizer of the multipliers: "sgd", "adam" or "nu_pi".
     clip_norm: Largest norm of the gradients for theta and gamma together.
-    decay: Factor of the step sizes of theta, gamma and slack by the number of steps done.
+    decay: Factor of the step sizes of theta, gamma and slack by the number of steps done; to be
+      given again as it was when resuming.
     seed: Moves initial values and the order of samples.
     workdir: Gets checkpoints and metrics.jsonl; None keeps nothing on disk.
     resume: Continue the run in `workdir`.

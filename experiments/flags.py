@@ -54,7 +54,8 @@ flags.DEFINE_float("slack_lr", None, "Adam step size of the slack (resilient).")
 flags.DEFINE_float(
   "dual_lr",
   None,
-  "Step size of the multipliers; 0.1 for a functional constraint, by default, else the preset's.",
+  "Step size of the multipliers; by default the preset's, but under --preset=quick 0.1 for a "
+  "functional constraint.",
 )
 flags.DEFINE_enum("dual_optimizer", None, ["sgd", "adam", "nu_pi"], "Moves the multipliers.")
 flags.DEFINE_float("dual_eps", None, "Epsilon of Adam on the multipliers.")
@@ -62,9 +63,9 @@ flags.DEFINE_float("clip_norm", None, "Largest gradient norm, of theta and gamma
 flags.DEFINE_integer(
   "decay_epochs",
   None,
-  "Epochs in which the step sizes of theta, gamma and slack fall to 0, as a cosine; by default all "
-  "of a run with a functional constraint, else none: they stay as they are.",
-  lower_bound=1,
+  "Epochs in which the step sizes of theta, gamma and slack fall to 0, as a cosine; 0 leaves them "
+  "as they are. By default 0, but under --preset=quick --epochs for a functional constraint.",
+  lower_bound=0,
 )
 flags.DEFINE_enum(
   "relaxation", "mlp", ["mlp", "linear", "spectral_mlp", "low_rank"], "The branch f_neq."
@@ -196,7 +197,9 @@ def settings(
   if constraint in _FUNCTIONAL and given["preset"] == "quick":
     for name, default in (("dual_lr", 0.1), ("decay_epochs", merged["epochs"])):
       merged[name] = default if given[name] is None else given[name]
-  decay, epochs = merged["decay_epochs"], merged["epochs"]
+  # As in runs that were made before there was a choice.
+  decay = merged["decay_epochs"] = merged["decay_epochs"] or None
+  epochs = merged["epochs"]
   if decay is not None and decay < epochs:
     raise UsageError(
       f"--decay_epochs={decay} is shorter than the run of {epochs} epochs, which would stand still "

@@ -54,7 +54,7 @@ def run(settings: dict[str, Any], place: Path, progress: Any) -> Found:
     for constraint in settings["constraint"]:
       measured = []
       for seed in settings["seeds"]:
-        own = place / f"{constraint}_bias_{bias}_seed{seed}"
+        own = place / f"{constraint}_bias_{bias}_seed{seed}_epochs{settings['epochs']}"
         one = images_training.train(NETWORK, data, constraint, seed, settings, own)
         row = summarise(bias, constraint, seed, one, test)
         if one.end.primal.gamma:

@@ -25,7 +25,8 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
     + len(settings["constraint"]) * len(settings["bias"])
   )
   rows, found = [], images_bias.Found([], {}, {}, {})
-  with runs.opened(place, settings, resume=(place / runs.CONFIG).exists()):
+  everything = {**settings, **images_training.SETTINGS}
+  with runs.opened(place, everything, resume=(place / runs.CONFIG).exists()):
     with tqdm.tqdm(total=trainings, unit="training") as bar:
 
       def progress(what):
@@ -38,7 +39,7 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
         found = images_bias.run(settings, place / "trainings", progress)
     result = {
       "experiment": "images",
-      "settings": {**settings, **images_training.SETTINGS},
+      "settings": everything,
       "networks": rows,
       "constraints": found.rows,
       "reports": [

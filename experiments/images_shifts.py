@@ -46,7 +46,7 @@ def run(settings: dict[str, Any], place: Path, progress: Any) -> list[dict[str, 
     for name in settings["networks"]:
       measure = compile_measure(NETWORKS[name])
       for seed in settings["seeds"]:
-        own = place / f"{name}_{placing}_seed{seed}"
+        own = place / f"{name}_{placing}_seed{seed}_epochs{settings['epochs']}"
         found = images_training.train(NETWORKS[name], data, "strict", seed, settings, own)
         numbers = measure(found.projection, data["test"], uniform)
         loss = found.test["projection"]

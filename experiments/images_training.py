@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ace_jax import functional, history, homotopy, parallel, state, training
+from ace_jax import checkpoints, functional, history, homotopy, parallel, state, training
 from ace_jax.symmetry import actions, groups
 from experiments import problems
 
@@ -115,7 +115,7 @@ def train(
     problem.valid,
     problems.training_settings(settings, problem),
     workdir=place,
-    resume=True,
+    resume=checkpoints.exists(place / training.CHECKPOINTS),
   )
   test = training.test_errors(end, problem.test)[0]
   end = parallel.select(end, 0)

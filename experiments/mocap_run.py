@@ -82,6 +82,7 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Prob
   own = {"eval_every", "checkpoint_every", "patience"}
   published = {k: v for k, v in published.items() if k not in own}
   published |= {"gamma_lr": None, "gamma": None, "height": True, "relaxation_scale": "free"}
+  published |= {"decay_epochs": None}
   return problems.Problem(
     experiment="mocap",
     model=settings["model"],
@@ -185,8 +186,7 @@ def draw(
   plotting.save(curve, folder / "validation.png")
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
   if end.primal.gamma or end.multipliers:
-    name = "gamma.png" if end.primal.gamma else "multiplier.png"
-    plotting.save(plotting.gamma_and_multipliers(records), folder / name)
+    plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
   # One window of each test trial.
   ends = np.cumsum(list(data.summary["trials"]["test"].values()))
   shown = task.take(data.test, ends - 1)

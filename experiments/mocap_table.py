@@ -139,6 +139,7 @@ def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
     and result["data"]["subject"] == subject
     and result["data"]["source"] != "synthetic"
     and result["settings"]["preset"] == "paper"
+    and result["settings"].get("decay_epochs") is None
     and row.predictor in result["predictors"]
     and row.wanted(result["settings"])
   ]

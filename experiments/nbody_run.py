@@ -169,7 +169,7 @@ _PUBLISHED = {
   **{k: v for k, v in PRESETS["paper"].items() if k not in ("eval_every", "checkpoint_every")},
   **{"norm": "none", "lmax": 1, "system": "charged", "relaxation_scale": "free"},
   **{"gamma_lr": None, "clip_norm": None, "patience": None, "relaxation": "mlp"},
-  **{"relaxation_features": None, "gamma": None},
+  **{"relaxation_features": None, "gamma": None, "decay_epochs": None},
 }
 
 
@@ -188,8 +188,7 @@ def draw(
   plotting.save(curve, folder / "validation.png")
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
   if end.primal.gamma or end.multipliers:
-    name = "gamma.png" if end.primal.gamma else "multiplier.png"
-    plotting.save(plotting.gamma_and_multipliers(records), folder / name)
+    plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
   shown = task.take(data.test, slice(0, nbody.SHOWN))
   predictions = {
     name: np.asarray(problems.predict(end, variables, shown))
@@ -199,6 +198,13 @@ def draw(
     data.paths, shown["positions"], shown["velocities"], shown["targets"], predictions
   )
   plotting.save(figure, folder / "trajectories.png")
+
+
+_LENGTHS = (
+  *("epochs", "eval_every", "checkpoint_every", "keep_period"),
+  *("schedule_epochs", "decay_epochs"),
+)
+"""Settings in epochs, which a smaller training set makes shorter."""
 
 
 def curve(
@@ -223,17 +229,9 @@ def curve(
     full = len(data.train["positions"]) // settings["batch_size"]
     stretch = max(1, full // (size // batch_size))
     for constraint in constraints:
-      own = {
-        **settings,
-        "constraint": constraint,
-        "train_samples": [size],
-        "batch_size": batch_size,
-        "epochs": settings["epochs"] * stretch,
-        "eval_every": settings["eval_every"] * stretch,
-        "checkpoint_every": settings["checkpoint_every"] * stretch,
-        "schedule_epochs": settings["schedule_epochs"] and settings["schedule_epochs"] * stretch,
-        "keep_period": settings["keep_period"] and settings["keep_period"] * stretch,
-      }
+      lengths = {name: settings[name] and settings[name] * stretch for name in _LENGTHS}
+      changed = {"constraint": constraint, "train_samples": [size], "batch_size": batch_size}
+      own = {**settings, **lengths, **changed}
       folder = place / f"{constraint}_{size}"
       print(f"\n{constraint}, {size} training trajectories, {own['epochs']} epochs: {folder}")
       finished = [folder / name / runs.RESULT for name, _ in plan.expand(own)]

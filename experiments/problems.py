@@ -28,7 +28,7 @@ RELAXATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """What an experiment hands to `train`.
+  """What an experiment hands to `experiments.training.train`.
 
   Attributes:
     experiment: Its name.
@@ -125,7 +125,7 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
   elif shared.get("gamma") == "channel":
     init = homotopy.per_channel(init)
   learned = task.from_model(problem.network, problem.loss, problem.inputs, problem.metric)
-  optimizers = _optimizers(shared, problem)
+  shared_optimizers = optimizers(shared, problem)
 
   @jax.jit  # one program: op by op, this would be most of the start-up time
   def create(key, constants, batch):
@@ -133,9 +133,9 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
     init_key, run_key = jax.random.split(key)
     variables = init(init_key, *problem.inputs(batch))
     formulation = make_constraint(own, problem)
-    begin = state.create(learned, variables, formulation, *_optimizers(own, problem), run_key)
+    begin = state.create(learned, variables, formulation, *optimizers(own, problem), run_key)
     # Step sizes ride in the optimizers' states; the optimizers themselves must be the same.
-    primal, dual = optimizers
+    primal, dual = shared_optimizers
     return begin.replace(primal_optimizer=primal, dual_optimizer=dual)  # pyright: ignore[reportAttributeAccessIssue]
 
   sample = task.take(problem.train, slice(0, 2))
@@ -146,7 +146,8 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
   return parallel.stack(begins)
 
 
-def _optimizers(settings: dict[str, Any], problem: Problem) -> tuple[Any, Any]:
+def optimizers(settings: dict[str, Any], problem: Problem) -> tuple[Any, Any]:
+  """Returns the primal and the dual optimizer of the settings."""
   epochs, decay = settings.get("decay_epochs"), None
   if epochs is not None:
     decay = optax.cosine_decay_schedule(1.0, epochs * _steps_an_epoch(settings, problem))

@@ -84,11 +84,12 @@ def check_same(folders: list[str], found: list[Run]) -> None:
     DataError: names the first setting that differs.
   """
   for folder, one in zip(folders, found, strict=True):
-    for name, value in found[0].settings.items():
-      if name != "seed" and one.settings.get(name) != value:
+    first = found[0].settings
+    for name in runs.differences(first, one.settings):
+      if name != "seed":
         raise DataError(
-          f"{folder}: {name} is {one.settings.get(name)} where {folders[0]} has {value}; join runs "
-          "that differ in the seed alone."
+          f"{folder}: {name} is {one.settings.get(name)} where {folders[0]} has {first.get(name)}; "
+          "join runs that differ in the seed alone."
         )
 
 

@@ -49,7 +49,7 @@ class Line(NamedTuple):
     return [value for value in found if value is not None]
 
   def label(self) -> str:
-    """Returns model, constraint and its constants, and whether step sizes fell to 0."""
+    """Returns model, constraint and its constants, and whether step sizes fell."""
     settings = self.results[0]["settings"]
     known = [name for name in _CONSTANTS if settings.get(name) is not None]
     constants = [f"{name}={settings[name]:g}" for name in known]
@@ -57,8 +57,10 @@ class Line(NamedTuple):
       constants.append("GradNorm")
     if self.constraint.startswith("functional"):
       constants.append(f"{settings['dual_optimizer']} {settings['dual_lr']:g}")
-    if settings.get("decay_epochs"):
-      constants.append("decayed")
+    decay = settings.get("decay_epochs")
+    if decay:
+      whole = decay == self.results[0]["epochs"]
+      constants.append("decayed" if whole else f"decayed over {decay}")
     return ", ".join([self.results[0]["model"], self.constraint, *constants])
 
   def cells(self, label: str) -> list[str]:

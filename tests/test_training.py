@@ -52,6 +52,14 @@ def assert_same(state, other):
     np.testing.assert_array_equal(a, b)
 
 
+def test_a_decay_to_zero_stands_still(capfd):
+  begin = jax.jit(Radial().init)(jax.random.key(3), X[:2])
+  found = fit(RADIUS, 2, variables=begin, decay=lambda count: 0.0 * count, progress=None)
+  assert_same(found.state.primal.theta, begin["params"])
+  assert found.multipliers["layer"] > 0
+  assert capfd.readouterr().err == ""
+
+
 def test_equality_drives_gamma_to_zero_and_keeps_the_fit():
   found = fit(RADIUS**2 / 4, 300, constraint=ace_jax.Equality(augmented=1.0), gamma_lr=5e-3)
   assert abs(found.gamma["layer"]) < 0.05

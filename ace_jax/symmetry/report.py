@@ -108,7 +108,10 @@ def measure(
   act_prediction: Action,
   times: Mapping[str, Float[Array, " times"]],
 ) -> Measured:
-  """Measures a predictor along every generator of a continuous group.
+  """Measures a predictor along every generator A of a continuous group: what the report joins.
+
+  The mean norm of `lie_derivatives` over the mean norm of the prediction, `data_fit_loss`, and the
+  mean loss.
 
   Args:
     predict: f, from a batch to predictions.

@@ -117,7 +117,7 @@ def test_the_report_finds_the_bias_and_raises_no_alarm_without(tmp_path):
   done = run(*flags)
   assert done.returncode == 0, done.stderr
   first = json.loads((tmp_path / "run" / "result.json").read_text())
-  shutil.rmtree(tmp_path / "run" / "trainings" / "resilient_bias_none_seed0")
+  shutil.rmtree(tmp_path / "run" / "trainings" / "resilient_bias_none_seed0_epochs15")
   assert run(*flags).returncode == 0  # reads one training back, and repeats the other
   again = json.loads((tmp_path / "run" / "result.json").read_text())
   assert again["reports"] == first["reports"]

@@ -228,7 +228,7 @@ def test_every_rival_runs(tmp_path, data_file, flags):
   if "--epsilon=1e-9" in flags:
     reached = results[0]["functional"]["final"]
     assert results[0]["functional"]["asked"] == 1e-9
-    assert (place / "figures" / "multiplier.png").exists()
+    assert (place / "figures" / "gamma.png").exists()
     settings = results[0]["settings"]
     assert (settings["dual_lr"], settings["decay_epochs"], settings["epochs"]) == (0.1, 2, 2)
     assert reached["test_gap"] > 1e-3
@@ -248,11 +248,14 @@ def test_every_rival_runs(tmp_path, data_file, flags):
 def test_sample_efficiency_curve(tmp_path, data_file):
   place = tmp_path / "curve"
   flags = [*TINY, f"--data_file={data_file}", f"--workdir={place}", "--constraint=strict"]
+  flags.append("--decay_epochs=2")
   done = run(*flags, "--train_samples=10,40")
   assert done.returncode == 0, done.stderr
   assert (place / "figures" / "sample_efficiency.png").exists()
-  steps = [json.loads((place / f"strict_{n}/result.json").read_text())["steps"] for n in (10, 40)]
-  assert steps == [8, 8]
+  found = [json.loads((place / f"strict_{n}/result.json").read_text()) for n in (10, 40)]
+  assert [result["steps"] for result in found] == [8, 8]
+  assert [result["settings"]["decay_epochs"] for result in found] == [8, 2]
+  assert found[0]["differs_from_published"]["decay_epochs"] == [8, None]
   again = run(*flags, "--train_samples=10,40", "--resume")
   assert again.returncode == 0, again.stderr
 

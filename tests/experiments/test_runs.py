@@ -2,12 +2,30 @@ import json
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import app, runs
+from ace_jax.state import Primal
+from experiments import app, problems, runs
+
+
+def test_step_sizes_fall_to_zero_over_the_steps_of_the_decay():
+  # 40 samples in batches of 10, 3 epochs: 12 steps, of which the first is whole and the 7th half.
+  problem: Any = SimpleNamespace(train={"x": jnp.zeros((40, 2))})
+  rates = {"lr": 0.1, "gamma_lr": None, "slack_lr": None, "clip_norm": None}
+  dual = {"dual_optimizer": "sgd", "dual_lr": 1.0}
+  settings = {**rates, **dual, "batch_size": 10, "decay_epochs": 3}
+  optimizer, _ = problems.optimizers(settings, problem)
+  ones = Primal({"w": jnp.ones(1)}, {}, {})
+  kept, moved = optimizer.init(ones), []
+  for _ in range(13):
+    update, kept = optimizer.update(ones, kept, ones)
+    moved.append(-float(update.theta["w"][0]))
+  assert [moved[0], moved[6], moved[12]] == pytest.approx([0.1, 0.05, 0.0], rel=1e-4)
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 import json
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ace_jax import Homotopic, homotopy
 from ace_jax.errors import ConfigurationError
-from ace_jax.symmetry import report
+from ace_jax.symmetry import actions, groups, report
 from data.errors import DataError
 from experiments import report_run
 
@@ -56,6 +57,30 @@ def test_a_strict_run_has_nothing_to_report():
   x = jnp.ones((3, 5))
   with pytest.raises(ConfigurationError, match="has no gamma"):
     report.layer_reports(Two(), homotopy.project({"params": {}}), (x,), [{}])
+
+
+def test_measured_in_closed_form():
+  # f(x) = x + b of data y = x + b, turned: the loss is |b - R b|^2 = 2 |b_perp|^2 (1 - cos t).
+  bias = jnp.array([3.0, 4.0, 12.0])
+  x = jax.random.normal(jax.random.key(0), (6, 3))
+
+  def predict(batch):
+    return batch["x"] + bias
+
+  def loss(batch):
+    return jnp.sum(jnp.square(predict(batch) - batch["y"]), axis=1) + 0.5
+
+  curves = groups.so3().generators
+  act = actions.act_on({"x": actions.vector, "y": actions.vector})
+  times = dict.fromkeys(curves, jnp.array([0.5, 1.0, 1.5]) * jnp.pi)
+  batch = {"x": x, "y": x + bias}
+  found = report.measure(predict, loss, batch, curves, act, actions.vector, times)
+  size = np.mean(np.linalg.norm(x + bias, axis=1))
+  for axis, square in {"x": 160.0, "y": 153.0, "z": 25.0}.items():
+    name = f"rotation_{axis}"
+    np.testing.assert_allclose(found.lost[name], np.full(6, 2 * square * 4 / 3), rtol=1e-4)
+    assert found.local[name] == pytest.approx(square**0.5 / size, rel=1e-5)
+  assert found.loss == pytest.approx(0.5)
 
 
 def test_generators_are_judged_by_effect_and_certainty():
