@@ -63,7 +63,8 @@ class GeneratorReport:
     lie_error: Mean Lie-derivative error of the relaxed model over the mean norm of its output; of
       a cyclic group's generator, the equivariance error of one step.
     loss: Mean of what the fit loses on moved data, over the fit's own loss.
-    error: Its standard error, over samples and seeds.
+    error: Its standard error over samples.
+    spread: Its standard deviation over seeds; 0 of one.
     seeds: Number of seeds.
   """
 
@@ -71,6 +72,7 @@ class GeneratorReport:
   lie_error: float
   loss: float
   error: float
+  spread: float
   seeds: int
 
   @property
@@ -193,22 +195,31 @@ def layer_reports(
 def generator_reports(measured: Sequence[Measured]) -> list[GeneratorReport]:
   """Joins what every seed found, the generator that the data resist most first.
 
-  With n seeds of mean losses d_s and standard errors e_s over samples, the joint mean is that of
-  d_s, and its standard error sqrt(max(mean e_s^2, var d_s) / n): whichever is larger of the
-  spread within and between seeds.
+  With d_si what sample i loses under seed s, over that seed's own loss, the joint loss is the mean
+  of m_i = mean_s d_si, and its standard error std(m) / sqrt(samples). If the data are symmetric,
+  the expected loss is 0 for every single model; so the seeds' spread is no part of the error of
+  that test, which the samples that all of them share are. It says how much of the breaking each
+  of them has learned.
 
   Args:
-    measured: Of the predictor of every seed.
+    measured: Of the predictor of every seed, on the same samples in the same order.
   """
   reports = []
   for name in measured[0].lost:
-    shares = [np.asarray(one.lost[name], np.float64) / float(one.loss) for one in measured]
-    means = np.array([share.mean() for share in shares])
-    within = np.mean([share.var(ddof=1) / len(share) for share in shares])
-    between = means.var(ddof=1) if len(means) > 1 else 0.0
-    error = np.sqrt(max(float(within), float(between)) / len(means))
-    local = float(np.mean([one.local[name] for one in measured]))
-    reports.append(GeneratorReport(name, local, float(means.mean()), float(error), len(means)))
+    shares = np.array(
+      [np.asarray(one.lost[name], np.float64) / float(one.loss) for one in measured]
+    )
+    joint, means = shares.mean(axis=0), shares.mean(axis=1)
+    reports.append(
+      GeneratorReport(
+        name=name,
+        lie_error=float(np.mean([one.local[name] for one in measured])),
+        loss=float(joint.mean()),
+        error=float(joint.std(ddof=1) / np.sqrt(len(joint))),
+        spread=float(means.std(ddof=1)) if len(means) > 1 else 0.0,
+        seeds=len(means),
+      )
+    )
   return sorted(reports, key=lambda report: report.loss, reverse=True)
 
 
@@ -240,17 +251,15 @@ def generator_rows(
   reports: Sequence[GeneratorReport], local: str = "Lie error"
 ) -> tuple[list[str], list[list[str]]]:
   """Returns header and rows of the table of generators; `local` is what `lie_error` is called."""
+  several = reports[0].seeds > 1
   header = ["generator", local, "loss on moved data", "standard errors", "verdict"]
-  rows = [
-    [
-      report.name,
-      f"{report.lie_error:.1e}",
-      f"{report.loss:+.3f} +- {report.error:.3f}",
-      f"{report.score:.1f}",
-      "broken" if report.broken else "kept",
-    ]
-    for report in reports
-  ]
+  if several:
+    header.insert(3, "deviation of seeds")
+  rows = []
+  for report in reports:
+    loss = [f"{report.loss:+.3f} +- {report.error:.3f}", *([f"{report.spread:.3f}"] * several)]
+    verdict = "broken" if report.broken else "kept"
+    rows.append([report.name, f"{report.lie_error:.1e}", *loss, f"{report.score:.1f}", verdict])
   return header, rows
 
 

@@ -89,7 +89,8 @@ def test_generators_are_judged_by_effect_and_certainty():
     "large": [random.normal(1.0, 1.0, 400) for _ in range(3)],
     "noise": [random.normal(0.0, 1.0, 400) for _ in range(3)],
     "certain but small": [random.normal(0.005, 1e-3, 400) for _ in range(3)],
-    "only one seed": [random.normal(m, 0.1, 400) for m in (3.0, 0.0, 0.0)],
+    # Under symmetric data no model can lose so surely, whatever the other two have learned.
+    "of one seed": [random.normal(m, 0.1, 400) for m in (3.0, 0.0, 0.0)],
   }
   measured = [
     report.Measured(
@@ -100,15 +101,25 @@ def test_generators_are_judged_by_effect_and_certainty():
     for seed, local in enumerate((0.1, 0.2, 0.3))
   ]
   found = {r.name: r for r in report.generator_reports(measured)}
-  assert {name for name, r in found.items() if r.broken} == {"large"}
+  assert {name for name, r in found.items() if r.broken} == {"large", "of one seed"}
   assert found["large"].loss == pytest.approx(2.0, rel=0.1)
-  # 1200 samples with deviation 1 over a loss of 0.5: at least 2 / sqrt(1200) = 0.058.
-  assert 0.05 < found["noise"].error < 0.15
+  # 1200 independent losses with deviation 1 over an own loss of 0.5: 2 / sqrt(1200) = 0.058.
+  assert found["noise"].error == pytest.approx(0.058, rel=0.1)
+  assert found["of one seed"].spread == pytest.approx(6 / 3**0.5, rel=0.01)
   assert found["large"].lie_error == pytest.approx(0.2)
   said = report.verdict(list(found.values()))
-  assert said.startswith("The data break large.")
+  assert said.startswith("The data break of one seed, large. ")
   assert "3 seeds" in said
   assert "No symmetry is seen to be broken" in report.verdict([found["noise"]])
+
+
+def test_seeds_that_agree_on_every_sample_are_no_more_certain_than_one():
+  lost = np.random.default_rng(2).normal(0.3, 1.0, 200)
+  one = report.Measured({"g": 0.1}, {"g": lost}, 0.5)
+  (alone,), (together,) = report.generator_reports([one]), report.generator_reports([one] * 4)
+  assert together.score == pytest.approx(alone.score)
+  assert (alone.spread, together.spread) == (0, 0)
+  assert len(report.generator_rows([together])[0]) == len(report.generator_rows([alone])[0]) + 1
 
 
 def test_false_alarms_are_rare():
