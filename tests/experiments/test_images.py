@@ -66,6 +66,7 @@ def test_seeds_are_joined_and_a_bias_along_x_is_named():
   assert found["shift_x"].seeds == 2
 
 
+@pytest.mark.slow
 def test_both_parts_end_to_end(tmp_path):
   flags = ["--networks=strided", "--constraint=resilient", "--bias=x", "--epochs=1"]
   done = run(*flags, f"--workdir={tmp_path / 'run'}")

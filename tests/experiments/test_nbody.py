@@ -126,6 +126,7 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   assert repeated["predictors"] == result["predictors"]
 
 
+@_SLOW  # what each replica finds, tests/test_replicas.py asserts without the command line
 def test_replicas_of_one_program_are_runs_of_their_own(tmp_path, data_file):
   shared = [*TINY, f"--data_file={data_file}", "--constraint=resilient"]
   place = tmp_path / "together"
@@ -192,8 +193,8 @@ def test_landscape_of_a_run(tmp_path, data_file):
   "flags",
   [
     ["--constraint=strict"],
-    ["--constraint=none", "--relaxation=linear"],
-    ["--constraint=inequality", "--epsilon=0.2"],
+    pytest.param(["--constraint=none", "--relaxation=linear"], marks=_SLOW),
+    pytest.param(["--constraint=inequality", "--epsilon=0.2"], marks=_SLOW),
     ["--constraint=resilient", "--rho=0.5", "--centring=center_of_mass"],
   ],
 )
