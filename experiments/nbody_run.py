@@ -204,7 +204,7 @@ _LENGTHS = (
   *("epochs", "eval_every", "checkpoint_every", "keep_period"),
   *("schedule_epochs", "decay_epochs"),
 )
-"""Settings in epochs, which a smaller training set makes shorter."""
+"""Settings in epochs, of which a smaller training set needs more for the same steps."""
 
 
 def curve(
