@@ -14,14 +14,14 @@ from experiments.usage import UsageError
 FLAGS = flags.FLAGS
 
 _ON_GAMMA = ["strict", "none", "equality", "inequality", "resilient", "ridge", "one_sided"]
-_FUNCTIONAL = ["functional", "functional_resilient"]
-CONSTRAINTS = [*_ON_GAMMA, "schedule", "remul", "augment", *_FUNCTIONAL]
+FUNCTIONAL = ["functional", "functional_resilient"]
+CONSTRAINTS = [*_ON_GAMMA, "schedule", "remul", "augment", *FUNCTIONAL]
 PLAIN_MODELS = {"mpnn", "transformer"}
 """Models without any equivariant part, and so without gamma."""
 SIZES = {"relaxation_features": ("mlp", "spectral_mlp"), "rank": ("low_rank",)}
 """Sizes of branches, and the branches that have them."""
-_FOR_PLAIN = {"strict", "remul", "augment", *_FUNCTIONAL}
-_WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided", *_FUNCTIONAL}
+_FOR_PLAIN = {"strict", "remul", "augment", *FUNCTIONAL}
+_WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided", *FUNCTIONAL}
 _RELAXED = {*CONSTRAINTS} - {"strict"}
 
 flags.DEFINE_enum(
@@ -194,7 +194,7 @@ def settings(
   ):
     if constraint in users and merged[name] is None:
       merged[name] = default
-  if constraint in _FUNCTIONAL and given["preset"] == "quick":
+  if constraint in FUNCTIONAL and given["preset"] == "quick":
     for name, default in (("dual_lr", 0.1), ("decay_epochs", merged["epochs"])):
       merged[name] = default if given[name] is None else given[name]
   # As in runs that were made before there was a choice.

@@ -2,10 +2,12 @@
 
 import math
 import statistics
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.errors import DataError
 from experiments import stored, text
-from experiments.flags import CONSTRAINTS, PLAIN_MODELS
+from experiments.flags import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS
 
 HEADER = [
   *("run", "predictor", "train", "epochs", "seeds", "test MSE"),
@@ -97,13 +99,54 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
   table = []
   for line in lines:
     table.append(line.cells(line.label()))
-    if line.constraint not in ("functional", "functional_resilient"):
+    if line.constraint not in FUNCTIONAL:
       continue
     own = [other for other in remul if other.protocol == line.protocol]
     if own:
       nearest = min(own, key=lambda other: abs(_log_gap(other) - _log_gap(line)))
       table.append(nearest.cells(f"  beside it: {nearest.label()}"))
   return table
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+  """Draws networks without symmetry: bounds and what they reach, test against equivariance error.
+
+  Args:
+    results: Contents of result.json files.
+    path: Of the PNG.
+
+  Raises:
+    DataError: there is no run of such a network.
+  """
+  from ace_jax import comparison_plots, plotting  # Matplotlib is slow to import
+
+  rules = []
+  for line in _lines([result for result in results if result.get("model") in PLAIN_MODELS]):
+    bounds = [result["functional"] for result in line.results if "functional" in result]
+    rules.append(
+      comparison_plots.Rule(
+        network=line.results[0]["model"],
+        name=_rule(line),
+        errors=line.values("test_mse"),
+        gaps=line.values("test_gap"),
+        asked=[bound["asked"] for bound in bounds],
+        reached=[bound["final"]["test_gap"] for bound in bounds],
+      )
+    )
+  if not rules:
+    raise DataError(f"nothing to draw: no run of {' or '.join(sorted(PLAIN_MODELS))} is there.")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  plotting.save(comparison_plots.at_measured_equivariance(rules), path)
+
+
+def _rule(line: Line) -> str:
+  settings = line.results[0]["settings"]
+  if line.constraint == "strict":
+    return "plain"
+  if settings.get("weighting") == "gradnorm":
+    return "remul, GradNorm"
+  constant = line.constraint in FUNCTIONAL and not settings.get("decay_epochs")
+  return line.constraint.replace("_", " ") + (", constant step sizes" if constant else "")
 
 
 def _lines(results: list[dict[str, Any]]) -> list[Line]:

@@ -11,10 +11,14 @@ from absl import flags
 
 from data.errors import DataError
 from experiments import app, stored
+from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("table", "nbody", ["nbody", "mocap", "rivals"], "Which table.")
 flags.DEFINE_list("folders", None, "Where to look for result.json files; results/TABLE.")
+flags.DEFINE_string(
+  "figure", None, "Where to draw the rivals of networks without symmetry, a PNG (--table=rivals)."
+)
 flags.DEFINE_enum("format", "text", ["text", "markdown", "latex"], "How to write it.")
 
 NBODY_HEADER = ["run", "predictor", "epochs", "seeds", "test MSE x 10^-3", "equiv. error"]
@@ -79,9 +83,15 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
 
 
 def main() -> None:
-  """Prints the table."""
+  """Prints the table.
+
+  Raises:
+    UsageError: there is no figure of this table.
+  """
   from experiments import mocap_table, rivals_table, text
 
+  if FLAGS.figure and FLAGS.table != "rivals":
+    raise UsageError(f"--figure is drawn of --table=rivals alone, not of --table={FLAGS.table}.")
   found = read(FLAGS.folders or [f"results/{FLAGS.table}"])
   header, rows = {
     "nbody": lambda: (NBODY_HEADER, nbody_rows(found)),
@@ -89,6 +99,8 @@ def main() -> None:
     "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(found)),
   }[FLAGS.table]()
   print({"text": text.table, "markdown": text.markdown, "latex": latex}[FLAGS.format](header, rows))
+  if FLAGS.figure:
+    rivals_table.draw(found, Path(FLAGS.figure))
 
 
 if __name__ == "__main__":

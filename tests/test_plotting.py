@@ -1,4 +1,4 @@
-from ace_jax import plotting
+from ace_jax import comparison_plots, plotting
 
 
 def labels(figure):
@@ -23,3 +23,17 @@ def test_a_constraint_of_another_name_has_its_violation_drawn():
   assert list(figure.axes[1].get_lines()[0].get_ydata()) == [2.0, 1.0]
   with_gamma = plotting.gamma_and_multipliers([{**one, "gamma/a": 0.4} for one in records])
   assert len(with_gamma.axes) == 3
+
+
+def test_what_bounds_reach_beside_the_rules_of_every_network():
+  bound = comparison_plots.Rule(
+    "mpnn", "functional", [0.2, 0.4], [1e-3, 2e-3], [1e-3] * 2, [2e-3, 1e-3]
+  )
+  others = [comparison_plots.Rule("mpnn", "remul", [0.3], [gap], [], []) for gap in (1e-2, 1e-4)]
+  alone = comparison_plots.Rule("transformer", "remul", [0.3], [1e-2], [], [])
+  figure = comparison_plots.at_measured_equivariance([bound, *others, alone])
+  left, mpnn, transformer = figure.axes
+  assert [list(line.get_ydata()) for line in left.get_lines()[1:2]] == [[2.0, 1.0]]
+  joined = [line for line in mpnn.get_lines() if line.get_linestyle() == "-"]
+  assert list(joined[1].get_xdata()) == [1e-4, 1e-2]
+  assert transformer.get_title() == "transformer"

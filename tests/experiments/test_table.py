@@ -91,7 +91,9 @@ def rival(seed, constraint, test, gap, model="mpnn", predictors=("projection",),
     name: {"test_mse": test, "test_gap": gap, "final_equivariance_error": 0.1}
     for name in predictors
   }
-  asked = {"functional": {"asked": settings["epsilon"]}} if "epsilon" in settings else {}
+  asked = {}
+  if "epsilon" in settings:
+    asked["functional"] = {"asked": settings["epsilon"], "final": {"test_gap": gap}}
   return {
     **{"experiment": "nbody", "model": model, "constraint": constraint, "settings": shared},
     **{"predictors": found, "seeds": [seed], "train_samples": 40, "epochs": 2},
@@ -99,7 +101,7 @@ def rival(seed, constraint, test, gap, model="mpnn", predictors=("projection",),
   }
 
 
-def test_rivals_and_remul_at_the_equivariance_error_of_functional():
+def test_rivals_and_remul_at_the_equivariance_error_of_functional(tmp_path):
   both = ("projection", "relaxed")
   results = [
     rival(0, "functional", 0.02, 0.001, epsilon=0.001),
@@ -121,3 +123,7 @@ def test_rivals_and_remul_at_the_equivariance_error_of_functional():
   assert sum(label.startswith("  beside") for label in rows) == 1
   shown = [row[1] for row in rivals_table.rows(results) if row[0].startswith("segnn")]
   assert shown == ["projection", "relaxed", "projection"]
+  rivals_table.draw(results, tmp_path / "made" / "rivals.png")
+  assert (tmp_path / "made" / "rivals.png").exists()
+  with pytest.raises(DataError, match="no run of mpnn or transformer"):
+    rivals_table.draw(results[-2:], tmp_path / "none.png")
