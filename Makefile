@@ -17,7 +17,7 @@ test: install
 	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 slow: install
-	$(PYTHON) -m pytest -m slow
+	$(PYTHON) -m pytest -m slow -n 2 --dist worksteal
 
 install: $(STAMP)
 
