@@ -72,9 +72,10 @@ def test_turning_about_the_mean_joint_keeps_it_and_all_lengths():
   from ace_jax.symmetry import groups
   from experiments import mocap_run
 
-  draw = np.random.default_rng(0).normal
-  batch = {"positions": draw(size=(2, 4, 3)) + 5, "velocities": draw(size=(2, 4, 3))}
-  batch |= {"targets": draw(size=(2, 4, 5, 3)), "heights": draw(size=(2, 4, 1))}
+  random = np.random.default_rng(0)
+  shapes = {"positions": (2, 4, 3), "velocities": (2, 4, 3), "targets": (2, 4, 5, 3)}
+  shapes["heights"] = (2, 4, 1)
+  batch = {name: random.normal(5, 1, size).astype(np.float32) for name, size in shapes.items()}
   element = groups.Motion(groups.rotation("z", np.pi / 2), np.zeros(3))
   found = mocap_run.turn(element, batch)
   centre = batch["positions"].mean(1)
