@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 _COLORS = {"resilient": "#0072B2", "inequality": "#D55E00", "strict": "#000000", "none": "#009E73"}
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^v<>P*X"
 _SYMBOLS = {"resilient": r"$\rho$", "inequality": r"$\epsilon$"}
 _ENDS = {"strict": "strict", "none": "unconstrained"}
 
@@ -112,67 +113,6 @@ class Entry(NamedTuple):
   gaps: list[float]
 
 
-class Rule(NamedTuple):
-  """One training rule of a network without symmetry; lists have an entry a seed.
-
-  Attributes:
-    network: Its name.
-    name: Of the rule, and of the line that joins its constants.
-    errors: Test mean squared errors.
-    gaps: Mean squared equivariance errors on test data, of the same parameters.
-    asked: Bounds on them; [] of a rule that has none.
-    reached: Those of the final parameters, beside the bounds.
-  """
-
-  network: str
-  name: str
-  errors: list[float]
-  gaps: list[float]
-  asked: list[float]
-  reached: list[float]
-
-
-_MARKERS = "osD^v<>P*X"
-
-
-def at_measured_equivariance(found: Sequence[Rule]) -> Figure:
-  """Draws what bounds reach, and for each network the test error against the equivariance error.
-
-  Args:
-    found: Rules of one or several networks; those of one name and network are joined by a line.
-  """
-  networks = list(dict.fromkeys(rule.network for rule in found))
-  names = list(dict.fromkeys(rule.name for rule in found))
-  markers = dict(zip(names, itertools.cycle(_MARKERS), strict=False))
-  colors = dict(zip(names, itertools.cycle(_PALETTE), strict=False))
-  figure = Figure(figsize=(4.2 * (1 + len(networks)) + 1.8, 4), layout="constrained")
-  left, *panels = figure.subplots(1, 1 + len(networks))
-  left.axhspan(0.9, 1.1, color="0.9", lw=0)
-  left.axhline(1, color="0.6", lw=0.8)
-  for rule in found:
-    ratios = [reached / asked for reached, asked in zip(rule.reached, rule.asked, strict=True)]
-    left.plot(rule.asked, ratios, markers[rule.name], color=colors[rule.name], ms=5, alpha=0.7)
-  left.set(xscale="log", xlabel="bound asked for", ylabel="reached on test data / asked for")
-  left.set_title(f"grey: within 10 %; {', '.join(networks)}", fontsize=9, color="0.4")
-  left.grid(alpha=0.25)
-  for axes, network in zip(panels, networks, strict=True):
-    for name in names:
-      own = [rule for rule in found if (rule.network, rule.name) == (network, name)]
-      means = [(statistics.mean(rule.gaps), statistics.mean(rule.errors)) for rule in own]
-      if own:
-        axes.plot(*zip(*sorted(means), strict=True), "-", color=colors[name], lw=1)
-      for rule in own:
-        axes.plot(rule.gaps, rule.errors, markers[name], color=colors[name], ms=5, alpha=0.7)
-    axes.set(xscale="log", xlabel="mean squared equivariance error", ylabel="test MSE")
-    axes.set_title(network, fontsize=10)
-    axes.grid(alpha=0.25, which="both")
-  handles = [
-    left.plot([], [], markers[name], color=colors[name], ms=5, label=name)[0] for name in names
-  ]
-  figure.legend(handles=handles, loc="outside right center", fontsize=8)
-  return figure
-
-
 def branches(found: Mapping[str, Sequence[Entry]]) -> Figure:
   """Draws the errors of relaxation branches, a row of panels a budget.
 
@@ -207,3 +147,61 @@ def branches(found: Mapping[str, Sequence[Entry]]) -> Figure:
 def _seeds(axes: Axes, row: float, values: list[float], color: str, marker: str) -> None:
   axes.plot(values, [row] * len(values), marker, color=color, ms=4, alpha=0.7)
   axes.plot(statistics.mean(values), row, "|", color=color, ms=12, mew=1.6)
+
+
+class Rule(NamedTuple):
+  """One training rule of a network without symmetry; lists have an entry a seed.
+
+  Attributes:
+    network: Its name, and what else runs must share to be compared: a panel's title.
+    name: Of the rule, and of the line that joins its constants.
+    errors: Test mean squared errors.
+    gaps: Mean squared equivariance errors on test data, of the same parameters.
+    asked: Bounds on them; [] of a rule that has none.
+    reached: Those of the final parameters, beside the bounds.
+  """
+
+  network: str
+  name: str
+  errors: list[float]
+  gaps: list[float]
+  asked: list[float]
+  reached: list[float]
+
+
+def at_measured_equivariance(found: Sequence[Rule]) -> Figure:
+  """Draws what bounds reach, and for each network the test error against the equivariance error.
+
+  Args:
+    found: Rules of one or several networks; those of one name and network are joined by a line.
+  """
+  networks = list(dict.fromkeys(rule.network for rule in found))
+  names = list(dict.fromkeys(rule.name for rule in found))
+  markers = dict(zip(names, itertools.cycle(_MARKERS), strict=False))
+  colors = dict(zip(names, itertools.cycle(_PALETTE), strict=False))
+  figure = Figure(figsize=(4.2 * (1 + len(networks)) + 1.8, 4), layout="constrained")
+  left, *panels = figure.subplots(1, 1 + len(networks))
+  left.axhspan(0.9, 1.1, color="0.9", lw=0)
+  left.axhline(1, color="0.6", lw=0.8)
+  for rule in found:
+    ratios = [reached / asked for reached, asked in zip(rule.reached, rule.asked, strict=True)]
+    left.plot(rule.asked, ratios, markers[rule.name], color=colors[rule.name], ms=5, alpha=0.7)
+  left.set(xscale="log", xlabel="bound asked for", ylabel="reached on test data / asked for")
+  left.set_title("grey: within 10 %; all networks", fontsize=9, color="0.4")
+  left.grid(alpha=0.25)
+  for axes, network in zip(panels, networks, strict=True):
+    for name in names:
+      own = [rule for rule in found if (rule.network, rule.name) == (network, name)]
+      means = [(statistics.mean(rule.gaps), statistics.mean(rule.errors)) for rule in own]
+      if own:
+        axes.plot(*zip(*sorted(means), strict=True), "-", color=colors[name], lw=1)
+      for rule in own:
+        axes.plot(rule.gaps, rule.errors, markers[name], color=colors[name], ms=5, alpha=0.7)
+    axes.set(xscale="log", xlabel="mean squared equivariance error", ylabel="test MSE")
+    axes.set_title(network, fontsize=9)
+    axes.grid(alpha=0.25, which="both")
+  handles = [
+    left.plot([], [], markers[name], color=colors[name], ms=5, label=name)[0] for name in names
+  ]
+  figure.legend(handles=handles, loc="outside right center", fontsize=8)
+  return figure

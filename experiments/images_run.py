@@ -25,8 +25,9 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
     + len(settings["constraint"]) * len(settings["bias"])
   )
   rows, found = [], images_bias.Found([], {}, {}, {})
-  everything = {**settings, **images_training.SETTINGS}
-  with runs.opened(place, everything, resume=(place / runs.CONFIG).exists()):
+  # What decides a training and is not in the name of its folder.
+  shared = {"data_seed": settings["data_seed"], "rho": settings["rho"], **images_training.SETTINGS}
+  with runs.opened(place, shared, resume=(place / runs.CONFIG).exists()):
     with tqdm.tqdm(total=trainings, unit="training") as bar:
 
       def progress(what):
@@ -39,7 +40,7 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
         found = images_bias.run(settings, place / "trainings", progress)
     result = {
       "experiment": "images",
-      "settings": everything,
+      "settings": {**settings, **shared},
       "networks": rows,
       "constraints": found.rows,
       "reports": [

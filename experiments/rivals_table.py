@@ -116,16 +116,21 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     path: Of the PNG.
 
   Raises:
-    DataError: there is no run of such a network.
+    DataError: no run of such a network has a measured equivariance error.
   """
   from ace_jax import comparison_plots, plotting  # Matplotlib is slow to import
 
   rules = []
   for line in _lines([result for result in results if result.get("model") in PLAIN_MODELS]):
+    if len(line.values("test_gap")) < len(line.results):
+      continue  # from before it was measured
     bounds = [result["functional"] for result in line.results if "functional" in result]
+    first, settings = line.results[0], line.results[0]["settings"]
+    sizes = f"{settings['hidden_features']} features, {settings['layers']} layers"
+    lengths = f"{first['train_samples']} samples, {first['epochs']} epochs"
     rules.append(
       comparison_plots.Rule(
-        network=line.results[0]["model"],
+        network=f"{first['experiment']}: {first['model']}, {sizes}\n{lengths}",
         name=_rule(line),
         errors=line.values("test_mse"),
         gaps=line.values("test_gap"),
@@ -134,19 +139,21 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
       )
     )
   if not rules:
-    raise DataError(f"nothing to draw: no run of {' or '.join(sorted(PLAIN_MODELS))} is there.")
-  path.parent.mkdir(parents=True, exist_ok=True)
+    raise DataError(
+      f"nothing to draw: no run of {' or '.join(sorted(PLAIN_MODELS))} is there that has its "
+      "equivariance error."
+    )
   plotting.save(comparison_plots.at_measured_equivariance(rules), path)
 
 
 def _rule(line: Line) -> str:
   settings = line.results[0]["settings"]
+  decay = "" if settings.get("decay_epochs") else ", constant step sizes"
   if line.constraint == "strict":
-    return "plain"
+    return f"plain{decay}"
   if settings.get("weighting") == "gradnorm":
-    return "remul, GradNorm"
-  constant = line.constraint in FUNCTIONAL and not settings.get("decay_epochs")
-  return line.constraint.replace("_", " ") + (", constant step sizes" if constant else "")
+    return f"remul, GradNorm{decay}"
+  return line.constraint.replace("_", " ") + decay
 
 
 def _lines(results: list[dict[str, Any]]) -> list[Line]:

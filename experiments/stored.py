@@ -101,6 +101,12 @@ def _wrong(result: dict[str, Any]) -> str:
     error = found.get("final_equivariance_error", "")
     if error is not None and not _finite(error):
       return f"predictors/{name}"
+  bound = result.get("functional", {"asked": 0, "final": {"test_gap": 0}})
+  reached = bound.get("final") if isinstance(bound, dict) else None
+  if not isinstance(reached, dict) or not _finite(bound.get("asked")):
+    return "functional"
+  if not _finite(reached.get("test_gap")):
+    return "functional/final"
   for number, record in enumerate(result["curve"]):
     if not isinstance(record, dict) or not _finite(record.get("epoch")):
       return f"curve[{number}]"

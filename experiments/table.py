@@ -86,12 +86,15 @@ def main() -> None:
   """Prints the table.
 
   Raises:
-    UsageError: there is no figure of this table.
+    UsageError: there is no figure of this table, or it cannot be written there.
   """
   from experiments import mocap_table, rivals_table, text
 
   if FLAGS.figure and FLAGS.table != "rivals":
     raise UsageError(f"--figure is drawn of --table=rivals alone, not of --table={FLAGS.table}.")
+  figure = Path(FLAGS.figure or "a.png")
+  if figure.suffix != ".png" or not figure.parent.is_dir():
+    raise UsageError(f"--figure={figure} must be a .png in a folder that exists.")
   found = read(FLAGS.folders or [f"results/{FLAGS.table}"])
   header, rows = {
     "nbody": lambda: (NBODY_HEADER, nbody_rows(found)),
@@ -100,7 +103,10 @@ def main() -> None:
   }[FLAGS.table]()
   print({"text": text.table, "markdown": text.markdown, "latex": latex}[FLAGS.format](header, rows))
   if FLAGS.figure:
-    rivals_table.draw(found, Path(FLAGS.figure))
+    try:
+      rivals_table.draw(found, figure)
+    except OSError as error:
+      raise UsageError(f"--figure={figure} cannot be written: {error.strerror}.") from error
 
 
 if __name__ == "__main__":

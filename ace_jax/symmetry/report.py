@@ -196,10 +196,11 @@ def generator_reports(measured: Sequence[Measured]) -> list[GeneratorReport]:
   """Joins what every seed found, the generator that the data resist most first.
 
   With d_si what sample i loses under seed s, over that seed's own loss, the joint loss is the mean
-  of m_i = mean_s d_si, and its standard error std(m) / sqrt(samples). If the data are symmetric,
-  the expected loss is 0 for every single model; so the seeds' spread is no part of the error of
-  that test, which the samples that all of them share are. It says how much of the breaking each
-  of them has learned.
+  of m_i = mean_s d_si, and its standard error std(m) / sqrt(samples). It is an error given these
+  seeds: if the data are symmetric, and the samples independent and held out, the expected loss is 0
+  for every single model (but for a part in the number of samples, since the own loss is estimated
+  on the same ones). What seeds share, the samples, is in the error therefore; their spread is not,
+  and says how much of a breaking each of them has learned.
 
   Args:
     measured: Of the predictor of every seed, on the same samples in the same order.

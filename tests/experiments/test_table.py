@@ -123,7 +123,7 @@ def test_rivals_and_remul_at_the_equivariance_error_of_functional(tmp_path):
   assert sum(label.startswith("  beside") for label in rows) == 1
   shown = [row[1] for row in rivals_table.rows(results) if row[0].startswith("segnn")]
   assert shown == ["projection", "relaxed", "projection"]
-  rivals_table.draw(results, tmp_path / "made" / "rivals.png")
-  assert (tmp_path / "made" / "rivals.png").exists()
+  rivals_table.draw(results, tmp_path / "rivals.png")
+  assert (tmp_path / "rivals.png").exists()
   with pytest.raises(DataError, match="no run of mpnn or transformer"):
     rivals_table.draw(results[-2:], tmp_path / "none.png")
