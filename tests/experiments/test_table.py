@@ -43,6 +43,23 @@ def test_nothing_to_read(tmp_path):
     table.read([str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+  ("changed", "says"),
+  [
+    ({"experiment": 3}, "names no experiment"),
+    ({"seeds": 0}, "seeds is missing or no result"),
+    ({"predictors": {"relaxed": {}}}, "predictors is missing"),
+    ({"predictors": {"projection": {"test_mse": 1.0}}}, "predictors/projection is missing"),
+    ({"functional": {"asked": 1e-3}}, "functional is missing"),
+    ({"functional": {"asked": 1e-3, "final": {"test_gap": None}}}, "functional/final is missing"),
+  ],
+)
+def test_damaged_results_are_named(tmp_path, changed, says):
+  (tmp_path / "result.json").write_text(json.dumps({**result(0, 0.004), **changed}))
+  with pytest.raises(DataError, match=says):
+    table.read([str(tmp_path)])
+
+
 def test_matching_is_against_mean_minus_two_deviations():
   seeds = [{1: 1.0, 2: 1.0}, {1: 3.0, 2: 1.0}]
   found = reference.compare(seeds, {1: 0.0, 2: 0.5, 3: 9.0}, last=1)
