@@ -352,7 +352,9 @@ def _training_result() -> dict[str, Any]:
     "settings": {
       **{"constraint": "equality", "preset": "paper", "model": "egno", "dual_lr": 2e-4},
       **{"augmented": 0.0, "seed": 1, "rho": 1.0},
+      **{"hidden_features": 8, "layers": 1, "batch_size": 4},
     },
+    "seconds": 3.0,
     "data": {"subject": "run", "source": "prepared", "split": "published"},
     "curve": [{"epoch": 1, "valid/projection": 0.1}],
     "differs_from_published": {},

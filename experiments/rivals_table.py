@@ -94,7 +94,7 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
   Args:
     results: Contents of result.json files.
   """
-  lines = _lines([result for result in results if "predictors" in result])
+  lines = _lines(results)
   remul = [line for line in lines if line.constraint == "remul"]
   table = []
   for line in lines:
@@ -159,15 +159,17 @@ def _rule(line: Line) -> str:
 def _lines(results: list[dict[str, Any]]) -> list[Line]:
   groups: dict[str, list[dict[str, Any]]] = {}
   for result in results:
-    groups.setdefault(stored.but_for_seed(result), []).append(result)
+    if result["experiment"] in stored.TRAININGS:
+      groups.setdefault(stored.but_for_seed(result), []).append(result)
   lines = [
     Line(sorted(group, key=lambda result: result["seeds"]), name)
     for group in groups.values()
     for name in _shown(group[0])
   ]
+  order = {name: i for i, name in enumerate(CONSTRAINTS)}
   return sorted(
     lines,
-    key=lambda line: (line.protocol, CONSTRAINTS.index(line.constraint), line.label(), line[1]),
+    key=lambda line: (line.protocol, order.get(line.constraint, 0), line.label(), line[1]),
   )
 
 

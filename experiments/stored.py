@@ -7,13 +7,16 @@ from typing import Any
 
 from data.errors import DataError
 
-_TRAININGS = ("nbody", "mocap")
+TRAININGS = ("nbody", "mocap")
 _FIELDS: dict[str, type | tuple[type, ...]] = {
   **{"model": str, "constraint": str, "seeds": list, "epochs": int, "train_samples": int},
   **{"settings": dict, "data": dict, "predictors": dict, "curve": list},
   "differs_from_published": dict,
 }
 _ERRORS = ("test_mse", "valid_mse")
+_SIZES = ("hidden_features", "layers", "batch_size")
+_CONSTANTS = ("rho", "epsilon", "beta", "decay_epochs")
+"""Settings that may be null, or left out."""
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def read_result(path: Path) -> dict[str, Any]:
   result = read_json(path, remedy)
   if not isinstance(result.get("experiment"), str):
     raise DataError(f"{path}: names no experiment; {remedy}.")
-  if result["experiment"] in _TRAININGS:
+  if result["experiment"] in TRAININGS:
     wrong = _wrong(result)
     if wrong:
       raise DataError(f"{path}: {wrong} is missing or no result of a training; {remedy}.")
@@ -88,6 +91,12 @@ def _wrong(result: dict[str, Any]) -> str:
   found = _wrong_setting(result)
   if found:
     return f"settings/{found}"
+  for name in ("seconds", "epochs", "train_samples"):
+    if not _finite(result.get(name)):
+      return name
+  replicas = result.get("replicas", 1)
+  if not _finite(replicas) or replicas < 1:
+    return "replicas"
   mocap = result["experiment"] == "mocap"
   for name in ("subject", "source") if mocap else ():
     if not isinstance(result["data"].get(name), str):
@@ -99,7 +108,7 @@ def _wrong(result: dict[str, Any]) -> str:
     if not isinstance(found, dict) or not all(_finite(found.get(key)) for key in _ERRORS):
       return f"predictors/{name}"
     error = found.get("final_equivariance_error", "")
-    if error is not None and not _finite(error):
+    if not _finite(found.get("test_gap", 0)) or not (error is None or _finite(error)):
       return f"predictors/{name}"
   bound = result.get("functional", {"asked": 0, "final": {"test_gap": 0}})
   reached = bound.get("final") if isinstance(bound, dict) else None
@@ -119,16 +128,19 @@ def _wrong_setting(result: dict[str, Any]) -> str:
     return "constraint"
   # Results of N-body runs from before there were several models do not name theirs.
   texts = ("preset", "model") if result["experiment"] == "mocap" else ("preset",)
-  numbers = () if constraint == "strict" else ("dual_lr", "augmented")
-  numbers += ("rho",) if constraint == "resilient" else ()
+  functional = constraint.startswith("functional")
+  texts += ("dual_optimizer",) if functional else ()
   for name in texts:
     if not isinstance(settings.get(name), str):
       return name
-  for name in numbers:
-    # Without multipliers a rate may be null; the price of slack may not.
-    if not _finite(settings.get(name, "")) and (
-      name == "rho" or settings.get(name, "") is not None
-    ):
+  # Without multipliers a rate may be null, but it is there; the price of slack is a number.
+  given = (*_SIZES, *(("rho",) if constraint == "resilient" else ()))
+  given += ("dual_lr",) if functional else ()
+  null = () if constraint == "strict" else ("dual_lr", "augmented")
+  null = tuple(name for name in null if settings.get(name, "") is not None)
+  left_out = tuple(name for name in _CONSTANTS if settings.get(name) is not None)
+  for name in (*given, *null, *left_out):
+    if not _finite(settings.get(name)):
       return name
   return ""
 

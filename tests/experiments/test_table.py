@@ -18,10 +18,12 @@ def result(seed, test, constraint="equality"):
     "settings": {
       **{"seed": seed, "constraint": constraint, "preset": "quick"},
       **{"dual_lr": 1e-3, "augmented": 0.0},
+      **{"hidden_features": 8, "layers": 1, "batch_size": 10},
     },
     "predictors": {"projection": found},
     "train_samples": 3000,
     "epochs": 5,
+    "seconds": 3.0,
     "seeds": [seed],
   }
 
@@ -50,6 +52,9 @@ def test_nothing_to_read(tmp_path):
     ({"seeds": 0}, "seeds is missing or no result"),
     ({"predictors": {"relaxed": {}}}, "predictors is missing"),
     ({"predictors": {"projection": {"test_mse": 1.0}}}, "predictors/projection is missing"),
+    ({"seconds": "3"}, "seconds is missing"),
+    ({"replicas": 0}, "replicas is missing"),
+    ({"settings": {"constraint": "equality", "preset": "quick"}}, "settings/hidden_features is"),
     ({"functional": {"asked": 1e-3}}, "functional is missing"),
     ({"functional": {"asked": 1e-3, "final": {"test_gap": None}}}, "functional/final is missing"),
   ],
