@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ace_jax.plotting import PALETTE
+
 _COLORS = {"resilient": "#0072B2", "inequality": "#D55E00", "strict": "#000000", "none": "#009E73"}
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^v<>P*X"
 _SYMBOLS = {"resilient": r"$\rho$", "inequality": r"$\epsilon$"}
 _ENDS = {"strict": "strict", "none": "unconstrained"}
@@ -178,7 +179,7 @@ def at_measured_equivariance(found: Sequence[Rule]) -> Figure:
   networks = list(dict.fromkeys(rule.network for rule in found))
   names = list(dict.fromkeys(rule.name for rule in found))
   markers = dict(zip(names, itertools.cycle(_MARKERS), strict=False))
-  colors = dict(zip(names, itertools.cycle(_PALETTE), strict=False))
+  colors = dict(zip(names, itertools.cycle(PALETTE), strict=False))
   figure = Figure(figsize=(4.2 * (1 + len(networks)) + 1.8, 4), layout="constrained")
   left, *panels = figure.subplots(1, 1 + len(networks))
   left.axhspan(0.9, 1.1, color="0.9", lw=0)

@@ -203,7 +203,7 @@ def measure(
   key: PRNGKeyArray,
   elements: int = 4,
   batch_size: int = 100,
-) -> tuple[Scalar, Scalar]:
+) -> tuple[Scalar, Scalar, Scalar]:
   """Measures the gap of a predictor on held-out data.
 
   Args:
@@ -216,7 +216,8 @@ def measure(
     batch_size: Samples measured at once.
 
   Returns:
-    (gap, its standard error over samples): what of the gap that many samples can resolve.
+    (gap, its standard error over samples, its root over the root mean square of the prediction):
+    the error is what of the gap that many samples can resolve.
   """
 
   def predict(batch):
@@ -227,8 +228,11 @@ def measure(
     alone = jax.tree.map(lambda x: x[None], sample)
     prediction = predict(alone)
     keys = jax.random.split(key, elements)
-    return jnp.mean(jax.vmap(lambda k: symmetry.gaps(predict, prediction, alone, k)[0])(keys))
+    gaps = jax.vmap(lambda k: symmetry.gaps(predict, prediction, alone, k)[0])(keys)
+    return jnp.mean(gaps), jnp.mean(jnp.square(prediction))
 
   count = size(data)
-  values = jax.lax.map(one, (data, jax.random.split(key, count)), batch_size=batch_size)
-  return jnp.mean(values), jnp.std(values) / jnp.sqrt(count)
+  keys = jax.random.split(key, count)
+  gaps, squares = jax.lax.map(one, (data, keys), batch_size=batch_size)
+  gap = jnp.mean(gaps)
+  return gap, jnp.std(gaps) / jnp.sqrt(count), jnp.sqrt(gap / jnp.mean(squares))

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+from ace_jax.plotting import PALETTE
+
 _MARKERS = "osD^v<"
 
 
@@ -26,7 +27,7 @@ def flips(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for i, network in enumerate(networks):
       own = [r for r in rows if (r["network"], r["placing"]) == (network, placing)]
       share = 100 * np.mean([row["flips_along_x"] for row in own], axis=0)
-      style = {"color": _COLORS[i % 6], "marker": _MARKERS[i % 6], "ms": 4, "lw": 1.2}
+      style = {"color": PALETTE[i % 6], "marker": _MARKERS[i % 6], "ms": 4, "lw": 1.2}
       axes.plot(np.arange(len(share)), share, label=network, **style)
     axes.set(xlabel="cyclic shift along x (pixels)", ylabel="predictions that flip, %")
     seeds = len({row["seed"] for row in rows})
@@ -57,7 +58,7 @@ def accuracies(rows: Sequence[Mapping[str, Any]]) -> Figure:
         own = [r for r in rows if (r["bias"], r["constraint"]) == (bias, constraint)]
         values = [100 * row[f"{predictor}_test_accuracy"] for row in own]
         x, label = j + 0.4 * i - 0.2, predictor if j == 0 else None
-        axes.bar(x, np.mean(values), 0.38, color=_COLORS[i], alpha=0.75, label=label)
+        axes.bar(x, np.mean(values), 0.38, color=PALETTE[i], alpha=0.75, label=label)
         axes.plot([x] * len(values), values, "k.", ms=4)
     if bias != "none":
       axes.axhline(200 / 3, color="0.3", ls="--", lw=1, label="no invariant classifier is above")

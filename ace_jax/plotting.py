@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from ace_jax.history import Record
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, which colour-blind readers can tell apart."""
 _STYLES = ("-", "--", ":", "-.")
 _PREDICTORS = {
   "projection": r"projection $f_{\theta,0}$",
@@ -61,7 +61,7 @@ def validation_curve(
   """
   figure = Figure(figsize=(6.4, 4), layout="constrained")
   axes = figure.subplots()
-  color = iter(_COLORS * 4)
+  color = iter(PALETTE * 4)
   for label, records in histories.items():
     for predictor, name in _PREDICTORS.items():
       epochs, values = series(records, f"{metric}/{predictor}")
@@ -130,7 +130,7 @@ def equivariance_error(records: Sequence[Record]) -> Figure:
   """Draws the relative equivariance error of both predictors over epochs."""
   figure = Figure(figsize=(6.4, 4), layout="constrained")
   axes = figure.subplots()
-  for color, (predictor, name) in zip(_COLORS, _PREDICTORS.items(), strict=False):
+  for color, (predictor, name) in zip(PALETTE, _PREDICTORS.items(), strict=False):
     epochs, values = series(records, f"equivariance/{predictor}")
     if len(epochs):
       axes.plot(epochs, values, color=color, lw=1.4, label=name)
@@ -164,7 +164,7 @@ def trajectories(
     for k in range(samples):
       axes = grid[row, k]
       for particle in range(positions.shape[1]):
-        color = _COLORS[particle % len(_COLORS)]
+        color = PALETTE[particle % len(PALETTE)]
         if paths is not None:
           axes.plot(*paths[k, :, particle, [i, j]], color=color, lw=1)
         start, end = positions[k, particle], targets[k, particle]
@@ -203,7 +203,7 @@ def sample_efficiency(results: Mapping[str, Mapping[int, Sequence[float]]]) -> F
   figure = Figure(figsize=(6.4, 4), layout="constrained")
   axes = figure.subplots()
   seeds = {len(values) for sizes in results.values() for values in sizes.values()}
-  for color, (label, sizes) in zip(_COLORS, results.items(), strict=False):
+  for color, (label, sizes) in zip(PALETTE, results.items(), strict=False):
     counts = sorted(sizes)
     means = [np.mean(sizes[n]) for n in counts]
     spread = [np.std(sizes[n]) for n in counts]
@@ -231,7 +231,7 @@ def against_reference(
   """
   figure = Figure(figsize=(6.4, 4), layout="constrained")
   axes = figure.subplots()
-  for color, (label, seeds) in zip(_COLORS, curves.items(), strict=False):
+  for color, (label, seeds) in zip(PALETTE, curves.items(), strict=False):
     runs = [dict(zip(*series(records, key), strict=True)) for records in seeds]
     epochs = sorted(set.intersection(*(set(run) for run in runs)))
     values = np.array([[run[epoch] for epoch in epochs] for run in runs])
@@ -239,7 +239,7 @@ def against_reference(
     axes.plot(epochs, mean, color=color, lw=1.4, label=f"{label} ({len(runs)} seeds, +- 2 std)")
     low = np.maximum(mean - 2 * spread, values.min() / 2)
     axes.fill_between(epochs, low, mean + 2 * spread, color=color, alpha=0.2, lw=0)
-  for color, (label, (epochs, values)) in zip(_COLORS, reference.items(), strict=False):
+  for color, (label, (epochs, values)) in zip(PALETTE, reference.items(), strict=False):
     axes.plot(epochs, values, color=color, lw=1.2, ls="--", label=label)
   axes.set(xlabel="epoch", ylabel=ylabel, yscale="log")
   axes.grid(alpha=0.25, which="both")

@@ -26,7 +26,7 @@ from benchmarks import mutations
 from benchmarks.acclaim_sample import MOTION, SKELETON
 from data import acclaim, mocap, mocap_download, nbody, walker
 from data.errors import DataError
-from experiments import mocap_table, runs, stored, table
+from experiments import mocap_table, rivals_table, runs, stored, table
 
 LONGEST = 10
 """Seconds after which a case counts as hung."""
@@ -372,6 +372,7 @@ def _result(folder: Path, real: Path | None, trap: Path):
     result = stored.read_result(path)
     table.nbody_rows([result, result])
     mocap_table.rows([result, result])
+    rivals_table.rows([result, result])
     if result["experiment"] in ("nbody", "mocap"):
       reference.comparable(result)
 

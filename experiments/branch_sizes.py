@@ -10,9 +10,9 @@ from typing import Any
 import jax
 
 from ace_jax import epochs, homotopy, parallel, task
-from experiments import problems
+from experiments import choices, problems
 
-SIZE = {"mlp": "relaxation_features", "spectral_mlp": "relaxation_features", "low_rank": "rank"}
+SIZE = {branch: size for size, branches in choices.SIZES.items() for branch in branches}
 """The setting that is a branch's size; a linear branch has none."""
 
 _LARGEST = 4096

@@ -9,17 +9,11 @@ from typing import Any
 from absl import flags
 
 from experiments import replicas
+from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, SIZES
 from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
 
-_ON_GAMMA = ["strict", "none", "equality", "inequality", "resilient", "ridge", "one_sided"]
-FUNCTIONAL = ["functional", "functional_resilient"]
-CONSTRAINTS = [*_ON_GAMMA, "schedule", "remul", "augment", *FUNCTIONAL]
-PLAIN_MODELS = {"mpnn", "transformer"}
-"""Models without any equivariant part, and so without gamma."""
-SIZES = {"relaxation_features": ("mlp", "spectral_mlp"), "rank": ("low_rank",)}
-"""Sizes of branches, and the branches that have them."""
 _FOR_PLAIN = {"strict", "remul", "augment", *FUNCTIONAL}
 _WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided", *FUNCTIONAL}
 _RELAXED = {*CONSTRAINTS} - {"strict"}

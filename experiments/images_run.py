@@ -6,7 +6,6 @@ from typing import Any
 
 import tqdm
 
-from ace_jax import history
 from ace_jax.symmetry import report
 from experiments import images_bias, images_shifts, images_training, runs, text
 
@@ -53,9 +52,8 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
         }
         for (bias, constraint), generators in found.reports.items()
       ],
-      "environment": runs.environment(),
     }
-    history.write_json(place / runs.RESULT, runs.portable(result))
+    runs.write_result(place, result)
     (place / "figures").mkdir(exist_ok=True)
     draw(place / "figures", rows, found)
   say(rows, found)

@@ -1,6 +1,7 @@
 """The first part of `experiments.images`: what subsampling and padding do to ordinary CNNs."""
 
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import jax
@@ -124,25 +125,16 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
   shown = []
   for key in keys:
     own = [row for row in rows if (row["network"], row["placing"]) == key]
-    layers = {name: mean(row["equivariance_error"][name] for row in own) for name in _names(own)}
+    layers = [row["equivariance_error"] for row in own]
     shown.append(
       [
         ", ".join(key),
         *(f"{100 * mean(row[name] for row in own):.1f}%" for name in _SHARES),
         f"{mean(row['invariance_error'] for row in own):.1e}",
-        " ".join(f"{error:.0e}" for error in layers.values()),
+        " ".join(f"{mean(errors[name] for errors in layers):.0e}" for name in sorted(layers[0])),
       ]
     )
   return header, shown
 
 
 _SHARES = ("test_accuracy", "uniform_accuracy", "flips_one_pixel", "flips_random_shift")
-
-
-def _names(rows: list[dict[str, Any]]) -> list[str]:
-  return sorted(rows[0]["equivariance_error"])
-
-
-def mean(values: Any) -> float:
-  """Returns the mean of numbers."""
-  return float(np.mean(list(values)))

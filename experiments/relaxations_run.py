@@ -111,9 +111,7 @@ def write(place: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) -> 
   print(f"\n{text.table(_HEADER, lines)}\n")
   kept = [{**one, "runs": [_summary(result) for result in one["runs"]]} for one in entries]
   result = {"experiment": "relaxations", "asked": asked, "entries": kept}
-  history.write_json(
-    place / runs.RESULT, runs.portable({**result, "environment": runs.environment()})
-  )
+  runs.write_result(place, result)
   history.write_text(place / "table.md", text.markdown(_HEADER, lines) + "\n")
   drawn: dict[str, list[comparison_plots.Entry]] = {}
   for one in entries:

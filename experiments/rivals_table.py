@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from data.errors import DataError
 from experiments import stored, text
-from experiments.flags import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS
+from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS
 
 HEADER = [
   *("run", "predictor", "train", "epochs", "seeds", "test MSE"),
@@ -57,7 +57,7 @@ class Line(NamedTuple):
     constants = [f"{name}={settings[name]:g}" for name in known]
     if settings.get("weighting") == "gradnorm":
       constants.append("GradNorm")
-    if self.constraint.startswith("functional"):
+    if self.constraint in FUNCTIONAL:
       constants.append(f"{settings['dual_optimizer']} {settings['dual_lr']:g}")
     decay = settings.get("decay_epochs")
     if decay:

@@ -73,6 +73,11 @@ def write_config(folder: Path, settings: dict[str, Any]) -> None:
   history.write_json(folder / CONFIG, {"settings": settings, "environment": environment()})
 
 
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+  """Writes the result.json of a comparison: what it found, and what it ran on."""
+  history.write_json(folder / RESULT, portable({**result, "environment": environment()}))
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
   """Reads the settings of a folder's config.json; {} where there is none that can be read."""
   try:

@@ -82,6 +82,15 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
   return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"])
 
 
+def _figure() -> Path:
+  if FLAGS.table != "rivals":
+    raise UsageError(f"--figure is drawn of --table=rivals alone, not of --table={FLAGS.table}.")
+  figure = Path(FLAGS.figure)
+  if figure.suffix != ".png" or not figure.parent.is_dir():
+    raise UsageError(f"--figure={figure} must be a .png in a folder that exists.")
+  return figure
+
+
 def main() -> None:
   """Prints the table.
 
@@ -90,11 +99,7 @@ def main() -> None:
   """
   from experiments import mocap_table, rivals_table, text
 
-  if FLAGS.figure and FLAGS.table != "rivals":
-    raise UsageError(f"--figure is drawn of --table=rivals alone, not of --table={FLAGS.table}.")
-  figure = Path(FLAGS.figure or "a.png")
-  if figure.suffix != ".png" or not figure.parent.is_dir():
-    raise UsageError(f"--figure={figure} must be a .png in a folder that exists.")
+  figure = _figure() if FLAGS.figure else None
   found = read(FLAGS.folders or [f"results/{FLAGS.table}"])
   header, rows = {
     "nbody": lambda: (NBODY_HEADER, nbody_rows(found)),
@@ -102,7 +107,7 @@ def main() -> None:
     "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(found)),
   }[FLAGS.table]()
   print({"text": text.table, "markdown": text.markdown, "latex": latex}[FLAGS.format](header, rows))
-  if FLAGS.figure:
+  if figure:
     try:
       rivals_table.draw(found, figure)
     except OSError as error:

@@ -141,9 +141,7 @@ def write(place: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> N
   lines = rows(points)
   print(f"\n{text.table(_HEADER, lines)}\n")
   result = {"experiment": "tradeoff", "asked": asked, "points": points}
-  history.write_json(
-    place / runs.RESULT, runs.portable({**result, "environment": runs.environment()})
-  )
+  runs.write_result(place, result)
   history.write_text(place / "table.md", text.markdown(_HEADER, lines) + "\n")
   plotting.save(comparison_plots.tradeoff(curves(points)), place / "tradeoff.png")
   print(f"Everything is in {place}: result.json, table.md, tradeoff.png, a folder a program.")

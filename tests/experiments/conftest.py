@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -18,3 +23,20 @@ def data_file(tmp_path_factory):
   path = tmp_path_factory.mktemp("data") / "small.npz"
   np.savez(path, **arrays)
   return path
+
+
+@pytest.fixture
+def run(request):
+  """Starts the experiment that the test's module names EXPERIMENT, with flags."""
+
+  def start(*flags):
+    return subprocess.run(
+      [sys.executable, "-m", f"experiments.{request.module.EXPERIMENT}", *map(str, flags)],
+      cwd=Path(__file__).parent.parent.parent,
+      env={**os.environ, "XLA_FLAGS": ""},
+      capture_output=True,
+      text=True,
+      timeout=600,
+    )
+
+  return start

@@ -1,25 +1,10 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from experiments import detection_run
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def run(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.detection", *map(str, arguments)],
-    cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": ""},
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
+EXPERIMENT = "detection"
 
 
 def campaign(**changes):
@@ -64,7 +49,7 @@ def test_right_verdicts_are_counted(tmp_path, capsys):
     (["--gravity=", "--wind=", "--anisotropy="], "nothing to do"),
   ],
 )
-def test_usage_errors(flags, says):
+def test_usage_errors(run, flags, says):
   done = run(*flags)
   assert done.returncode == 2
   assert says in done.stderr
@@ -72,7 +57,7 @@ def test_usage_errors(flags, says):
 
 
 @pytest.mark.slow
-def test_strong_gravity_is_found_and_nothing_is_repeated(tmp_path):
+def test_strong_gravity_is_found_and_nothing_is_repeated(run, tmp_path):
   flags = ["--gravity=3", "--wind=", "--anisotropy=", "--seeds=2", "--data_sets=1"]
   done = run(*flags, "--epochs=20", f"--workdir={tmp_path}")
   assert done.returncode == 0, done.stderr

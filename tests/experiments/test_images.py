@@ -1,9 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +10,7 @@ from ace_jax import homotopy
 from ace_jax.symmetry import report
 from experiments import images_bias, images_shifts, images_training
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def run(*flags):
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.images", *map(str, flags)],
-    cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": ""},
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
+EXPERIMENT = "images"
 
 
 def rolled_batch(count=8):
@@ -35,7 +20,7 @@ def rolled_batch(count=8):
   return {"image": image, "label": (columns >= 12).astype(int)}
 
 
-def test_the_networks_are_those_of_the_flags_and_of_one_size():
+def test_the_networks_are_those_of_the_flags_and_of_one_size(run):
   # The flags' module is not imported, since its flags are also those of other experiments.
   assert f"take some of {','.join(images_shifts.NETWORKS)}." in run("--networks=a").stderr
   sizes = set()
@@ -67,7 +52,7 @@ def test_seeds_are_joined_and_a_bias_along_x_is_named():
 
 
 @pytest.mark.slow
-def test_both_parts_end_to_end(tmp_path):
+def test_both_parts_end_to_end(run, tmp_path):
   flags = ["--networks=strided", "--constraint=resilient", "--bias=x", "--epochs=1"]
   done = run(*flags, f"--workdir={tmp_path / 'run'}")
   assert done.returncode == 0, done.stderr
@@ -105,7 +90,7 @@ def test_both_parts_end_to_end(tmp_path):
     (["--networks=", "--constraint="], "nothing to do"),
   ],
 )
-def test_usage_errors(flags, says):
+def test_usage_errors(run, flags, says):
   done = run(*flags)
   assert done.returncode == 2
   assert says in done.stderr
@@ -113,7 +98,7 @@ def test_usage_errors(flags, says):
 
 
 @pytest.mark.slow
-def test_the_report_finds_the_bias_and_raises_no_alarm_without(tmp_path):
+def test_the_report_finds_the_bias_and_raises_no_alarm_without(run, tmp_path):
   flags = ["--networks=", "--constraint=resilient", f"--workdir={tmp_path / 'run'}"]
   done = run(*flags)
   assert done.returncode == 0, done.stderr

@@ -1,0 +1,9 @@
+"""Names that flags and tables share; defines no flag, so that any program may import it."""
+
+_ON_GAMMA = ["strict", "none", "equality", "inequality", "resilient", "ridge", "one_sided"]
+FUNCTIONAL = ["functional", "functional_resilient"]
+CONSTRAINTS = [*_ON_GAMMA, "schedule", "remul", "augment", *FUNCTIONAL]
+PLAIN_MODELS = {"mpnn", "transformer"}
+"""Models without any equivariant part, and so without gamma."""
+SIZES = {"relaxation_features": ("mlp", "spectral_mlp"), "rank": ("low_rank",)}
+"""Sizes of branches, and the branches that have them."""
