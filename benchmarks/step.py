@@ -29,8 +29,7 @@ def main(argv: list[str]) -> None:
   """Prints the JSON line."""
   del argv
   problem = steps.problem(FLAGS.model, FLAGS.formulation)
-  plain = FLAGS.strict or not steps.relaxes(FLAGS.model)
-  constraint = "strict" if plain else "none" if FLAGS.unconstrained else "equality"
+  constraint = steps.constraint(FLAGS.model, FLAGS.strict, FLAGS.unconstrained)
   epoch = steps.Epoch(problem, [steps.start(problem, constraint)] * FLAGS.replicas)
   epoch()
   before = machine.product_ms()

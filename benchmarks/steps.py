@@ -95,6 +95,12 @@ def relaxes(name: str) -> bool:
   return name != "mpnn"
 
 
+def constraint(name: str, strict: bool, unconstrained: bool) -> str:
+  """Returns the formulation that is timed of a model: equality, unless asked for another."""
+  plain = strict or not relaxes(name)
+  return "strict" if plain else "none" if unconstrained else "equality"
+
+
 def start(problem: Problem, constraint: str, seed: int = 0) -> state.AceState:
   """Returns the start of a run.
 
