@@ -1,9 +1,11 @@
 """Every benchmark of speed, each in a process of its own: `python -m benchmarks.all`.
 
-Each leaves its line of JSON in --results, as NAME.json, and the table of all that is there is
-printed and written beside them. About ten minutes on two quiet cores; on a busy machine times mean
-little, and products, taken in the same process, a little more. --readme puts the table into
-README.md.
+Each leaves its line of JSON as NAME.json in a folder of --results that has the name of the
+processor and its cores, so that no processor's numbers replace another's. The table of this
+processor is printed and written beside them; README.md of --results has a column for every
+processor, and so has the project's README.md with --readme. `--only=` measures nothing and writes
+the tables anew. About ten minutes on two quiet cores; on a busy machine times mean little, and
+products, taken in the same process, a little more.
 """
 
 import json
@@ -16,12 +18,12 @@ from pathlib import Path
 from absl import app, flags
 
 from ace_jax import history
-from benchmarks import speed_table
+from benchmarks import machine, speed_table
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("only", None, "Names of benchmarks; by default all.")
-flags.DEFINE_string("results", "benchmarks/results", "Folder of the JSON files and the table.")
-flags.DEFINE_bool("readme", False, "Put the table into README.md too.")
+flags.DEFINE_list("only", None, "Names of benchmarks; by default all, and none if empty.")
+flags.DEFINE_string("results", "benchmarks/results", "Has a folder a processor.")
+flags.DEFINE_bool("readme", False, "Put the table of all processors into README.md.")
 flags.DEFINE_integer("timeout", 900, "Seconds that one benchmark may take.", lower_bound=1)
 
 TABLE = "README.md"
@@ -49,8 +51,12 @@ BENCHMARKS = {
 """The module and the flags of each."""
 
 
-def run(name: str, results: Path) -> str:
-  """Runs a benchmark and keeps its line; returns what went wrong, or nothing."""
+def run(name: str, results: Path) -> tuple[str, str]:
+  """Runs a benchmark, and keeps its line in the folder of its processor.
+
+  Returns:
+    The name of the folder, and what went wrong; one of them is empty.
+  """
   environment = {**os.environ}
   environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # compilation is timed
   command = BENCHMARKS[name]
@@ -63,40 +69,60 @@ def run(name: str, results: Path) -> str:
       timeout=FLAGS.timeout,
     )
   except subprocess.TimeoutExpired:
-    return f"took more than {FLAGS.timeout} s"
+    return "", f"took more than {FLAGS.timeout} s"
   lines = done.stdout.strip().splitlines()
   if done.returncode or not lines:
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return "", (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
   found = json.loads(lines[-1])
-  history.write_json(results / f"{name}.json", {**found, "command": " ".join(command)})
-  return ""
+  folder = machine.folder(found["machine"])
+  (results / folder).mkdir(parents=True, exist_ok=True)
+  history.write_json(results / folder / f"{name}.json", {**found, "command": " ".join(command)})
+  return folder, ""
+
+
+def write_tables(results: Path, readme: Path | None) -> dict[str, speed_table.Table]:
+  """Writes the table of each processor into its folder, and that of all above them.
+
+  Args:
+    results: Has a folder a processor.
+    readme: A file that has that table too, between its marks, or None.
+
+  Returns:
+    The tables, by the names of their folders.
+  """
+  tables = speed_table.read_all(results, [*BENCHMARKS])
+  for folder, table in tables.items():
+    history.write_text(results / folder / TABLE, f"# Speed\n\n{speed_table.markdown(table)}")
+  together = speed_table.side_by_side([*tables.values()])
+  links = "\n".join(f"- [{table.title}]({folder}/{TABLE})" for folder, table in tables.items())
+  history.write_text(results / TABLE, f"# Speed\n\n{links}\n\n{together}")
+  if readme:
+    history.write_text(readme, speed_table.insert(readme.read_text(), together))
+  return tables
 
 
 def main(argv: list[str]) -> None:
   """Runs what is asked for, and writes the table."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
-  names = FLAGS.only or [*BENCHMARKS]
+  names = [*BENCHMARKS] if FLAGS.only is None else FLAGS.only
   unknown = [name for name in names if name not in BENCHMARKS]
   if unknown:
     raise app.UsageError(f"--only={unknown[0]} is none of {', '.join(BENCHMARKS)}.")
   results = Path(FLAGS.results)
   results.mkdir(parents=True, exist_ok=True)
-  failed = {}
+  failed, folders = {}, {}
   for name in names:
     begin = time.perf_counter()
-    complaint = run(name, results)
+    folder, complaint = run(name, results)
     if complaint:
       failed[name] = complaint
+    else:
+      folders[folder] = None
     print(f"{name}: {complaint or 'done'} ({time.perf_counter() - begin:.0f} s)", flush=True)
-  found = {name: results / f"{name}.json" for name in BENCHMARKS}
-  rows, machine = speed_table.read({name: path for name, path in found.items() if path.exists()})
-  print(f"\n{speed_table.terminal(rows)}\n\n{machine}")
-  table = speed_table.markdown(rows, machine)
-  history.write_text(results / TABLE, f"# Speed\n\n{table}")
-  if FLAGS.readme:
-    readme = Path("README.md")
-    history.write_text(readme, speed_table.insert(readme.read_text(), table))
+  tables = write_tables(results, Path("README.md") if FLAGS.readme else None)
+  for folder in folders or tables:
+    print(f"\n{speed_table.terminal(tables[folder])}")
   if failed:
     sys.exit(f"error: {', '.join(failed)} failed; the table has what was measured before.")
 

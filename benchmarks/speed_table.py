@@ -1,10 +1,12 @@
-"""The table of what `benchmarks.all` found."""
+"""The tables of what `benchmarks.all` found: one a processor, and one of all processors."""
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import machine
 from experiments import text
 
 HEADER = ["what", "time", "products", "arithmetic floor", "of matmul rate", "compile", "command"]
@@ -18,36 +20,88 @@ _NAMES = {
 Row = list[str]
 
 
-def read(paths: Mapping[str, Path]) -> tuple[list[Row], str]:
-  """Reads reports, and returns the rows of the table, and a line about the machines."""
-  rows, machines, products = [], {}, []
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """What was measured on one processor.
+
+  Attributes:
+    title: The processor, or how all that the reports name differ.
+    rows: As `HEADER` says.
+    about: A line about the machine and its product.
+  """
+
+  title: str
+  rows: list[Row]
+  about: str
+
+
+def read(paths: Mapping[str, Path]) -> Table:
+  """Reads the reports of one processor; there is at least one."""
+  rows, titles, machines, products = [], {}, {}, []
   for path in paths.values():
     found = json.loads(path.read_text())
     rows += _ROWS[found["benchmark"]](found)
     products.append(found["product_ms"])
     about = found["machine"]
+    titles[machine.title(about)] = None
     label = f"{about['cores']} cores of {about['processor']}, {about['device']}, JAX {about['jax']}"
     machines[label] = None
-  about = "; ".join(machines)
-  if products:
-    about += (
-      f". A product, one 2048 x 2048 float32 matrix product in the same process, took "
-      f"{min(products):.0f} to {max(products):.0f} ms."
-    )
-  return rows, about
-
-
-def terminal(rows: list[Row]) -> str:
-  """Formats the table as text."""
-  return text.table(HEADER[:-1], [row[:-1] for row in rows])
-
-
-def markdown(rows: list[Row], machine: str) -> str:
-  """Formats the table, and what stands below it, as Markdown."""
-  return (
-    f"{text.markdown(HEADER, rows)}\n\n{machine} The floor is the step's operations (XLA's count) "
-    "at the rate of that product.\n"
+  about = (
+    f"{'; '.join(machines)}. A product, one 2048 x 2048 float32 matrix product in the same "
+    f"process, took {min(products):.0f} to {max(products):.0f} ms."
   )
+  return Table("; ".join(titles), rows, about)
+
+
+def read_all(results: Path, names: Sequence[str]) -> dict[str, Table]:
+  """Reads the reports of every processor.
+
+  Args:
+    results: A folder that has a folder a processor.
+    names: Of the reports, in the order of the rows.
+
+  Returns:
+    A table for each folder, by its name.
+  """
+  tables = {}
+  for place in sorted(path for path in results.iterdir() if path.is_dir()):
+    paths = {name: place / f"{name}.json" for name in names}
+    if there := {name: path for name, path in paths.items() if path.exists()}:
+      tables[place.name] = read(there)
+  return tables
+
+
+def terminal(table: Table) -> str:
+  """Formats the table of a processor as text."""
+  return f"{text.table(HEADER[:-1], [row[:-1] for row in table.rows])}\n\n{table.about}"
+
+
+def markdown(table: Table) -> str:
+  """Formats the table of a processor, and what stands below it, as Markdown."""
+  return (
+    f"{text.markdown(HEADER, table.rows)}\n\n{table.about} The floor is the step's operations "
+    "(XLA's count) at the rate of that product.\n"
+  )
+
+
+def side_by_side(tables: Sequence[Table]) -> str:
+  """Formats the times of all processors, a column each, as Markdown.
+
+  A cell is a time, with the products that it is worth and the part of their rate that the
+  arithmetic reaches.
+  """
+  cells: dict[tuple[str, str], dict[str, str]] = {}
+  for table in tables:
+    for what, time, products, _, rate, _, command in table.rows:
+      aside = ", ".join(part for part in (products, rate) if part)
+      row = cells.setdefault((what, command), {})
+      row[table.title] = f"{time} ({aside})" if aside else time
+  header = ["what", *(table.title for table in tables), "command"]
+  rows = [
+    [what, *(row.get(table.title, "") for table in tables), command]
+    for (what, command), row in cells.items()
+  ]
+  return "\n\n".join([text.markdown(header, rows), *(table.about for table in tables)]) + "\n"
 
 
 def insert(readme: str, table: str) -> str:
@@ -91,8 +145,9 @@ def _step(found: dict[str, Any]) -> list[Row]:
 
 
 def _replicas(found: dict[str, Any]) -> list[Row]:
-  label = f"{found['replicas']} replicas of the {_NAMES[found['model']]} step"
-  return [_row(f"{label}: {found['ratio']:.2f} +- {found['ratio_error']:.2f} times one", found)]
+  ratio = f"{found['ratio']:.2f} +- {found['ratio_error']:.2f} times one"
+  time = f"{_milliseconds(found['median_ms'])}, {ratio}"
+  return [_row(f"{found['replicas']} replicas of the {_NAMES[found['model']]} step", found, time)]
 
 
 def _overhead(found: dict[str, Any]) -> list[Row]:

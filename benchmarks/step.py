@@ -2,7 +2,8 @@
 
 `python -m benchmarks.step --model=segnn` ends with one line of JSON. The unit `products` is the
 time over that of a 2048 x 2048 float32 product in the same process, taken just before and after;
-`floor_ms` is what the step's operations take at the product's rate.
+`floor_ms` is what the step's operations take at the product's rate. --profile adds where the time
+goes, by kind of kernel and for the kernels that take longest, with the lines that they come from.
 """
 
 import json
@@ -11,7 +12,7 @@ import statistics
 import jax
 from absl import app, flags
 
-from benchmarks import machine, steps
+from benchmarks import kernels, machine, steps
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "segnn", steps.MODELS, "Which training step.")
@@ -23,12 +24,15 @@ flags.DEFINE_bool("strict", False, "Time the plain equivariant model instead.")
 flags.DEFINE_bool("unconstrained", False, "Leave out multipliers and violations.")
 flags.DEFINE_integer("epochs", 9, "Epochs to take the median of.", lower_bound=1)
 flags.DEFINE_string("trace", None, "Folder for a trace of one more epoch, by jax.profiler.")
+flags.DEFINE_bool("profile", False, "Print where the time of one more epoch goes.")
 
 
 def main(argv: list[str]) -> None:
   """Prints the JSON line."""
   del argv
   problem = steps.problem(FLAGS.model, FLAGS.formulation)
+  if FLAGS.profile:  # a program from JAX's cache would name the lines of the day it was compiled
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
   constraint = steps.constraint(FLAGS.model, FLAGS.strict, FLAGS.unconstrained)
   epoch = steps.Epoch(problem, [steps.start(problem, constraint)] * FLAGS.replicas)
   epoch()
@@ -54,6 +58,10 @@ def main(argv: list[str]) -> None:
     "compile_seconds": round(epoch.compile_seconds, 1),
     "machine": machine.describe(),
   }
+  if FLAGS.profile:
+    measured = kernels.profile(epoch.text(), epoch, epoch.steps)
+    print(kernels.tables(*measured))
+    report["profile"] = kernels.report(*measured)
   print(json.dumps(report))
 
 

@@ -169,6 +169,10 @@ class Epoch:
     self.losses = jax.block_until_ready((self.states, outputs))[1].loss
     return 1e3 * (time.perf_counter() - begin) / self.steps
 
+  def text(self) -> str:
+    """Returns the compiled program."""
+    return self._run.as_text()
+
 
 def _count(stage: Any, name: str) -> float | None:
   try:
