@@ -301,6 +301,8 @@ def main(argv: list[str], root: Path = ROOT) -> None:
     for model in FLAGS.model:
       if model not in steps.MODELS:
         raise CompareError(f"--model={model} is none of {', '.join(steps.MODELS)}.")
+      if FLAGS.formulation != "auto" and model != "segnn":
+        raise CompareError(f"--formulation is SEGNN's alone; {model} has none.")
     print(json.dumps(compare(root, argv[1], FLAGS.model)))
   except CompareError as error:
     sys.exit(f"error: {error}")

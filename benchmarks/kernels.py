@@ -195,13 +195,14 @@ def tables(kernels: Sequence[Kernel], milliseconds: float) -> str:
     return [f"{time:.3f} ms", f"{time / milliseconds:.1%}"]
 
   def longest(some: Iterable[Kernel]) -> str:
-    header = ["kernel", "a step", "share", "runs", "kind", "shape", "line", "from"]
+    header = ["kernel", "a step", "share", "runs", "kind", "mark", "shape", "line", "from"]
     rows = [
       [
         kernel.name,
         *cells(kernel.milliseconds),
         f"{kernel.runs:.3g}",
-        f"{kernel.kind} ({kernel.mark})" if kernel.mark else kernel.kind,
+        kernel.kind,
+        kernel.mark,
         kernel.shape,
         kernel.line,
         module_path(kernel.op_name),

@@ -8,6 +8,7 @@ goes, by kind of kernel and for the kernels that take longest, with the lines th
 
 import json
 import statistics
+import sys
 
 import jax
 from absl import app, flags
@@ -60,6 +61,8 @@ def main(argv: list[str]) -> None:
   }
   if FLAGS.profile:
     measured = kernels.profile(epoch.text(), epoch, epoch.steps)
+    if not measured[0]:
+      sys.exit("error: the trace names no kernel of the program; --profile reads traces of CPUs.")
     print(kernels.tables(*measured))
     report["profile"] = kernels.report(*measured)
   print(json.dumps(report))

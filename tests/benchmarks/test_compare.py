@@ -119,6 +119,7 @@ def test_pairs_of_both_trees_by_turns(repository):
     ([], "give one commit to compare with, not 0."),
     (["empty"], "empty has no benchmarks/steps.py, by which steps are timed"),
     (["old", "--model=egoo"], "--model=egoo is none of segnn, egno"),
+    (["old", "--model=egno", "--formulation=fast"], "--formulation is SEGNN's alone"),
     (["old", "--model=tfn"], "commit old cannot be timed: ValueError: it knows no model 'tfn'"),
   ],
 )
