@@ -51,8 +51,13 @@ BENCHMARKS = {
 """The module and the flags of each."""
 
 
-def run(name: str, results: Path) -> tuple[str, str]:
+def run(name: str, results: Path, timeout: int) -> tuple[str, str]:
   """Runs a benchmark, and keeps its line in the folder of its processor.
+
+  Args:
+    name: One of `BENCHMARKS`.
+    results: Has a folder a processor.
+    timeout: Seconds that it may take.
 
   Returns:
     The name of the folder, and what went wrong; one of them is empty.
@@ -66,10 +71,10 @@ def run(name: str, results: Path) -> tuple[str, str]:
       env=environment,
       capture_output=True,
       text=True,
-      timeout=FLAGS.timeout,
+      timeout=timeout,
     )
   except subprocess.TimeoutExpired:
-    return "", f"took more than {FLAGS.timeout} s"
+    return "", f"took more than {timeout} s"
   lines = done.stdout.strip().splitlines()
   if done.returncode or not lines:
     return "", (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -114,7 +119,7 @@ def main(argv: list[str]) -> None:
   failed, folders = {}, {}
   for name in names:
     begin = time.perf_counter()
-    folder, complaint = run(name, results)
+    folder, complaint = run(name, results, FLAGS.timeout)
     if complaint:
       failed[name] = complaint
     else:

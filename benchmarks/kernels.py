@@ -150,7 +150,7 @@ def module_path(op_name: str) -> str:
   `jit(f)/while/body/transpose(jvp(Net))/dense/add` is "Net/dense/add, backward".
   """
   parts = []
-  for part in op_name.split("/"):
+  for part in op_name.split(";")[0].split("/"):  # one of several that were merged
     inner = re.sub(
       r"^(?:(?:jvp|transpose|vmap|remat|checkpoint|rematted_computation)\()+", "", part
     )

@@ -16,7 +16,9 @@ class Net(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    x = nn.silu(nn.Dense(32, name="first")(x))  # its derivative meets a weight gradient
+    x = nn.silu(
+      nn.Dense(32, use_bias=False, name="first")(x)
+    )  # its derivative meets a weight gradient
     return nn.Dense(16, name="second")(x)
 
 
