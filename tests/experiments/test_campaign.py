@@ -395,3 +395,47 @@ def test_comparisons(tmp_path):
   (tmp_path / "strict_1" / "result.json").write_text("{}")
   with pytest.raises(DataError, match="has no number predictors/projection/test_mse"):
     campaign_compare.table(plan, tmp_path)
+
+
+PARSE = """
+import importlib, json, sys
+from absl import flags
+from absl.testing import flagsaver
+
+module, *commands = json.loads(sys.stdin.read())
+experiment = importlib.import_module(module)
+for command in commands:
+  with flagsaver.flagsaver():
+    flags.FLAGS([module, *command, "--dry_run"])
+    try:
+      experiment.main()
+    except Exception as error:
+      sys.exit(f"{' '.join(command)}: {error}")
+sys.exit("JAX was imported" if "jax" in sys.modules else 0)
+"""
+
+
+def test_every_command_of_the_plan_is_one_of_its_module():
+  plan = campaign_plan.read(ROOT / "results" / "campaign.json")
+  commands: dict[str, list[list[str]]] = {}
+  for one in plan.runs:
+    commands.setdefault(one.command[0], []).append([*one.command[1:], "--workdir=w"])
+  assert {*commands} == {"experiments.nbody", "experiments.mocap"}
+  for module, own in commands.items():
+    done = subprocess.run(
+      [sys.executable, "-c", PARSE],
+      input=json.dumps([module, *own]),
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(own)
+
+
+def test_the_plan_begins_with_both_rules_of_seed_1():
+  plan = campaign_plan.read(ROOT / "results" / "campaign.json")
+  first = [run.name for run in plan.runs[:3]]
+  assert first == ["nbody_equality_seed1", "nbody_strict_seed1", "nbody_equality_seed2"]
+  groups = [run.group for run in plan.runs]
+  assert groups == sorted(groups, key=list(dict.fromkeys(groups)).index)  # in one piece each
