@@ -16,7 +16,7 @@ from ace_jax import history
 from ace_jax.errors import AceError
 from data.errors import DataError
 from experiments import artifacts, campaign_state, programs, runs, stored, text
-from experiments.campaign_plan import Plan
+from experiments.campaign_plan import Plan, Run
 from experiments.campaign_state import Program, State
 from experiments.usage import UsageError
 
@@ -109,7 +109,7 @@ class _Runner:
     for task in self._tasks:
       if task.ended():
         continue
-      left = campaign_state.minutes_left(task, self._tasks)
+      left = campaign_state.minutes_left(task, campaign_state.speeds(self._tasks))
       if self._deadline is not None and time.monotonic() + 60 * left > self._deadline:
         self._left_out.append(task.name)
         continue
@@ -138,7 +138,7 @@ class _Runner:
     self._started[task.name] = time.monotonic()
     self._state.running.append(task.name)
     self._write()
-    left = campaign_state.minutes_left(task, self._tasks)
+    left = campaign_state.minutes_left(task, campaign_state.speeds(self._tasks))
     print(
       f"{task.name}: started at commit {entry['commit'][:12]}, about {left:.0f} minutes", flush=True
     )
@@ -280,13 +280,14 @@ def _fix_comparisons(plan: Plan, state: State) -> None:
 def status(plan: Plan, state: State) -> str:
   """Returns a table of all runs: what is done, what runs, how long the rest takes."""
   tasks = campaign_state.programs(plan, state, together=False)
+  measured = campaign_state.speeds(tasks)
   alive, rows, total = state.runner() is not None, [], 0.0
   counts = dict.fromkeys(("done", "running", "failed", "saved", "waiting"), 0)
   for task in tasks:
     entry = state.programs.get(task.name)
-    left = campaign_state.minutes_left(task, tasks)
+    left = campaign_state.minutes_left(task, measured)
     total += left
-    progress = task.progress()
+    _, progress = measured.get(task.name, (task, None))
     for one in task.runs:
       how = _how(task, one, entry, alive and task.name in state.running)
       counts[how] += 1
@@ -306,8 +307,8 @@ def status(plan: Plan, state: State) -> str:
   )
 
 
-def _how(task: Program, one: object, entry: dict | None, running: bool) -> str:
-  if task.finished(one):  # pyright: ignore[reportArgumentType]
+def _how(task: Program, one: Run, entry: dict | None, running: bool) -> str:
+  if task.finished(one):
     return "done"
   if running:
     return "running"

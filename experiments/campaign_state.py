@@ -25,6 +25,7 @@ STATE, RUNS, COMMITS, LOCK = "state.json", "runs", "commits", ".lock"
 _RESULT, _CONFIG, _METRICS = "result.json", "config.json", "metrics.jsonl"
 _FORMAT = 1
 _LAST = 60  # records that a speed is measured on
+_TAIL = 2**19  # bytes that they surely fit into
 _PAUSE = 10  # a record that took so many times the median was interrupted
 _ENDING = 60.0  # seconds of tests and figures after the last epoch
 
@@ -68,11 +69,13 @@ class Program:
     """Returns (epochs done, epochs of the whole, seconds an epoch); None before the third epoch."""
     folder = self.results(self.runs[0])[0][1]
     try:
-      lines = (folder / _METRICS).read_bytes().splitlines()[-_LAST:]
+      with (folder / _METRICS).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        lines = file.read().splitlines()[-_LAST:]
       settings = stored.read_settings(self.folder / _CONFIG, "")
       records = []
       for line in lines:
-        with contextlib.suppress(ValueError):  # what a kill cut off
+        with contextlib.suppress(ValueError):  # what a kill, or the tail, cut off
           records.append(json.loads(line))
       steps = [b["time"] - a["time"] for a, b in itertools.pairwise(records)]
       done, total = int(records[-1]["epoch"]), int(settings["epochs"])
@@ -196,19 +199,27 @@ def _check_unchanged(program: Program, entry: dict[str, Any]) -> None:
       )
 
 
-def minutes_left(program: Program, everything: list[Program]) -> float:
+Speeds = dict[str, tuple[Program, tuple[int, int, float]]]
+"""Of every program that has begun, itself and its `progress`."""
+
+
+def speeds(everything: Iterable[Program]) -> Speeds:
+  """Reads how fast the programs of a plan are, or were."""
+  return {one.name: (one, found) for one in everything if (found := one.progress())}
+
+
+def minutes_left(program: Program, measured: Speeds) -> float:
   """Estimates how long a program still takes, from its own speed, or else from that of others.
 
   Args:
     program: What is asked for.
-    everything: All programs of the plan. What those of the same row took of their planned minutes,
+    measured: The speeds of all programs. What those of the same row took of their planned minutes,
       else those of the same module, else all, scales the planned minutes.
   """
   if program.ended():
     return 0.0
-  own = program.progress()
-  if own:
-    done, total, seconds = own
+  if program.name in measured:
+    done, total, seconds = measured[program.name][1]
     return (max(0, total - done) * seconds + _ENDING) / 60
   planned = _planned(program)
   run = program.runs[0]
@@ -218,9 +229,9 @@ def minutes_left(program: Program, everything: list[Program]) -> float:
     lambda one: True,
   ):
     ratios = [
-      found[1] * found[2] / 60 / _planned(other)
-      for other in everything
-      if alike(other.runs[0]) and (found := other.progress())
+      total * seconds / 60 / _planned(other)
+      for other, (_, total, seconds) in measured.values()
+      if alike(other.runs[0])
     ]
     if ratios:
       return planned * statistics.median(ratios) + _ENDING / 60

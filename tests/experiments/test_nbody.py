@@ -101,6 +101,9 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   assert done.returncode == 0, done.stderr
   assert "equality, projection" in done.stdout
   result = json.loads((place / "result.json").read_text())
+  assert [one["loss"] for one in result["curve"]] == pytest.approx(
+    [json.loads(line)["loss"] for line in (place / "metrics.jsonl").open()], rel=1e-5
+  )
   for name, found in result["predictors"].items():
     best = result["curve"][found["best_epoch"] - 1]
     assert best[f"test/{name}"] == pytest.approx(found["test_mse"], rel=1e-4)
