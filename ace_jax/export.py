@@ -1,6 +1,5 @@
 """A trained model for other programs: plain parameters, and a function without Python."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,29 +9,28 @@ import numpy as np
 from flax import traverse_util
 from jax import export as jax_export
 
-from ace_jax import homotopy
+from ace_jax import history, homotopy
 
 
 def save_parameters(path: Path, variables: homotopy.Variables) -> None:
-  """Writes the variables of the pruned model as an .npz, one array a leaf, atomically.
+  """Writes the variables of the pruned model as a compressed .npz, one array a leaf, atomically.
 
   Args:
     path: The file. Keys are paths, "params/layers_0/linear/kernel".
     variables: Of a relaxed or a strict model; branches and gamma are left out.
   """
-  leaves = traverse_util.flatten_dict(homotopy.prune(variables), sep="/")
+  save_variables(path, homotopy.prune(variables))
+
+
+def save_variables(path: Path, variables: homotopy.Variables) -> None:
+  """Writes all variables, those of branches and gamma too, in the form of `save_parameters`."""
+  leaves = traverse_util.flatten_dict(variables, sep="/")
   flat: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-  temporary = path.with_name(f".{os.getpid()}.{path.name}")
-  try:
-    with temporary.open("wb") as file:
-      np.savez(file, **flat)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  history.write_binary(path, lambda file: np.savez_compressed(file, **flat))
 
 
 def load_parameters(path: Path) -> dict[str, Any]:
-  """Reads what `save_parameters` wrote, as variables for `model.apply`."""
+  """Reads what `save_parameters` or `save_variables` wrote, as variables for `model.apply`."""
   with np.load(path, allow_pickle=False) as file:
     return traverse_util.unflatten_dict({key: file[key] for key in file.files}, sep="/")
 

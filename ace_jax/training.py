@@ -6,7 +6,7 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,6 @@ def train(
     return hosts.fetch(end) if hosts.several() else end, records
 
 
-@hosts.watched()
 def test_errors(
   state: AceState, test: Batch, batch_size: int = 500, mesh: Mesh | None = None
 ) -> list[dict[str, float]]:
@@ -193,12 +192,30 @@ def test_errors(
     batch_size: Samples evaluated at once.
     mesh: Devices.
   """
+  return test_errors_of_sets(state, {"": test}, batch_size, mesh)[""]
+
+
+@hosts.watched()
+def test_errors_of_sets(
+  state: AceState, sets: Mapping[str, Batch], batch_size: int = 500, mesh: Mesh | None = None
+) -> dict[str, list[dict[str, float]]]:
+  """Returns the `test_errors` on several sets of test samples of one size, by one program.
+
+  Args:
+    state: A trained state, with a leading axis of replicas.
+    sets: Test samples, by name.
+    batch_size: Samples evaluated at once.
+    mesh: Devices.
+  """
   count = parallel.replicas(state)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
   errors = epochs.compile_errors(mesh, batch_size, state.task)
   selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
-  found = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
-  return [{name: float(values[i]) for name, values in found.items()} for i in range(count)]
+  result = {}
+  for label, test in sets.items():
+    found = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
+    result[label] = [{name: float(v[i]) for name, v in found.items()} for i in range(count)]
+  return result
 
 
 def _start(

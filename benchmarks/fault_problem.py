@@ -34,8 +34,8 @@ class Network(nn.Module):
 def problem(data: Any) -> Any:
   """Puts together network and data."""
 
-  def draw(folder, end, records):
-    del end
+  def draw(folder, end, records, predictions):
+    del end, predictions
     curve = [record["valid/projection"] for record in records]
     history.write_binary(folder / "curve.npy", lambda file: np.save(file, curve))
 

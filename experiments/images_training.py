@@ -106,7 +106,7 @@ def train(
     summary={},
     measure=lambda current: {},
     published={},
-    draw=lambda folder, end, records: None,
+    draw=lambda folder, end, records, predictions: None,
     symmetry=SYMMETRY,
   )
   end, records = training.train(

@@ -27,7 +27,7 @@ def main() -> None:
 
   from ace_jax import plotting, skeleton_plots
   from data import arrays
-  from experiments.mocap_run import PREDICTIONS
+  from experiments.artifacts import PREDICTIONS
 
   if not FLAGS.runs:
     raise UsageError("name finished runs: --runs=FOLDER,FOLDER.")

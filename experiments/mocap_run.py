@@ -1,5 +1,6 @@
 """What `experiments.mocap` does once its flags are checked: data, training, figures."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,6 @@ from experiments.mocap_presets import preset
 from experiments.replicas import Plan
 
 _MEASURED, _ROTATIONS = 20, 2
-PREDICTIONS = "predictions.npz"
-"""Poses of one window of each test trial, true and predicted, in the run's folder."""
-
 _SCALE = 100.0  # errors are published in units of 10^-2
 
 
@@ -99,6 +97,8 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Prob
     draw=functools.partial(draw, data, settings["constraint"]),
     eval_batch_size=60,
     symmetry=SYMMETRY,
+    rotations=rotations(data.summary["largest_height"]),
+    predictions=functools.partial(predictions, data),
   )
 
 
@@ -123,6 +123,24 @@ def _turn_about(batch: mocap.Split, element: groups.Motion, points: jax.Array) -
 
 SYMMETRY = Symmetry(groups.so3(), turn, turn_prediction)
 """SO(3) about the mean joint."""
+
+
+def rotations(largest_height: float) -> dict[str, Symmetry]:
+  """Returns how test windows are turned about their mean joint to measure robustness.
+
+  About the vertical, y, which changes no height; and about random axes with the height feature
+  held fixed ("random_axes"), or computed from the turned input ("random_axes_recomputed").
+  """
+
+  def recomputed(element, batch):
+    turned = turn(element, batch)
+    return {**turned, "heights": turned["positions"][..., 1:2] / largest_height}
+
+  return {
+    "vertical": dataclasses.replace(SYMMETRY, group=groups.so2("y")),
+    "random_axes": SYMMETRY,
+    "random_axes_recomputed": dataclasses.replace(SYMMETRY, act_batch=recomputed),
+  }
 
 
 def model_inputs(batch: mocap.Split) -> tuple[jax.Array, ...]:
@@ -172,12 +190,24 @@ def equivariance(
   return errors
 
 
+def predictions(data: mocap.Dataset, end: state.AceState) -> dict[str, Any]:
+  """Returns bones, and start, true and predicted poses of one window of each test trial."""
+  ends = np.cumsum(list(data.summary["trials"]["test"].values()))
+  shown = task.take(data.test, ends - 1)
+  predicted = {
+    name: problems.predict(end, variables, shown) for name, variables in end.selected().items()
+  }
+  poses = {"start": shown["positions"], "truth": shown["targets"]}
+  return {"bones": data.bones, **poses, **predicted}
+
+
 def draw(
   data: mocap.Dataset,
   label: str,
   folder: Path,
   end: state.AceState,
   records: list[history.Record],
+  shown: dict[str, Any],
 ) -> None:
   """Draws every figure of a run."""
   from ace_jax import plotting, skeleton_plots
@@ -187,18 +217,6 @@ def draw(
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
   if end.primal.gamma or end.multipliers:
     plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
-  # One window of each test trial.
-  ends = np.cumsum(list(data.summary["trials"]["test"].values()))
-  shown = task.take(data.test, ends - 1)
-  predictions = {
-    name: np.asarray(problems.predict(end, variables, shown))
-    for name, variables in end.selected().items()
-  }
-  truth = shown["targets"]
-  labels = {f"{label}, {name}": poses for name, poses in predictions.items()}
-  figure = skeleton_plots.stick_figures(data.bones, shown["positions"], truth, labels)
+  labels = {f"{label}, {name}": np.asarray(shown[name]) for name in end.selected()}
+  figure = skeleton_plots.stick_figures(data.bones, shown["start"], shown["truth"], labels)
   plotting.save(figure, folder / "poses.png")
-  stored = {"bones": data.bones, "start": shown["positions"], "truth": truth}
-  history.write_binary(
-    folder.parent / PREDICTIONS, lambda file: np.savez(file, **stored, **predictions)
-  )

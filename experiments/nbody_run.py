@@ -1,5 +1,6 @@
 """What `experiments.nbody` does once its flags are checked: data, model, figures."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,8 @@ def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> problems.Prob
     published=_PUBLISHED,
     draw=functools.partial(draw, data, label, baseline),
     symmetry=SYMMETRY,
+    rotations=ROTATIONS,
+    predictions=functools.partial(predictions, data),
   )
 
 
@@ -151,6 +154,10 @@ SYMMETRY = Symmetry(
   actions.act_on(KINDS),
   lambda element, prediction, batch: actions.position(element, prediction),
 )
+ROTATIONS = {
+  "vertical": dataclasses.replace(SYMMETRY, group=groups.so2("z")),  # gravity is along -z
+  "random_axes": SYMMETRY,
+}
 
 
 def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.Array]:
@@ -173,6 +180,20 @@ _PUBLISHED = {
 }
 
 
+def predictions(data: nbody.Dataset, end: state.AceState) -> dict[str, Any]:
+  """Returns the first test trajectories: start, velocities, charges, truth and predicted ends.
+
+  With `paths`, the true positions on the way, where the data have them.
+  """
+  shown = task.take(data.test, slice(0, nbody.SHOWN))
+  predicted = {
+    name: problems.predict(end, variables, shown) for name, variables in end.selected().items()
+  }
+  inputs = {name: shown[name] for name in ("velocities", "charges")}
+  paths = {} if data.paths is None else {"paths": data.paths}
+  return {"start": shown["positions"], **inputs, "truth": shown["targets"], **paths, **predicted}
+
+
 def draw(
   data: nbody.Dataset,
   label: str,
@@ -180,6 +201,7 @@ def draw(
   folder: Path,
   end: state.AceState,
   records: list[history.Record],
+  shown: dict[str, Any],
 ) -> None:
   """Draws every figure of a run."""
   from ace_jax import plotting  # Matplotlib is slow to import
@@ -189,13 +211,9 @@ def draw(
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
   if end.primal.gamma or end.multipliers:
     plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
-  shown = task.take(data.test, slice(0, nbody.SHOWN))
-  predictions = {
-    name: np.asarray(problems.predict(end, variables, shown))
-    for name, variables in end.selected().items()
-  }
+  predicted = {name: np.asarray(shown[name]) for name in end.selected()}
   figure = plotting.trajectories(
-    data.paths, shown["positions"], shown["velocities"], shown["targets"], predictions
+    data.paths, shown["start"], shown["velocities"], shown["truth"], predicted
   )
   plotting.save(figure, folder / "trajectories.png")
 

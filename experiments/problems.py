@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,14 @@ class Problem:
     measure: Further numbers of one replica's state, recorded at every evaluation,
       "equivariance/PREDICTOR" among them.
     published: The published value of every setting that decides a result.
-    draw: Draws the run's figures into a folder, from the final state and the records.
+    draw: Draws the run's figures into a folder, from the final state, the records and what
+      `predictions` returned.
     eval_batch_size: Samples evaluated at once; only memory and speed depend on it.
     symmetry: The group and its action on the data; None where there is no known one.
+    rotations: How test samples are turned, inputs and targets, to measure what a predictor is worth
+      on them: "vertical" (about the vertical), "random_axes" (Haar), ...
+    predictions: Arrays that figures need of a fixed few test samples, from the final state: inputs,
+      truth, and the selected parameters' prediction under each predictor's name.
   """
 
   experiment: str
@@ -61,9 +66,11 @@ class Problem:
   summary: dict[str, Any]
   measure: Callable[[state.AceState], dict[str, jax.Array]]
   published: dict[str, Any]
-  draw: Callable[[Path, state.AceState, list[history.Record]], None]
+  draw: Callable[[Path, state.AceState, list[history.Record], dict[str, Any]], None]
   eval_batch_size: int = 500
   symmetry: Symmetry | None = None
+  rotations: Mapping[str, Symmetry] = dataclasses.field(default_factory=dict)
+  predictions: Callable[[state.AceState], dict[str, Any]] = lambda end: {}
 
 
 def relaxation(settings: dict[str, Any]) -> Callable[..., nn.Module]:

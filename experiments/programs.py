@@ -33,10 +33,11 @@ class Engine:
   Attributes:
     slots: How many at once.
     submit: Starts `command`, which writes all that it says to `folder`; its exit code will follow.
+      A local engine takes the folder to start it in as a third argument.
   """
 
   slots: int
-  submit: Callable[[list[str], Path], Future[int]]
+  submit: Callable[..., Future[int]]
 
 
 def drive(
@@ -104,6 +105,30 @@ def last_words(folder: Path) -> str:
 
 
 @contextlib.contextmanager
+def ended_by_signal(minutes: float | None = None) -> Iterator[None]:
+  """Raises Interrupted in the main thread when SIGTERM comes, or when the minutes are over.
+
+  Args:
+    minutes: From now; None for no limit.
+  """
+  from ace_jax.errors import Interrupted
+
+  def end(number: int, _: Any) -> None:
+    why = "asked to end (SIGTERM)" if number == signal.SIGTERM else f"{minutes:g} minutes are over"
+    raise Interrupted(f"{why}; what ran was asked to save: the same command continues.")
+
+  before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGALRM)}
+  try:
+    if minutes is not None:
+      signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+    yield
+  finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def local_engine(devices: list[dict[str, str]]) -> Iterator[Engine]:
   """Runs programs as processes of this machine; on the way out, asks those that run to save.
 
@@ -116,13 +141,13 @@ def local_engine(devices: list[dict[str, str]]) -> Iterator[Engine]:
   running: set[subprocess.Popen[bytes]] = set()
   lock, ending = threading.Lock(), threading.Event()
 
-  def run(command: list[str], folder: Path) -> int:
+  def run(command: list[str], folder: Path, cwd: str | None) -> int:
     environment = free.get()
     try:
       with lock:
         if ending.is_set():
           return -signal.SIGTERM
-        process = _start(command, folder, environment)
+        process = _start(command, folder, environment, cwd)
         running.add(process)
       code = process.wait()
       with lock:
@@ -132,8 +157,12 @@ def local_engine(devices: list[dict[str, str]]) -> Iterator[Engine]:
       free.put(environment)
 
   pool = concurrent.futures.ThreadPoolExecutor(len(devices))
+
+  def submit(command: list[str], folder: Path, cwd: str | None = None) -> Future[int]:
+    return pool.submit(run, command, folder, cwd)
+
   try:
-    yield Engine(len(devices), lambda command, folder: pool.submit(run, command, folder))
+    yield Engine(len(devices), submit)
   finally:
     with lock:
       ending.set()

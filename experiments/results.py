@@ -15,6 +15,7 @@ def make(
   end: state.AceState,
   records: list[history.Record],
   test: dict[str, float],
+  turned: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
   """Collects what a run found: the content of result.json.
 
@@ -24,6 +25,7 @@ def make(
     end: Its final state.
     records: Its history.
     test: Test error of each predictor.
+    turned: The same on test samples that were turned, by the name of the rotations.
   """
   last = next((r for r in reversed(records) if "valid/projection" in r), {})
   predictors = {
@@ -31,6 +33,7 @@ def make(
       "valid_mse": float(best.error),
       "best_epoch": int(best.epoch),
       "test_mse": test[name],
+      "test_mse_turned": {rotations: errors[name] for rotations, errors in turned.items()},
       "final_equivariance_error": last.get(f"equivariance/{name}"),
     }
     for name, best in end.best.items()
@@ -69,7 +72,7 @@ def _evaluation(record: history.Record) -> history.Record:
   return {"epoch": record["epoch"], **numbers, **({} if largest is None else {"gamma": largest})}
 
 
-_KEPT = ("valid/", "test/", "equivariance")
+_KEPT = ("loss", "valid/", "test/", "equivariance")
 
 
 def summary_table(results: list[dict[str, Any]], baseline: str, scale: float = 1.0) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
@@ -21,7 +21,7 @@ from ace_jax.errors import CheckpointError, ConfigurationError
 from data.errors import DataError
 from experiments import stored
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "orbax-checkpoint", "numpy")
 
 
@@ -29,6 +29,32 @@ def default_workdir(experiment: str, constraint: str) -> Path:
   """Returns runs/EXPERIMENT_CONSTRAINT_TIME, a folder that no earlier run has used."""
   now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
   return Path("runs") / f"{experiment}_{constraint}_{now}"
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[IO[str]]:
+  """Makes a folder and locks it for this process; yields its empty lock file.
+
+  Raises:
+    ConfigurationError: another process uses the folder.
+    CheckpointError: the folder cannot be written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = (workdir / LOCK).open("a")
+  except OSError as error:
+    raise CheckpointError(
+      f"cannot write to workdir {workdir}: {error.strerror}; choose another with --workdir."
+    ) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise ConfigurationError(
+        f"another process is running in {workdir}; wait for it, or choose another --workdir."
+      ) from error
+    lock.truncate(0)
+    yield lock
 
 
 @contextlib.contextmanager
@@ -44,20 +70,7 @@ def opened(workdir: Path, settings: dict[str, Any], resume: bool) -> Iterator[Pa
     ConfigurationError: another process uses the folder, or it holds another run.
     CheckpointError: the folder cannot be written.
   """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / ".lock").open("w")
-  except OSError as error:
-    raise CheckpointError(
-      f"cannot write to workdir {workdir}: {error.strerror}; choose another with --workdir."
-    ) from error
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise ConfigurationError(
-        f"another process is running in {workdir}; wait for it, or choose another --workdir."
-      ) from error
+  with locked(workdir):
     _check_config(workdir / CONFIG, settings, resume)
     try:
       write_config(workdir, settings)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import signal
 import statistics
 import sys
 import time
@@ -16,7 +15,7 @@ import jax
 import tqdm
 
 from ace_jax import history, plotting, sweep_plots
-from ace_jax.errors import AceError, Interrupted
+from ace_jax.errors import AceError
 from experiments import programs, runs, stored, sweep_plan, text
 from experiments.sweep_plan import Program, Sweep, Value
 
@@ -96,7 +95,7 @@ def run(
   place = Path(workdir) if workdir else runs.default_workdir("sweep", sweep.experiment)
   there = runs.read_settings(place)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(_sigterm())
+    stack.enter_context(programs.ended_by_signal())
     machine = stack.enter_context(_engine(engine, jobs))
     identity = sweep.identity()
     if sweep.search is None:
@@ -135,7 +134,7 @@ def train(
     AceError: a program failed; the others are finished by then.
   """
   failed: dict[Path, str] = {}
-  with _sigterm(), _engine("local", jobs) as machine:
+  with programs.ended_by_signal(), _engine("local", jobs) as machine:
     tasks = [make_task(sweep, place, program) for program in found]
     _drive(sweep, machine, iter(tasks), _ignore, failed)
   for task in tasks:
@@ -177,20 +176,6 @@ def _engine(engine: str, jobs: int | None) -> contextlib.AbstractContextManager[
   import os
 
   return programs.local_engine(programs.share(*programs.local_devices(), jobs, os.environ))
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[None]:
-  def end(*_: Any) -> None:
-    raise Interrupted(
-      "asked to end (SIGTERM); what ran was asked to save: the same command continues."
-    )
-
-  before = signal.signal(signal.SIGTERM, end)
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def _ignore(task: Task) -> None:

@@ -10,7 +10,7 @@ from ace_jax import checkpoints, epochs, history, hosts, parallel, state, traini
 from ace_jax.errors import CheckpointError, NonFiniteError
 from ace_jax.logging import ProgressBar, TensorBoardLogger
 from ace_jax.parallel import default_mesh, make_mesh
-from experiments import gaps, results, runs
+from experiments import artifacts, gaps, results, runs
 from experiments.problems import Problem, start, training_settings
 from experiments.replicas import Plan
 
@@ -124,14 +124,18 @@ def train(
       loggers=loggers,
       measure=measure,
     )
-    tests = training.test_errors(end, problem.test, problem.eval_batch_size, mesh)
+    turned = artifacts.turned(problem.rotations, problem.test)
+    tests = training.test_errors_of_sets(
+      end, {"": problem.test, **turned}, problem.eval_batch_size, mesh
+    )
     found, failed = [], []
     for i, name in enumerate(names):
       alone = jax.device_get(parallel.select(end, i))
       if int(alone.failed):
         failed.append(f"{name} in epoch {int(alone.failed)}")
         continue
-      result = results.make(problem, own[i], alone, records[i], tests[i])
+      errors = {label: tests[label][i] for label in turned}
+      result = results.make(problem, own[i], alone, records[i], tests[""][i], errors)
       if measure_gaps:
         result = gaps.add(result, measure_gaps, alone, problem.train, problem.test)
       found.append({**result, "replica": name, "replicas": len(names)})
@@ -148,9 +152,12 @@ def train(
 def _write(folder, problem, settings, end, records, result) -> None:
   try:
     runs.write_config(folder, settings)
-    history.write_json(folder / runs.RESULT, runs.portable(result))
+    predictions = problem.predictions(end)
+    artifacts.write(folder, end, records, predictions)
     (folder / "figures").mkdir(exist_ok=True)
-    problem.draw(folder / "figures", end, records)
+    problem.draw(folder / "figures", end, records, predictions)
+    # Last: a folder with a result has everything.
+    history.write_json(folder / runs.RESULT, runs.portable(result))
   except OSError as error:
     raise CheckpointError(
       f"cannot write results to {folder}: {error.strerror}; the checkpoints are whole: mend the "

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import mocap_table
+from experiments import artifacts, mocap_table
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--source=synthetic", "--epochs=1", "--layers=1", "--hidden_features=8", "--eval_every=1"]
@@ -36,6 +36,10 @@ def test_a_run_and_its_figures_from_end_to_end(tmp_path):
   assert last["equivariance/projection"] < 1e-5
   # The height feature, computed anew, knows what is up.
   assert last["equivariance_recomputed/projection"] > 20 * last["equivariance/projection"]
+  assert all((place / name).exists() for name in artifacts.FILES)
+  turned = result["predictors"]["relaxed"]["test_mse_turned"]
+  assert {*turned} == {"vertical", "random_axes", "random_axes_recomputed"}
+  assert turned["random_axes"] != turned["random_axes_recomputed"]
   names = {path.name for path in (place / "figures").iterdir()}
   assert names == {"validation.png", "equivariance_error.png", "gamma.png", "poses.png"}
   out = tmp_path / "figures"

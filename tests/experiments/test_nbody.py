@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import rivals_table
+from ace_jax import export
+from experiments import artifacts, nbody_run, rivals_table
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--epochs=2", "--batch_size=10", "--hidden_features=6", "--layers=1", "--eval_every=1"]
@@ -99,6 +101,9 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   assert done.returncode == 0, done.stderr
   assert "equality, projection" in done.stdout
   result = json.loads((place / "result.json").read_text())
+  assert [one["loss"] for one in result["curve"]] == pytest.approx(
+    [json.loads(line)["loss"] for line in (place / "metrics.jsonl").open()], rel=1e-5
+  )
   for name, found in result["predictors"].items():
     best = result["curve"][found["best_epoch"] - 1]
     assert best[f"test/{name}"] == pytest.approx(found["test_mse"], rel=1e-4)
@@ -110,6 +115,8 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   figures = {path.name for path in (place / "figures").iterdir()}
   assert figures == {"validation.png", "gamma.png", "equivariance_error.png", "trajectories.png"}
   assert len((place / "metrics.jsonl").read_text().splitlines()) == 2
+  assert all((place / name).stat().st_size < 5e6 for name in artifacts.FILES)
+  check_artifacts(place, result, data_file)
   assert list((place / "tensorboard").iterdir())
 
   done = run_module("report", f"--runs={place}", "--samples=10", "--angles=4")
@@ -124,6 +131,35 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   assert again.returncode == 0, again.stderr
   repeated = json.loads((place / "result.json").read_text())
   assert repeated["predictors"] == result["predictors"]
+
+
+def check_artifacts(place, result, data_file):
+  records = artifacts.read_records(place)
+  assert [record["epoch"] for record in records] == [1, 2]
+  assert {"loss", "gamma/layers_0/update_1", "multiplier/layers_0/update_2"} <= {*records[0]}
+  with np.load(data_file) as file:
+    test = {name.removeprefix("test_"): file[name] for name in file.files if "test_" in name}
+  turned = artifacts.turned(nbody_run.ROTATIONS, test)
+  for name, found in result["predictors"].items():
+    variables = export.load_parameters(place / artifacts.VARIABLES[name])
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+    assert ("gamma" in variables) == (name == "relaxed")
+    model = nbody_run.make_model(result["settings"])
+
+    def error(data, model=model, variables=variables):
+      y = model.apply(variables, *nbody_run.model_inputs(data))
+      return float(np.mean(nbody_run.squared_error(y, data)))
+
+    assert error(test) == pytest.approx(found["test_mse"], rel=1e-4)
+    for rotations, moved in turned.items():
+      assert error(moved) == pytest.approx(found["test_mse_turned"][rotations], rel=1e-4)
+    with np.load(place / artifacts.PREDICTIONS) as file:
+      assert file[name].shape == file["truth"].shape == (4, 5, 3)
+      predicted = model.apply(variables, file["start"], file["velocities"], file["charges"])
+      np.testing.assert_allclose(file[name], predicted, rtol=1e-4, atol=1e-5)
+  errors = result["predictors"]["projection"]
+  for error in errors["test_mse_turned"].values():  # the projection keeps rotations
+    assert error == pytest.approx(errors["test_mse"], rel=1e-4)
 
 
 @_SLOW  # what each replica finds, tests/test_replicas.py asserts without the command line
