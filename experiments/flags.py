@@ -9,12 +9,12 @@ from typing import Any
 from absl import flags
 
 from experiments import replicas
-from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, SIZES
+from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, SIZES, WEIGHTED
 from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
 
-_FOR_PLAIN = {"strict", "remul", "augment", *FUNCTIONAL}
+_FOR_PLAIN = {"strict", *WEIGHTED, "augment", *FUNCTIONAL}
 _WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided", *FUNCTIONAL}
 _RELAXED = {*CONSTRAINTS} - {"strict"}
 
@@ -23,7 +23,7 @@ flags.DEFINE_enum(
   "equality",
   CONSTRAINTS,
   "Constraint on every layer's gamma; or on the equivariance error of any network (functional, "
-  "functional_resilient); or a rival training rule (schedule, remul, augment).",
+  "functional_resilient); or a rival training rule (schedule, remul, gap_penalty, augment).",
 )
 flags.DEFINE_float("rho", None, "Price of slack (resilient) or weight of the penalty (ridge).")
 flags.DEFINE_float(
@@ -31,12 +31,17 @@ flags.DEFINE_float(
   None,
   "Bound on abs(gamma) (inequality), or on the mean squared equivariance error (functional).",
 )
-flags.DEFINE_float("beta", None, "Weight of the equivariance loss (remul); 1 by default.")
+flags.DEFINE_float(
+  "beta",
+  None,
+  "Weight of the loss of moved samples (remul) or of the equivariance error (gap_penalty); 1 by "
+  "default.",
+)
 flags.DEFINE_enum(
   "weighting",
   None,
   ["constant", "gradnorm"],
-  "Weights of the task's and the equivariance loss (remul): 1 and --beta, or by GradNorm.",
+  "Weights of the two losses of remul and gap_penalty: 1 and --beta, or by GradNorm.",
 )
 flags.DEFINE_integer(
   "schedule_epochs", None, "Length of the schedule; by default --epochs.", lower_bound=1
@@ -182,8 +187,8 @@ def settings(
     ("rho", 1.0, ("resilient", "ridge", "functional_resilient")),
     ("epsilon", 0.1, ("inequality",)),
     ("epsilon", 1e-3, ("functional",)),
-    ("weighting", "constant", ("remul",)),
-    ("beta", 1.0, ("remul",) if given["weighting"] != "gradnorm" else ()),
+    ("weighting", "constant", WEIGHTED),
+    ("beta", 1.0, WEIGHTED if given["weighting"] != "gradnorm" else ()),
     ("schedule_epochs", merged["epochs"], ("schedule",)),
   ):
     if constraint in users and merged[name] is None:
@@ -276,8 +281,8 @@ def describe(settings: dict[str, Any], plan: replicas.Plan) -> str:
 _CHECKED: dict[str, set[str]] = {
   "rho": {"resilient", "ridge", "functional_resilient"},
   "epsilon": {"inequality", "functional"},
-  "beta": {"remul"},
-  "weighting": {"remul"},
+  "beta": {*WEIGHTED},
+  "weighting": {*WEIGHTED},
   "schedule_epochs": {"schedule"},
   "slack_lr": {"resilient", "functional_resilient"},
   "dual_lr": _WITH_MULTIPLIERS,

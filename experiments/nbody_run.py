@@ -244,7 +244,7 @@ def curve(
         errors = [result["predictors"][name]["test_mse"] for result in found]
         test.setdefault(f"{constraint}, {name}", {})[size] = errors
         table.append([f"{constraint}, {name}", str(size), f"{np.mean(errors):.5f}"])
-  history.write_json(place / runs.RESULT, {"experiment": "nbody_samples", "test_mse": test})
+  runs.write_result(place, {"experiment": "nbody_samples", "test_mse": test})
   (place / "figures").mkdir(exist_ok=True)
   plotting.save(plotting.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
   print(f"\n{text.table(['predictor', 'trajectories', 'test MSE'], table)}")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ace_jax import history, state, task
-from experiments import runs, text
+from experiments import runs, stored, text
 from experiments.problems import Problem
 
 
@@ -38,6 +38,7 @@ def make(
   final = {kind: history.of_kind(records[-1], kind) for kind in ("gamma", "multiplier", "slack")}
   tail = records[-max(1, len(records) // 10) :]
   return {
+    "format": stored.FORMAT,
     "experiment": problem.experiment,
     "model": problem.model,
     "constraint": settings["constraint"],

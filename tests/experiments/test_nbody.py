@@ -70,6 +70,7 @@ def refuses(done, code, *says):
     (["--lr=1e-3", "--grid=lr=1e-3,1e-2"], "--lr and --grid=lr=... contradict"),
     (["--beta=2"], "--beta has no meaning with --constraint=equality"),
     (["--constraint=remul", "--beta=2", "--weighting=gradnorm"], "--weighting=gradnorm contradict"),
+    (["--constraint=augment", "--beta=2"], "take --constraint=gap_penalty|remul"),
     (["--constraint=schedule", "--epochs=5", "--schedule_epochs=6"], "is longer than the run of 5"),
     (["--epochs=5", "--decay_epochs=4"], "is shorter than the run of 5 epochs"),
     (["--constraint=schedule", "--relaxation=mlp"], "for a linear branch"),
@@ -215,6 +216,8 @@ def test_every_constraint_runs(tmp_path, data_file, flags):
     pytest.param(["--constraint=remul", "--model=mpnn", "--grid=beta=0.5,2"], marks=_SLOW),
     pytest.param(["--constraint=functional_resilient", "--model=transformer"], marks=_SLOW),
     pytest.param(["--constraint=remul", "--weighting=gradnorm"], marks=_SLOW),
+    pytest.param(["--constraint=gap_penalty", "--model=mpnn", "--beta=2"], marks=_SLOW),
+    pytest.param(["--constraint=gap_penalty", "--weighting=gradnorm"], marks=_SLOW),
     pytest.param(["--constraint=functional"], marks=_SLOW),
   ],
 )
