@@ -1,6 +1,9 @@
 """Names that flags and tables share; defines no flag, so that any program may import it."""
 
-_ON_GAMMA = ["strict", "none", "equality", "inequality", "resilient", "ridge", "one_sided"]
+_ON_GAMMA = [
+  *("strict", "none", "equality", "inequality", "resilient", "ridge"),
+  *("one_sided", "published_resilient"),
+]
 FUNCTIONAL = ["functional", "functional_resilient"]
 WEIGHTED = ["remul", "gap_penalty"]
 """Rules that weigh a second loss, by a constant or by GradNorm."""

@@ -15,7 +15,10 @@ from experiments.usage import UsageError
 FLAGS = flags.FLAGS
 
 _FOR_PLAIN = {"strict", *WEIGHTED, "augment", *FUNCTIONAL}
-_WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided", *FUNCTIONAL}
+_WITH_MULTIPLIERS = {
+  *("equality", "inequality", "resilient", "one_sided", "published_resilient"),
+  *FUNCTIONAL,
+}
 _RELAXED = {*CONSTRAINTS} - {"strict"}
 
 flags.DEFINE_enum(
@@ -48,7 +51,8 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float("augmented", None, "c of the augmented Lagrangian term.")
 flags.DEFINE_float("lr", None, "Adam step size of theta.")
-flags.DEFINE_float("gamma_lr", None, "Adam step size of gamma; by default the preset's, or --lr.")
+flags.DEFINE_float("gamma_lr", None, "Step size of gamma; by default the preset's, or --lr.")
+flags.DEFINE_enum("gamma_optimizer", "adam", ["adam", "sgd"], "Moves gamma; sgd has no momentum.")
 flags.DEFINE_float("slack_lr", None, "Adam step size of the slack (resilient).")
 flags.DEFINE_float(
   "dual_lr",
@@ -147,7 +151,7 @@ flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
 
 _COMMON = [
   *("constraint", "rho", "epsilon", "beta", "weighting", "schedule_epochs", "augmented"),
-  *("lr", "gamma_lr", "slack_lr", "dual_lr", "decay_epochs"),
+  *("lr", "gamma_lr", "gamma_optimizer", "slack_lr", "dual_lr", "decay_epochs"),
   *("dual_optimizer", "clip_norm", "relaxation", "relaxation_features", "rank", "gamma"),
   *("relaxation_scale", "preset", "epochs"),
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
@@ -174,6 +178,7 @@ def settings(
   if given["model"] is not None and given["model"] not in models:
     raise UsageError(f"--model={given['model']} does not exist here; take {'|'.join(models)}.")
   _check_only("relaxation", "mlp", given, _RELAXED)
+  _check_only("gamma_optimizer", "adam", given, _RELAXED - {"schedule"})
   _check_plain(given["model"] or preset["model"], given)
   merged = {**given, **{k: v for k, v in preset.items() if given[k] is None}}
   sizes = merged["train_samples"] = _sizes(merged["train_samples"])
@@ -213,9 +218,14 @@ def settings(
         f"--{name} has no meaning with --relaxation={merged['relaxation']}; leave it out, or take "
         f"--relaxation={'|'.join(branches)}."
       )
-  if merged["precision"] == "float32":
-    del merged["precision"]  # as in runs that were made before there was a choice
+  for name in _CHOSEN_LATER:
+    if merged[name] == FLAGS[name].default:
+      del merged[name]  # as in runs that were made before there was a choice
   return merged
+
+
+_CHOSEN_LATER = ("precision", "gamma_optimizer")
+"""Settings that are recorded only where they are not the default."""
 
 
 def _check_plain(model: str, given: dict[str, Any]) -> None:
@@ -228,9 +238,9 @@ def _check_plain(model: str, given: dict[str, Any]) -> None:
       f"--constraint={constraint} has no meaning; add --constraint=strict (without a constraint) "
       f"or --constraint={'|'.join(sorted(_FOR_PLAIN - {'strict'}))}."
     )
-  of_branches = ("relaxation_features", "rank", "gamma", "relaxation_scale", "gamma_lr")
-  for name in ("relaxation", *of_branches):
-    if given[name] != ("mlp" if name == "relaxation" else None):
+  of_branches = ("relaxation", "relaxation_features", "rank", "relaxation_scale")
+  for name in (*of_branches, "gamma", "gamma_lr", "gamma_optimizer"):
+    if given[name] != FLAGS[name].default:
       raise UsageError(f"--{name} has no meaning with --model={model}, which has no branches.")
 
 

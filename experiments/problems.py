@@ -112,6 +112,7 @@ def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formu
     "inequality": lambda: ace_jax.Inequality(augmented=augmented, epsilon=settings["epsilon"]),
     "resilient": lambda: ace_jax.Resilient(augmented=augmented, rho=settings["rho"]),
     "one_sided": lambda: ace_jax.OneSided(augmented=augmented),
+    "published_resilient": lambda: ace_jax.PublishedResilient(augmented=augmented),
     "ridge": lambda: ace_jax.Ridge(rho=settings["rho"]),
     "schedule": schedule,
     "remul": lambda: weighted(rivals.Remul, rivals.loss_and_moved_loss),
@@ -163,7 +164,7 @@ def optimizers(settings: dict[str, Any], problem: Problem) -> tuple[Any, Any]:
   if epochs is not None:
     decay = optax.cosine_decay_schedule(1.0, epochs * _steps_an_epoch(settings, problem))
   rates = (settings[name] for name in ("lr", "gamma_lr", "slack_lr", "clip_norm"))
-  primal = primal_adam(*rates, decay=decay)
+  primal = primal_adam(*rates, decay=decay, gamma_optimizer=settings.get("gamma_optimizer", "adam"))
   options = {"eps": settings["dual_eps"]} if settings["dual_optimizer"] == "adam" else {}
   return primal, dual_optimizer(settings["dual_optimizer"], settings["dual_lr"], **options)
 
