@@ -201,7 +201,7 @@ def resilient_line(gamma):
     {"params": {"w": jnp.zeros(3)}, "gamma": {"layer": {"gamma": jnp.asarray(gamma)}}},
     ace_jax.PublishedResilient(),
     primal_dual.primal_adam(0.03),
-    dual_optimizer("adam", 0.02, eps=1e-4),
+    dual_optimizer("adam", 0.1, eps=1e-4),
     jax.random.key(0),
   )
 
@@ -220,13 +220,14 @@ def test_published_resilient_freezes_its_bound_at_the_start_of_an_epoch(tmp_path
       found.append([jax.device_get(jax.tree.leaves(tree)[0][0]) for tree in end])
       found[-1].append(jax.device_get(outputs.lagrangian[0]))
     gammas, multipliers, values = zip(*found, strict=True)
-    expected = published_resilient_in_numpy(begin, np.zeros(3), 0.03, 0.02, 8, 5)
+    expected = published_resilient_in_numpy(begin, np.zeros(3), 0.03, 0.1, 8, 5)
     close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
     close(gammas, expected[0][4::5])
     close(multipliers, expected[1][4::5])
     close(np.concatenate(values), expected[2])
-    assert np.min(expected[1][-1]) == 0 < np.max(expected[1][-1])
-    assert np.max(np.abs(np.diff(np.sign(expected[0]), axis=0))) == 2  # a gamma crosses 0
+    # The projection acts, and a gamma crosses 0.
+    assert np.sum(expected[1] == 0) > 10
+    assert np.max(np.abs(np.diff(np.sign(expected[0]), axis=0))) == 2
 
     again = checkpoints.restore(tmp_path, parallel.stack([resilient_line(begin)]))
     for _ in range(4):
