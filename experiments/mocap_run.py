@@ -83,7 +83,7 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Prob
   published = {k: v for k, v in published.items() if k not in own}
   published |= {
     "gamma_lr": None,
-    "gamma_optimizer": "adam",
+    "gamma_optimizer": None,
     "gamma": None,
     "height": True,
     "relaxation_scale": "free",

@@ -170,7 +170,7 @@ _PUBLISHED = {
   **{"norm": "none", "lmax": 1, "system": "charged", "relaxation_scale": "free"},
   **{
     "gamma_lr": None,
-    "gamma_optimizer": "adam",
+    "gamma_optimizer": None,
     "clip_norm": None,
     "patience": None,
     "relaxation": "mlp",
