@@ -212,7 +212,7 @@ _LENGTHS = (
 )
 
 
-def lengths(settings: dict[str, Any], largest: int, steps: int) -> dict[str, Any]:
+def lengths(settings: dict[str, Any], largest: int, steps: int) -> dict[str, int]:
   """Returns the settings that count epochs for another training set: of as many steps as before.
 
   Where the steps of an epoch do not divide them, the nearest number of epochs, and one at least.
@@ -223,8 +223,9 @@ def lengths(settings: dict[str, Any], largest: int, steps: int) -> dict[str, Any
     steps: Steps of an epoch with the other.
   """
   return {
-    name: settings[name] and max(1, (2 * settings[name] * largest + steps) // (2 * steps))
+    name: max(1, (2 * settings[name] * largest + steps) // (2 * steps))
     for name in _LENGTHS
+    if settings.get(name)
   }
 
 
