@@ -1,5 +1,6 @@
 # make demo: set up, then train an equality-constrained SEGNN on charged particles.
 # make test: set up, then run the fast tests.
+# make versions PYTHONS="python3.11 python3.13": the fast tests under each, with the newest packages.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -8,7 +9,7 @@ FIND := for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	if $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null; then echo $$p; break; fi; done
 
-.PHONY: demo test slow install lint format types wheel clean
+.PHONY: demo test slow versions install lint format types wheel clean
 
 demo: install
 	$(PYTHON) -m experiments.nbody --constraint=equality
@@ -18,6 +19,9 @@ test: install
 
 slow: install
 	$(PYTHON) -m pytest -m slow -n 2 --dist worksteal
+
+versions:
+	bash .ci/versions $(PYTHONS)
 
 install: $(STAMP)
 

@@ -24,7 +24,7 @@ setup(
     "e3nn-jax>=0.21",
     "flatbuffers>=24.3",
     "flax>=0.12",
-    "jax>=0.10,<0.12",
+    "jax>=0.10,<0.13",
     "jaxtyping>=0.2.36",
     "jraph>=0.0.6.dev0",
     "matplotlib>=3.9",
@@ -58,6 +58,7 @@ setup(
     "License :: OSI Approved :: MIT License",
     "Programming Language :: Python :: 3.11",
     "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
     "Topic :: Scientific/Engineering :: Artificial Intelligence",
   ],
 )

@@ -1,16 +1,18 @@
 """The constrained problems on gamma, each a pytree of its constants and a few pure functions.
 
-=============  ======================================  ==================  ==================
-formulation    problem                                 violation v         domains
-=============  ======================================  ==================  ==================
-Unconstrained  min loss                                none
-Equality       min loss, gamma = 0                     gamma               lambda real
-Inequality     min loss, abs(gamma) <= eps             abs(gamma) - eps    lambda >= 0
-Resilient      min loss + rho/2 norm(u)^2,             abs(gamma) - u      lambda >= 0, u >= 0
-               abs(gamma) <= u
-OneSided       min loss, gamma <= 0                    gamma               lambda >= 0
-Ridge          min loss + rho/2 norm(gamma)^2          none
-=============  ======================================  ==================  ==================
+==================  ======================================  ==================  ==================
+formulation         problem                                 violation v         domains
+==================  ======================================  ==================  ==================
+Unconstrained       min loss                                none
+Equality            min loss, gamma = 0                     gamma               lambda real
+Inequality          min loss, abs(gamma) <= eps             abs(gamma) - eps    lambda >= 0
+Resilient           min loss + rho/2 norm(u)^2,             abs(gamma) - u      lambda >= 0, u >= 0
+                    abs(gamma) <= u
+OneSided            min loss, gamma <= 0                    gamma               lambda >= 0
+PublishedResilient  min loss + 1/2 norm(c)^2,               abs(gamma) - c      lambda >= 0
+                    abs(gamma) <= c, c an earlier lambda
+Ridge               min loss + rho/2 norm(gamma)^2          none
+==================  ======================================  ==================  ==================
 
 Every entry of every gamma is one constraint. Reference: Manolache et al., NeurIPS 2025 (equality
 and resilient); Hounie et al., "Resilient Constrained Learning", NeurIPS 2023 (slack).
@@ -75,6 +77,16 @@ class Formulation:
     """Returns the formulation's own state, carried from step to step."""
     del gamma
     return {}
+
+  def begin_epoch(self, multipliers: Any, own_state: Any) -> Any:
+    """Returns the formulation's own state at the start of an epoch.
+
+    Args:
+      multipliers: lambda there.
+      own_state: What the last step of the epoch before left.
+    """
+    del multipliers
+    return own_state
 
   def violation(self, primal: Primal) -> Any:
     """Returns v(gamma, u), a tree like the multipliers."""
@@ -213,6 +225,35 @@ class OneSided(_OneSidedMultipliers):
 
   def violation(self, primal):
     return primal.gamma
+
+
+@struct.dataclass
+class PublishedResilient(_OneSidedMultipliers):
+  """The other rule that the published motion-capture code calls resilient.
+
+  With c = lambda as it was at the start of the epoch, a constant until the next one,
+
+  .. math:: L = loss + \\sum_i \\lambda_i v_i + \\tfrac{1}{2} \\|c\\|^2, \\qquad
+     v = |\\gamma| - c, \\qquad \\lambda \\leftarrow [\\lambda + opt(v)]_+
+
+  It is `Resilient` with the slack eliminated at rho = 1, u = lambda, and ends where `Ridge` with
+  rho = 1 does. There is no other rho, and the published eps only switches the rule on: no value of
+  it enters. The state holds the `bound`, c; `epochs.compile_epoch` moves it, so that steps outside
+  an epoch keep c = 0.
+  """
+
+  def init_state(self, gamma):
+    return {"bound": _zeros_like(gamma)}
+
+  def begin_epoch(self, multipliers, own_state):
+    del own_state
+    return {"bound": multipliers}
+
+  def terms(self, task, primal, model_state, batch, key, own_state):
+    terms = super().terms(task, primal, model_state, batch, key, own_state)
+    bound = own_state["bound"]
+    violation = jax.tree.map(lambda gamma, c: magnitude(gamma) - c, primal.gamma, bound)
+    return terms._replace(cost=0.5 * _squared_norm(bound), violation=violation)
 
 
 @struct.dataclass

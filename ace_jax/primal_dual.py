@@ -163,6 +163,7 @@ def primal_adam(
   slack_lr: float | None = None,
   clip_norm: float | None = None,
   decay: optax.Schedule | None = None,
+  gamma_optimizer: str = "adam",
 ) -> optax.GradientTransformation:
   """Adam on every primal block, each with a step size of its own that rides in the state.
 
@@ -173,14 +174,23 @@ def primal_adam(
     clip_norm: Largest norm of the gradients for theta and gamma together; None does not clip.
     decay: Factor of all three step sizes by the number of steps done, such as
       `optax.cosine_decay_schedule(1.0, steps)`; None keeps them.
+    gamma_optimizer: "adam", or "sgd" (without momentum) for gamma alone.
 
   Returns:
     A transformation of `Primal`.
+
+  Raises:
+    ValueError: the optimizer of gamma is unknown.
   """
-  adam = optax.inject_hyperparams(optax.adam)
+  rules = {"adam": optax.adam, "sgd": optax.sgd}
+  if gamma_optimizer not in rules:
+    raise ValueError(f"optimizer {gamma_optimizer!r} of gamma is unknown; choose adam or sgd.")
   rates = {"theta": learning_rate, "gamma": gamma_lr, "slack": slack_lr}
+  chosen = dict.fromkeys(rates, optax.adam) | {"gamma": rules[gamma_optimizer]}
   blocks = {
-    name: adam(learning_rate=learning_rate if rate is None else rate)
+    name: optax.inject_hyperparams(chosen[name])(
+      learning_rate=learning_rate if rate is None else rate
+    )
     for name, rate in rates.items()
   }
   labels = Primal("theta", "gamma", "slack")

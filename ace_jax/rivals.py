@@ -2,30 +2,66 @@
 
 ==========  ==========================================================================
 Schedule    gamma follows a schedule; Lie bracket and size of the branches are penalised
-Remul       loss + beta gap, constant weights
-GradNorm    w_1 loss + w_2 gap, weights by GradNorm
-Augment     loss on samples moved by random elements
+Remul       loss + beta moved loss, constant weights
+GapPenalty  loss + beta gap, constant weights
+GradNorm    w_1 loss + w_2 moved loss (or gap), weights by GradNorm
+Augment     moved loss alone
 ==========  ==========================================================================
 
-gap is the mean squared equivariance error (`ace_jax.functional`). gamma is learned without a
-constraint in all but the first.
+The moved loss is that of samples and targets moved by random elements, gap the mean squared
+equivariance error (`ace_jax.functional`). gamma is learned without a constraint in all but the
+first.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct, traverse_util
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ace_jax import functional, homotopy
 from ace_jax.constraints import Formulation, Terms
 from ace_jax.errors import ConfigurationError
 from ace_jax.functional import Symmetry
+from ace_jax.state import Primal
 from ace_jax.symmetry import actions
+from ace_jax.task import Batch, Task
 
 Scalar = Float[Array, ""]
+Objectives = Callable[..., tuple[Scalar, Scalar, dict[str, Any]]]
+"""Two losses of a batch and the new model state, with the arguments of `loss_and_moved_loss`."""
+
+
+def loss_and_moved_loss(
+  symmetry: Symmetry,
+  task: Task,
+  primal: Primal,
+  model_state: dict[str, Any],
+  batch: Batch,
+  key: PRNGKeyArray,
+) -> tuple[Scalar, Scalar, dict[str, Any]]:
+  """Returns loss(f(x), y), loss(f(rho_X(g) x), rho_Y(g) y) and the new model state.
+
+  Both are means over the batch, the second with one g a sample.
+
+  Args:
+    symmetry: How samples are moved.
+    task: The model and its loss.
+    primal: The point.
+    model_state: `batch_stats` and the like; only the unmoved batch changes it.
+    batch: The samples of this device.
+    key: Draws group elements, and whatever is random in the model (the same for both calls).
+  """
+  variables = homotopy.merge(primal.theta, primal.gamma, model_state)
+  draw, model_key = jax.random.split(key)
+  moved = symmetry.move(draw, batch)
+  prediction, updated = task.apply(variables, batch, model_key)
+  moved_prediction, _ = task.apply(variables, moved, model_key)
+  loss = jnp.mean(task.loss(prediction, batch))
+  return loss, jnp.mean(task.loss(moved_prediction, moved)), updated
 
 
 @struct.dataclass
@@ -49,17 +85,20 @@ class Augment(Formulation):
 
 @struct.dataclass
 class Remul(Formulation):
-  """min loss + beta gap, with constant weights.
+  """min loss(f(x), y) + beta E_g loss(f(rho_X(g) x), rho_Y(g) y), one g a sample and step.
+
+  Both terms are anchored on the target. The equivariance error, which the authors measure, is no
+  term of their loss; as one it is `GapPenalty`.
 
   Attributes:
     symmetry: The group and its action.
-    beta: Weight of the gap; that of the loss is 1.
+    beta: Weight of the moved loss; that of the loss is 1.
 
   Raises:
     ConfigurationError: (in the first step) there is no symmetry.
 
   Reference: Elhag, Rusch, Di Giovanni, Bronstein, "Relaxed Equivariance via Multitask Learning",
-  2024 (arXiv:2410.17878), with constant weights.
+  2024 (arXiv:2410.17878), with constant weights; by GradNorm: `GradNorm`.
   """
 
   beta: float | Scalar = 1.0
@@ -67,13 +106,34 @@ class Remul(Formulation):
 
   def terms(self, task, primal, model_state, batch, key, own_state):
     symmetry = functional.required(self.symmetry, "remul")
+    loss, moved, updated = loss_and_moved_loss(symmetry, task, primal, model_state, batch, key)
+    return Terms(loss, self.beta * moved, {}, updated)
+
+
+@struct.dataclass
+class GapPenalty(Formulation):
+  """min loss + beta gap: the penalty form of `functional.Functional`.
+
+  Attributes:
+    symmetry: The group and its action.
+    beta: Weight of the gap; that of the loss is 1.
+
+  Raises:
+    ConfigurationError: (in the first step) there is no symmetry.
+  """
+
+  beta: float | Scalar = 1.0
+  symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
+
+  def terms(self, task, primal, model_state, batch, key, own_state):
+    symmetry = functional.required(self.symmetry, "the gap penalty")
     loss, gap, updated = functional.loss_and_gap(symmetry, task, primal, model_state, batch, key)
     return Terms(loss, self.beta * gap, {}, updated)
 
 
 @struct.dataclass
 class GradNorm(Formulation):
-  """min w_1 loss + w_2 gap, the weights moved so that both train at one pace.
+  """min w_1 L_1 + w_2 L_2, the weights moved so that both losses train at one pace.
 
   With G_i = w_i norm(grad_theta L_i), r_i the share of L_i(t) / L_i(0) in their mean, the weights
   descend
@@ -85,6 +145,7 @@ class GradNorm(Formulation):
 
   Attributes:
     symmetry: The group and its action.
+    objectives: L_1, L_2: `loss_and_moved_loss` (REMUL), or `functional.loss_and_gap`.
     asymmetry: a; 0 asks for equal gradients.
     weight_lr: Adam step size of the weights.
     axis_name: Mapped axis that shares the batch; None on one device.
@@ -99,6 +160,7 @@ class GradNorm(Formulation):
   asymmetry: float | Scalar = 1.5
   weight_lr: float | Scalar = 0.01
   symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
+  objectives: Objectives = struct.field(pytree_node=False, default=loss_and_moved_loss)
   axis_name: str | None = struct.field(pytree_node=False, default=None)
 
   def init_state(self, gamma):
@@ -107,12 +169,12 @@ class GradNorm(Formulation):
     return {"weights": jnp.ones(2), "initial": jnp.zeros(2), "adam": adam}
 
   def terms(self, task, primal, model_state, batch, key, own_state):
-    symmetry = functional.required(self.symmetry, "remul")
+    symmetry = functional.required(self.symmetry, "GradNorm")
 
     def losses(theta):
       point = primal._replace(theta=theta)
-      loss, gap, updated = functional.loss_and_gap(symmetry, task, point, model_state, batch, key)
-      return jnp.stack([loss, gap]), updated
+      first, second, updated = self.objectives(symmetry, task, point, model_state, batch, key)
+      return jnp.stack([first, second]), updated
 
     def mean_losses(theta):  # see `primal_dual.gradients` for why the mean comes first
       return _mean(losses(theta)[0], self.axis_name)

@@ -1,8 +1,13 @@
 """Names that flags and tables share; defines no flag, so that any program may import it."""
 
-_ON_GAMMA = ["strict", "none", "equality", "inequality", "resilient", "ridge", "one_sided"]
+_ON_GAMMA = [
+  *("strict", "none", "equality", "inequality", "resilient", "ridge"),
+  *("one_sided", "published_resilient"),
+]
 FUNCTIONAL = ["functional", "functional_resilient"]
-CONSTRAINTS = [*_ON_GAMMA, "schedule", "remul", "augment", *FUNCTIONAL]
+WEIGHTED = ["remul", "gap_penalty"]
+"""Rules that weigh a second loss, by a constant or by GradNorm."""
+CONSTRAINTS = [*_ON_GAMMA, "schedule", *WEIGHTED, "augment", *FUNCTIONAL]
 PLAIN_MODELS = {"mpnn", "transformer"}
 """Models without any equivariant part, and so without gamma."""
 SIZES = {"relaxation_features": ("mlp", "spectral_mlp"), "rank": ("low_rank",)}

@@ -169,8 +169,7 @@ def write(place: Path, campaign: Campaign, found: list[dict[str, Any]]) -> None:
     "settings": SETTINGS,
     "counts": counts,
     "runs": found,
-    "environment": runs.environment(),
   }
-  history.write_json(place / runs.RESULT, runs.portable(result))
+  runs.write_result(place, result)
   plotting.save(report_plots.detection_curves(curves, BROKEN), place / "detection.png")
   print(f"Everything is in {place}: result.json, detection.png")

@@ -9,13 +9,16 @@ from typing import Any
 from absl import flags
 
 from experiments import replicas
-from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, SIZES
+from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, SIZES, WEIGHTED
 from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
 
-_FOR_PLAIN = {"strict", "remul", "augment", *FUNCTIONAL}
-_WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided", *FUNCTIONAL}
+_FOR_PLAIN = {"strict", *WEIGHTED, "augment", *FUNCTIONAL}
+_WITH_MULTIPLIERS = {
+  *("equality", "inequality", "resilient", "one_sided", "published_resilient"),
+  *FUNCTIONAL,
+}
 _RELAXED = {*CONSTRAINTS} - {"strict"}
 
 flags.DEFINE_enum(
@@ -23,7 +26,7 @@ flags.DEFINE_enum(
   "equality",
   CONSTRAINTS,
   "Constraint on every layer's gamma; or on the equivariance error of any network (functional, "
-  "functional_resilient); or a rival training rule (schedule, remul, augment).",
+  "functional_resilient); or a rival training rule (schedule, remul, gap_penalty, augment).",
 )
 flags.DEFINE_float("rho", None, "Price of slack (resilient) or weight of the penalty (ridge).")
 flags.DEFINE_float(
@@ -31,19 +34,25 @@ flags.DEFINE_float(
   None,
   "Bound on abs(gamma) (inequality), or on the mean squared equivariance error (functional).",
 )
-flags.DEFINE_float("beta", None, "Weight of the equivariance loss (remul); 1 by default.")
+flags.DEFINE_float(
+  "beta",
+  None,
+  "Weight of the loss of moved samples (remul) or of the equivariance error (gap_penalty); 1 by "
+  "default.",
+)
 flags.DEFINE_enum(
   "weighting",
   None,
   ["constant", "gradnorm"],
-  "Weights of the task's and the equivariance loss (remul): 1 and --beta, or by GradNorm.",
+  "Weights of the two losses of remul and gap_penalty: 1 and --beta, or by GradNorm.",
 )
 flags.DEFINE_integer(
   "schedule_epochs", None, "Length of the schedule; by default --epochs.", lower_bound=1
 )
 flags.DEFINE_float("augmented", None, "c of the augmented Lagrangian term.")
 flags.DEFINE_float("lr", None, "Adam step size of theta.")
-flags.DEFINE_float("gamma_lr", None, "Adam step size of gamma; by default the preset's, or --lr.")
+flags.DEFINE_float("gamma_lr", None, "Step size of gamma; by default the preset's, or --lr.")
+flags.DEFINE_enum("gamma_optimizer", "adam", ["adam", "sgd"], "Moves gamma; sgd has no momentum.")
 flags.DEFINE_float("slack_lr", None, "Adam step size of the slack (resilient).")
 flags.DEFINE_float(
   "dual_lr",
@@ -142,7 +151,7 @@ flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
 
 _COMMON = [
   *("constraint", "rho", "epsilon", "beta", "weighting", "schedule_epochs", "augmented"),
-  *("lr", "gamma_lr", "slack_lr", "dual_lr", "decay_epochs"),
+  *("lr", "gamma_lr", "gamma_optimizer", "slack_lr", "dual_lr", "decay_epochs"),
   *("dual_optimizer", "clip_norm", "relaxation", "relaxation_features", "rank", "gamma"),
   *("relaxation_scale", "preset", "epochs"),
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
@@ -169,6 +178,7 @@ def settings(
   if given["model"] is not None and given["model"] not in models:
     raise UsageError(f"--model={given['model']} does not exist here; take {'|'.join(models)}.")
   _check_only("relaxation", "mlp", given, _RELAXED)
+  _check_only("gamma_optimizer", "adam", given, _RELAXED - {"schedule"})
   _check_plain(given["model"] or preset["model"], given)
   merged = {**given, **{k: v for k, v in preset.items() if given[k] is None}}
   sizes = merged["train_samples"] = _sizes(merged["train_samples"])
@@ -182,8 +192,8 @@ def settings(
     ("rho", 1.0, ("resilient", "ridge", "functional_resilient")),
     ("epsilon", 0.1, ("inequality",)),
     ("epsilon", 1e-3, ("functional",)),
-    ("weighting", "constant", ("remul",)),
-    ("beta", 1.0, ("remul",) if given["weighting"] != "gradnorm" else ()),
+    ("weighting", "constant", WEIGHTED),
+    ("beta", 1.0, WEIGHTED if given["weighting"] != "gradnorm" else ()),
     ("schedule_epochs", merged["epochs"], ("schedule",)),
   ):
     if constraint in users and merged[name] is None:
@@ -208,9 +218,14 @@ def settings(
         f"--{name} has no meaning with --relaxation={merged['relaxation']}; leave it out, or take "
         f"--relaxation={'|'.join(branches)}."
       )
-  if merged["precision"] == "float32":
-    del merged["precision"]  # as in runs that were made before there was a choice
+  for name in _CHOSEN_LATER:
+    if merged[name] == FLAGS[name].default:
+      del merged[name]  # as in runs that were made before there was a choice
   return merged
+
+
+_CHOSEN_LATER = ("precision", "gamma_optimizer")
+"""Settings that are recorded only where they are not the default."""
 
 
 def _check_plain(model: str, given: dict[str, Any]) -> None:
@@ -223,9 +238,9 @@ def _check_plain(model: str, given: dict[str, Any]) -> None:
       f"--constraint={constraint} has no meaning; add --constraint=strict (without a constraint) "
       f"or --constraint={'|'.join(sorted(_FOR_PLAIN - {'strict'}))}."
     )
-  of_branches = ("relaxation_features", "rank", "gamma", "relaxation_scale", "gamma_lr")
-  for name in ("relaxation", *of_branches):
-    if given[name] != ("mlp" if name == "relaxation" else None):
+  of_branches = ("relaxation", "relaxation_features", "rank", "relaxation_scale")
+  for name in (*of_branches, "gamma", "gamma_lr", "gamma_optimizer"):
+    if given[name] != FLAGS[name].default:
       raise UsageError(f"--{name} has no meaning with --model={model}, which has no branches.")
 
 
@@ -276,8 +291,8 @@ def describe(settings: dict[str, Any], plan: replicas.Plan) -> str:
 _CHECKED: dict[str, set[str]] = {
   "rho": {"resilient", "ridge", "functional_resilient"},
   "epsilon": {"inequality", "functional"},
-  "beta": {"remul"},
-  "weighting": {"remul"},
+  "beta": {*WEIGHTED},
+  "weighting": {*WEIGHTED},
   "schedule_epochs": {"schedule"},
   "slack_lr": {"resilient", "functional_resilient"},
   "dual_lr": _WITH_MULTIPLIERS,

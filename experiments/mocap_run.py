@@ -79,7 +79,13 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Prob
   published = preset("paper", settings["model"])
   own = {"eval_every", "checkpoint_every", "patience"}
   published = {k: v for k, v in published.items() if k not in own}
-  published |= {"gamma_lr": None, "gamma": None, "height": True, "relaxation_scale": "free"}
+  published |= {
+    "gamma_lr": None,
+    "gamma_optimizer": None,
+    "gamma": None,
+    "height": True,
+    "relaxation_scale": "free",
+  }
   published |= {"decay_epochs": None}
   return problems.Problem(
     experiment="mocap",

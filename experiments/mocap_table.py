@@ -28,6 +28,8 @@ class Row(NamedTuple):
 
 
 def _egno(constraint: str, **fixed: Any) -> Callable[[dict[str, Any]], bool]:
+  fixed = {"gamma_optimizer": None, **fixed}  # recorded only where it is not Adam
+
   def wanted(settings):
     same = all(settings.get(name) == value for name, value in fixed.items())
     return settings["model"] == "egno" and settings["constraint"] == constraint and same
@@ -51,6 +53,7 @@ def _never(settings: dict[str, Any]) -> bool:
 
 # The lower end of the published dual rates, 2e-4 to 5e-4; runs at another are not joined with it.
 _PUBLISHED_RATES = _egno("equality", augmented=0.0, dual_lr=2e-4)
+_SGD = _egno("equality", gamma_optimizer="sgd")
 
 # Published values: Manolache et al., NeurIPS 2025, and Xu et al., ICML 2024.
 PUBLISHED = (
@@ -93,6 +96,7 @@ PUBLISHED = (
 OURS = (
   Row("EGNO, no constraint, f_eq + f_neq", {}, "relaxed", _egno("none")),
   Row("EGNO, one-sided, f_eq + f_neq", {}, "relaxed", _egno("one_sided")),
+  Row("EGNO, published resilient, f_eq + f_neq", {}, "relaxed", _egno("published_resilient")),
   Row("EGNO, resilient, f_eq", {}, "projection", _damped("resilient", rho=1.0)),
   Row("EGNO, resilient, rho by validation, f_eq", {}, "projection", _damped("resilient"), "rho"),
   Row(
@@ -105,6 +109,8 @@ OURS = (
     "relaxed",
     _PUBLISHED_RATES,
   ),
+  Row("EGNO, equality, gamma by SGD, f_eq", {}, "projection", _SGD),
+  Row("EGNO, equality, gamma by SGD, f_eq + f_neq", {}, "relaxed", _SGD),
 )
 
 

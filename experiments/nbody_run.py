@@ -175,7 +175,13 @@ def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.A
 _PUBLISHED = {
   **{k: v for k, v in PRESETS["paper"].items() if k not in ("eval_every", "checkpoint_every")},
   **{"norm": "none", "lmax": 1, "system": "charged", "relaxation_scale": "free"},
-  **{"gamma_lr": None, "clip_norm": None, "patience": None, "relaxation": "mlp"},
+  **{
+    "gamma_lr": None,
+    "gamma_optimizer": None,
+    "clip_norm": None,
+    "patience": None,
+    "relaxation": "mlp",
+  },
   **{"relaxation_features": None, "gamma": None, "decay_epochs": None},
 }
 
@@ -222,7 +228,23 @@ _LENGTHS = (
   *("epochs", "eval_every", "checkpoint_every", "keep_period"),
   *("schedule_epochs", "decay_epochs"),
 )
-"""Settings in epochs, of which a smaller training set needs more for the same steps."""
+
+
+def lengths(settings: dict[str, Any], largest: int, steps: int) -> dict[str, int]:
+  """Returns the settings that count epochs for another training set: of as many steps as before.
+
+  Where the steps of an epoch do not divide them, the nearest number of epochs, and one at least.
+
+  Args:
+    settings: All settings, for the largest training set.
+    largest: Steps of an epoch with that.
+    steps: Steps of an epoch with the other.
+  """
+  return {
+    name: max(1, (2 * settings[name] * largest + steps) // (2 * steps))
+    for name in _LENGTHS
+    if settings.get(name)
+  }
 
 
 def curve(
@@ -234,22 +256,23 @@ def curve(
 ) -> None:
   """Trains on every size of `train_samples`, and strictly too, for the same number of steps.
 
-  Each training has its own folder in `place`; finished ones are not repeated on `--resume`.
+  Epochs in the settings, those between evaluations too, are of the largest size (`lengths`). Each
+  training has its own folder in `place`; finished ones are not repeated on `--resume`.
   """
   from ace_jax import plotting  # Matplotlib is slow to import
 
   constraints = dict.fromkeys([settings["constraint"], "strict"])
   test: dict[str, dict[int, list[float]]] = {}
-  table = []
+  steps, table = {}, []
   for size in settings["train_samples"]:
     subset = nbody.first(data, size)
     batch_size = min(settings["batch_size"], size)
     full = len(data.train["positions"]) // settings["batch_size"]
-    stretch = max(1, full // (size // batch_size))
+    own_lengths = lengths(settings, full, size // batch_size)
+    steps[size] = own_lengths["epochs"] * (size // batch_size)
     for constraint in constraints:
-      lengths = {name: settings[name] and settings[name] * stretch for name in _LENGTHS}
       changed = {"constraint": constraint, "train_samples": [size], "batch_size": batch_size}
-      own = {**settings, **lengths, **changed}
+      own = {**settings, **own_lengths, **changed}
       folder = place / f"{constraint}_{size}"
       print(f"\n{constraint}, {size} training trajectories, {own['epochs']} epochs: {folder}")
       finished = [folder / name / runs.RESULT for name, _ in plan.expand(own)]
@@ -261,9 +284,11 @@ def curve(
       for name in found[0]["predictors"]:
         errors = [result["predictors"][name]["test_mse"] for result in found]
         test.setdefault(f"{constraint}, {name}", {})[size] = errors
-        table.append([f"{constraint}, {name}", str(size), f"{np.mean(errors):.5f}"])
-  history.write_json(place / runs.RESULT, {"experiment": "nbody_samples", "test_mse": test})
+        table.append(
+          [f"{constraint}, {name}", str(size), str(steps[size]), f"{np.mean(errors):.5f}"]
+        )
+  runs.write_result(place, {"experiment": "nbody_samples", "steps": steps, "test_mse": test})
   (place / "figures").mkdir(exist_ok=True)
   plotting.save(plotting.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
-  print(f"\n{text.table(['predictor', 'trajectories', 'test MSE'], table)}")
+  print(f"\n{text.table(['predictor', 'trajectories', 'steps', 'test MSE'], table)}")
   print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")

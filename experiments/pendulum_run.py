@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import ace_jax
-from ace_jax import history
 from ace_jax.models.time_reversal import TimeReversalField
 from ace_jax.symmetry import actions, equivariance_statistics
 from data import pendulum
@@ -45,7 +44,7 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, workdir: str |
     verdicts = {c: verdict(c, results) for c in damping}
     report = {"experiment": "pendulum", "settings": settings, "results": results}
     report |= {"verdicts": {f"{c:g}": said for c, said in verdicts.items()}}
-    history.write_json(place / runs.RESULT, report | {"environment": runs.environment()})
+    runs.write_result(place, report)
     (place / "figures").mkdir(exist_ok=True)
     draw(place / "figures", damping, found, results)
   header = ["constraint, damping", "f_eq test MSE", "relaxed test MSE", "max|gamma|", "max|lambda|"]

@@ -11,7 +11,17 @@ import jax
 import optax
 
 import ace_jax
-from ace_jax import history, homotopy, parallel, relaxations, rivals, state, task, training
+from ace_jax import (
+  functional,
+  history,
+  homotopy,
+  parallel,
+  relaxations,
+  rivals,
+  state,
+  task,
+  training,
+)
 from ace_jax.functional import Functional, ResilientFunctional, Symmetry
 from ace_jax.lagrangian import dual_optimizer
 from ace_jax.parallel import DATA
@@ -93,10 +103,10 @@ def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formu
   augmented = 0.0 if augmented is None else augmented
   symmetry = problem.symmetry
 
-  def remul():
+  def weighted(rule, objectives):
     if settings["weighting"] == "gradnorm":
-      return rivals.GradNorm(symmetry=symmetry, axis_name=DATA)
-    return rivals.Remul(beta=settings["beta"], symmetry=symmetry)
+      return rivals.GradNorm(symmetry=symmetry, objectives=objectives, axis_name=DATA)
+    return rule(beta=settings["beta"], symmetry=symmetry)
 
   def schedule():
     steps = settings["schedule_epochs"] * _steps_an_epoch(settings, problem)
@@ -109,9 +119,11 @@ def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formu
     "inequality": lambda: ace_jax.Inequality(augmented=augmented, epsilon=settings["epsilon"]),
     "resilient": lambda: ace_jax.Resilient(augmented=augmented, rho=settings["rho"]),
     "one_sided": lambda: ace_jax.OneSided(augmented=augmented),
+    "published_resilient": lambda: ace_jax.PublishedResilient(augmented=augmented),
     "ridge": lambda: ace_jax.Ridge(rho=settings["rho"]),
     "schedule": schedule,
-    "remul": remul,
+    "remul": lambda: weighted(rivals.Remul, rivals.loss_and_moved_loss),
+    "gap_penalty": lambda: weighted(rivals.GapPenalty, functional.loss_and_gap),
     "augment": lambda: rivals.Augment(symmetry=symmetry),
     "functional": lambda: Functional(augmented, symmetry, settings["epsilon"]),
     "functional_resilient": lambda: ResilientFunctional(augmented, symmetry, settings["rho"]),
@@ -159,7 +171,7 @@ def optimizers(settings: dict[str, Any], problem: Problem) -> tuple[Any, Any]:
   if epochs is not None:
     decay = optax.cosine_decay_schedule(1.0, epochs * _steps_an_epoch(settings, problem))
   rates = (settings[name] for name in ("lr", "gamma_lr", "slack_lr", "clip_norm"))
-  primal = primal_adam(*rates, decay=decay)
+  primal = primal_adam(*rates, decay=decay, gamma_optimizer=settings.get("gamma_optimizer", "adam"))
   options = {"eps": settings["dual_eps"]} if settings["dual_optimizer"] == "adam" else {}
   return primal, dual_optimizer(settings["dual_optimizer"], settings["dual_lr"], **options)
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ace_jax import history, state, task
-from experiments import runs, text
+from experiments import runs, stored, text
 from experiments.problems import Problem
 
 
@@ -41,6 +41,7 @@ def make(
   final = {kind: history.of_kind(records[-1], kind) for kind in ("gamma", "multiplier", "slack")}
   tail = records[-max(1, len(records) // 10) :]
   return {
+    "format": stored.FORMAT,
     "experiment": problem.experiment,
     "model": problem.model,
     "constraint": settings["constraint"],
@@ -57,9 +58,9 @@ def make(
     "steps_per_second": float(np.median([record["steps_per_second"] for record in records])),
     "settings": settings,
     "differs_from_published": {
-      name: [settings[name], value]
+      name: [settings.get(name), value]
       for name, value in problem.published.items()
-      if settings[name] != value
+      if settings.get(name) != value
     },
     "data": problem.summary,
     "environment": runs.environment(),

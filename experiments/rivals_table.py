@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 from data.errors import DataError
 from experiments import stored, text
-from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS
+from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, WEIGHTED
 
 HEADER = [
   *("run", "predictor", "train", "epochs", "seeds", "test MSE"),
   *("equiv. MSE", "asked", "equiv. error", "seconds a run"),
 ]
 
-_NETWORK = {"none", "remul", "augment", "functional", "functional_resilient"}
+_NETWORK = {"none", *WEIGHTED, "augment", *FUNCTIONAL}
 """Rules that train one network, with gamma where it has one."""
 _ALONE = {"strict", "schedule"}
 """Rules whose predictor is the projection."""
@@ -87,24 +87,25 @@ class Line(NamedTuple):
 def rows(results: list[dict[str, Any]]) -> list[list[str]]:
   """Returns the rows, one a configuration and predictor.
 
-  Below each row of a functional constraint stands, once more, the REMUL run of the same model and
-  protocol whose measured mean squared equivariance error is nearest to it (by ratio): the two at
-  equal equivariance, as far as there are runs.
+  Below each row of a functional constraint stand, once more, the REMUL run and the one with the gap
+  as a penalty, of the same model and protocol, whose measured mean squared equivariance error is
+  nearest to it (by ratio): rules at equal equivariance, as far as there are runs.
 
   Args:
     results: Contents of result.json files.
   """
   lines = _lines(results)
-  remul = [line for line in lines if line.constraint == "remul"]
   table = []
   for line in lines:
     table.append(line.cells(line.label()))
     if line.constraint not in FUNCTIONAL:
       continue
-    own = [other for other in remul if other.protocol == line.protocol]
-    if own:
-      nearest = min(own, key=lambda other: abs(_log_gap(other) - _log_gap(line)))
-      table.append(nearest.cells(f"  beside it: {nearest.label()}"))
+    alike = [other for other in lines if other.protocol == line.protocol]
+    for rule in WEIGHTED:
+      own = [other for other in alike if other.constraint == rule]
+      if own:
+        nearest = min(own, key=lambda other: abs(_log_gap(other) - _log_gap(line)))
+        table.append(nearest.cells(f"  beside it: {nearest.label()}"))
   return table
 
 
@@ -151,9 +152,8 @@ def _rule(line: Line) -> str:
   decay = "" if settings.get("decay_epochs") else ", constant step sizes"
   if line.constraint == "strict":
     return f"plain{decay}"
-  if settings.get("weighting") == "gradnorm":
-    return f"remul, GradNorm{decay}"
-  return line.constraint.replace("_", " ") + decay
+  weighting = ", GradNorm" if settings.get("weighting") == "gradnorm" else ""
+  return line.constraint.replace("_", " ") + weighting + decay
 
 
 def _lines(results: list[dict[str, Any]]) -> list[Line]:

@@ -83,12 +83,14 @@ def opened(workdir: Path, settings: dict[str, Any], resume: bool) -> Iterator[Pa
 
 def write_config(folder: Path, settings: dict[str, Any]) -> None:
   """Writes config.json: what decides the run, and what it ran on."""
-  history.write_json(folder / CONFIG, {"settings": settings, "environment": environment()})
+  content = {"format": stored.FORMAT, "settings": settings, "environment": environment()}
+  history.write_json(folder / CONFIG, content)
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
   """Writes the result.json of a comparison: what it found, and what it ran on."""
-  history.write_json(folder / RESULT, portable({**result, "environment": environment()}))
+  content = {"format": stored.FORMAT, **result, "environment": environment()}
+  history.write_json(folder / RESULT, portable(content))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -108,22 +110,26 @@ def _check_config(path: Path, settings: dict[str, Any], resume: bool) -> None:
   if not path.exists():
     return
   try:
-    there = stored.read_settings(path, "restore it, or choose another --workdir")
+    there, renamed = stored.read_config(path, "restore it, or choose another --workdir")
   except DataError as error:
     raise ConfigurationError(str(error)) from error
   here = json.loads(json.dumps(settings))
   # A run may be resumed to a longer one: its past does not depend on where it ends.
   differing = [name for name in differences(there, here) if name != "epochs"]
+  earlier = "a run of an earlier version, whose remul is called gap_penalty since then"
   if differing:
     shown = ", ".join(f"{k}: {there.get(k)} there, {here.get(k)} asked for" for k in differing[:3])
+    held = f"{earlier}, with" if renamed else "a run with"
     raise ConfigurationError(
-      f"{path.parent} holds a run with another configuration ({shown}); "
+      f"{path.parent} holds {held} another configuration ({shown}); "
       "give the same flags, or choose another --workdir."
     )
   if not resume:
     raise ConfigurationError(
       f"{path.parent} already holds this run; add --resume, or choose another --workdir."
     )
+  if renamed:
+    print(f"{path.parent} holds {earlier}: it goes on as that.")
 
 
 def environment() -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Reading what runs wrote, result.json and config.json, which may be damaged. Imports no JAX."""
+"""Reading what runs wrote, result.json and config.json, which may be damaged. Imports no JAX.
+
+Both name their `format`. Before 2, in files that name none, `remul` was the rule that is called
+`gap_penalty` since then; it is read as that.
+"""
 
 import json
 import math
@@ -8,6 +12,8 @@ from typing import Any
 from data.errors import DataError
 
 TRAININGS = ("nbody", "mocap")
+FORMAT = 2
+"""Of the files that are written now."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
   **{"model": str, "constraint": str, "seeds": list, "epochs": int, "train_samples": int},
   **{"settings": dict, "data": dict, "predictors": dict, "curve": list},
@@ -42,10 +48,20 @@ def read_settings(path: Path, remedy: str) -> dict[str, Any]:
   Raises:
     DataError: it cannot be read, or has none.
   """
-  settings = read_json(path, remedy).get("settings")
+  return read_config(path, remedy)[0]
+
+
+def read_config(path: Path, remedy: str) -> tuple[dict[str, Any], bool]:
+  """Reads the settings in a config.json, and whether one of them has another name since then.
+
+  Raises:
+    DataError: it cannot be read, or has no settings.
+  """
+  config, renamed = _read(path, remedy, dict)
+  settings = config.get("settings")
   if not isinstance(settings, dict):
     raise DataError(f"{path}: damaged (no settings); {remedy}.")
-  return settings
+  return settings, renamed
 
 
 def but_for_seed(result: dict[str, Any]) -> str:
@@ -62,7 +78,7 @@ def but_for_seed(result: dict[str, Any]) -> str:
 
 
 def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
-  """Reads a JSON object, or a list.
+  """Reads a JSON object, or a list; one of an earlier format as if it were written today.
 
   Args:
     path: The file.
@@ -72,8 +88,14 @@ def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
   Raises:
     DataError: it cannot be read, or is something else.
   """
+  return _read(path, remedy, kind)[0]
+
+
+def _read(path: Path, remedy: str, kind: type) -> tuple[Any, bool]:
+  """Returns the value of today, and whether it is another than the one written."""
   try:
-    value = json.loads(path.read_bytes())
+    written = json.loads(path.read_bytes())
+    value = _today(written)
   except OSError as error:
     raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}.") from error
   except (ValueError, RecursionError) as error:
@@ -81,7 +103,28 @@ def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
     raise DataError(f"{path}: damaged ({reason}); {remedy}.") from error
   if not isinstance(value, kind):
     raise DataError(f"{path}: damaged (no JSON {kind.__name__}); {remedy}.")
-  return value
+  if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:
+    raise DataError(f"{path}: its format is not {FORMAT}, that of this version; {remedy}.")
+  return value, value != written
+
+
+def _today(written: Any) -> Any:
+  if not isinstance(written, dict) or "format" in written:
+    return written
+  known = {name: written[name] for name in ("constraint", "settings") if name in written}
+  return {**written, **_replaced(known)}
+
+
+def _replaced(value: Any) -> Any:
+  # The settings of a sweep hold the flags of its runs.
+  if isinstance(value, dict):
+    return {key: _replaced(item) for key, item in value.items()}
+  if isinstance(value, list):
+    return [_replaced(item) for item in value]
+  return _RENAMED.get(value, value) if isinstance(value, str) else value
+
+
+_RENAMED = {"remul": "gap_penalty", "--constraint=remul": "--constraint=gap_penalty"}
 
 
 def _wrong(result: dict[str, Any]) -> str:

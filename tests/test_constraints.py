@@ -41,6 +41,7 @@ def test_projections():
     (ace_jax.Equality(), [-1, 2, 0], [-1, 2, 0]),
     (ace_jax.Inequality(), [0, 2, 0], [-1, 2, 0]),
     (ace_jax.Resilient(), [0, 2, 0], [0, 2, 0]),
+    (ace_jax.PublishedResilient(), [0, 2, 0], [-1, 2, 0]),
   ):
     after, found, _ = formulation.update(primal, negative, {}, None, jnp.int32(0))
     np.testing.assert_array_equal(found["a"], multipliers)

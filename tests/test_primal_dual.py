@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import ace_jax
-from ace_jax import epochs, parallel, primal_dual, state, task
+from ace_jax import checkpoints, epochs, parallel, primal_dual, state, task
 from ace_jax.homotopy import Homotopic
 from ace_jax.lagrangian import dual_optimizer
 from ace_jax.relaxations import MLP
@@ -159,6 +159,83 @@ def test_parameters_after_20_steps_do_not_depend_on_the_device_count():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), other, results[0])
 
 
+def published_resilient_in_numpy(gamma, w, lr, dual_lr, epochs, steps):
+  """The published rule on mean((w + gamma a - y)^2); gamma and lambda after each step, and L."""
+  bias, seen = 1e-3, []
+  multiplier = np.zeros_like(gamma)
+  moments = {name: [np.zeros_like(gamma), np.zeros_like(gamma)] for name in ("w", "gamma", "dual")}
+
+  def adam(name, gradient, count, eps):
+    first, second = moments[name]
+    first[:] = 0.9 * first + 0.1 * gradient
+    second[:] = (1 - bias) * second + bias * gradient**2
+    return first / (1 - 0.9**count) / (np.sqrt(second / (1 - (1 - bias) ** count)) + eps)
+
+  for epoch in range(epochs):
+    frozen = multiplier.copy()
+    for step in range(steps):
+      count = epoch * steps + step + 1
+      residual = w + gamma * SLOPE - GOAL
+      violation = np.abs(gamma) - frozen
+      value = np.mean(residual**2) + multiplier @ violation + 0.5 * frozen @ frozen
+      slope = 2 * residual / len(gamma)
+      w = w - lr * adam("w", slope, count, 1e-8)
+      moved = slope * SLOPE + multiplier * np.sign(gamma)
+      new_gamma = gamma - lr * adam("gamma", moved, count, 1e-8)
+      multiplier = np.maximum(multiplier + dual_lr * adam("dual", violation, count, 1e-4), 0)
+      gamma = new_gamma
+      seen.append((gamma, multiplier, value))
+  return [np.array(values) for values in zip(*seen, strict=True)]
+
+
+SLOPE, GOAL = np.array([1.0, -0.5, 2.0]), np.array([2.0, 1.0, -1.5])
+
+
+def resilient_line(gamma):
+  def apply(variables, batch, key):
+    prediction = variables["params"]["w"] + variables["gamma"]["layer"]["gamma"] * SLOPE
+    return jnp.broadcast_to(prediction, batch[1].shape), {}
+
+  return state.create(
+    task.Task(apply, squared_error),
+    {"params": {"w": jnp.zeros(3)}, "gamma": {"layer": {"gamma": jnp.asarray(gamma)}}},
+    ace_jax.PublishedResilient(),
+    primal_dual.primal_adam(0.03),
+    dual_optimizer("adam", 0.1, eps=1e-4),
+    jax.random.key(0),
+  )
+
+
+def test_published_resilient_freezes_its_bound_at_the_start_of_an_epoch(tmp_path):
+  begin = np.array([1.0, -0.3, 0.05])
+  with jax.enable_x64(True):
+    data = (jnp.zeros((15, 3)), jnp.broadcast_to(jnp.asarray(GOAL), (15, 3)))  # 5 steps an epoch
+    run_epoch = epochs.compile_epoch(parallel.make_mesh(1), 3)
+    run, found = parallel.stack([resilient_line(begin)]), []
+    for epoch in range(8):
+      if epoch == 4:
+        checkpoints.save(tmp_path, run)
+      run, outputs = run_epoch(run, data)
+      end = (run.primal.gamma, run.multipliers)
+      found.append([jax.device_get(jax.tree.leaves(tree)[0][0]) for tree in end])
+      found[-1].append(jax.device_get(outputs.lagrangian[0]))
+    gammas, multipliers, values = zip(*found, strict=True)
+    expected = published_resilient_in_numpy(begin, np.zeros(3), 0.03, 0.1, 8, 5)
+    close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
+    close(gammas, expected[0][4::5])
+    close(multipliers, expected[1][4::5])
+    close(np.concatenate(values), expected[2])
+    # The projection acts, and a gamma crosses 0.
+    assert np.sum(expected[1] == 0) > 10
+    assert np.max(np.abs(np.diff(np.sign(expected[0]), axis=0))) == 2
+
+    again = checkpoints.restore(tmp_path, parallel.stack([resilient_line(begin)]))
+    for _ in range(4):
+      again, _ = run_epoch(again, data)
+    jax.tree.map(np.testing.assert_array_equal, again.multipliers, run.multipliers)
+    jax.tree.map(np.testing.assert_array_equal, again.primal, run.primal)
+
+
 def test_gradient_of_gamma_is_loss_gradient_plus_multiplier():
   run, data = small_run(formulation=ace_jax.Equality())
   with_multipliers = primal_dual.gradients(run, data).primal.gamma
@@ -186,6 +263,17 @@ def test_block_step_sizes():
   np.testing.assert_allclose(
     [moved.theta["a"][0], moved.gamma["b"][0], moved.slack["b"][0]], [-0.1, -0.2, -0.3], rtol=1e-5
   )
+
+
+def test_gamma_by_sgd_and_the_others_by_adam():
+  transform = primal_dual.primal_adam(0.1, gamma_lr=0.2, gamma_optimizer="sgd")
+  gradient = state.Primal({"a": jnp.array([5.0])}, {"b": jnp.array([0.5])}, {})
+  kept = transform.init(gradient)
+  for _ in range(2):
+    moved, kept = transform.update(gradient, kept, gradient)
+    np.testing.assert_allclose([moved.theta["a"][0], moved.gamma["b"][0]], [-0.1, -0.1], rtol=1e-5)
+  with pytest.raises(ValueError, match="of gamma is unknown; choose adam or sgd"):
+    primal_dual.primal_adam(0.1, gamma_optimizer="newton")
 
 
 def test_decay_scales_every_block():

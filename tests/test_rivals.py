@@ -62,19 +62,44 @@ def gap_of(w, x):
   return float(np.mean(np.square(moved - x @ w @ QUARTER.T)))
 
 
-def test_remul_and_functional_add_the_gap():
+def moved_loss_of(w, x, y):
+  """loss(f(R x), R y): anchored on the target, not on the prediction at x."""
+  return float(np.mean(np.square(x @ QUARTER.T @ w - y @ QUARTER.T)))
+
+
+def test_what_remul_and_the_rules_of_the_gap_add():
   w = jax.random.normal(jax.random.key(2), (3, 3))
   x, y = batch = batch_of(7)
-  loss, gap = float(np.mean(np.square(x @ w - y))), gap_of(w, x)
+  loss, gap, moved = float(np.mean(np.square(x @ w - y))), gap_of(w, x), moved_loss_of(w, x, y)
+  assert abs(gap - moved) > 0.1 * gap
   found = terms_of(rivals.Remul(beta=3.0, symmetry=FIXED), w, batch)
+  np.testing.assert_allclose([found.loss, found.cost], [loss, 3 * moved], rtol=1e-5)
+  found = terms_of(rivals.GapPenalty(beta=3.0, symmetry=FIXED), w, batch)
   np.testing.assert_allclose([found.loss, found.cost], [loss, 3 * gap], rtol=1e-5)
   found = terms_of(functional.Functional(symmetry=FIXED, epsilon=0.25), w, batch)
   np.testing.assert_allclose(found.violation["equivariance"], gap - 0.25, rtol=1e-5)
+  # At the target's own map turned samples fit nothing new where it commutes with R, and only there.
+  assert moved_loss_of(2 * np.eye(3), x, 2 * np.asarray(x)) < 1e-10
+  assert terms_of(rivals.Remul(symmetry=FIXED), TARGET, batch).cost > 0.1
+
+
+@pytest.mark.parametrize(
+  ("objectives", "second_of"),
+  [
+    (rivals.loss_and_moved_loss, moved_loss_of),
+    (functional.loss_and_gap, lambda w, x, y: gap_of(w, x)),
+  ],
+)
+def test_gradnorm_weighs_either_second_loss(objectives, second_of):
+  w = jax.random.normal(jax.random.key(2), (3, 3))
+  x, y = batch = batch_of(7)
+  loss, second = float(np.mean(np.square(x @ w - y))), second_of(w, x, y)
   own = {"weights": jnp.array([0.5, 1.5])}
-  found = terms_of(rivals.GradNorm(symmetry=FIXED), w, batch, own)
-  np.testing.assert_allclose(found.loss + found.cost, 0.5 * loss + 1.5 * gap, rtol=1e-5)
+  rule = rivals.GradNorm(symmetry=FIXED, objectives=objectives)
+  found = terms_of(rule, w, batch, own)
+  np.testing.assert_allclose(found.loss + found.cost, 0.5 * loss + 1.5 * second, rtol=1e-5)
   losses, norms = found.aux
-  np.testing.assert_allclose(losses, [loss, gap], rtol=1e-5)
+  np.testing.assert_allclose(losses, [loss, second], rtol=1e-5)
   slope = 2 * np.asarray(x).T @ (np.asarray(x @ w - y)) / x.size
   np.testing.assert_allclose(norms[0], np.linalg.norm(slope), rtol=1e-5)
 
@@ -275,6 +300,7 @@ def test_measure_gives_the_gap_and_its_error():
     functional.Functional(),
     rivals.Augment(),
     rivals.Remul(),
+    rivals.GapPenalty(),
     rivals.GradNorm(),
     rivals.Schedule(),
   ],

@@ -72,10 +72,13 @@ def refuses(done, code, *says):
     (["--lr=1e-3", "--grid=lr=1e-3,1e-2"], "--lr and --grid=lr=... contradict"),
     (["--beta=2"], "--beta has no meaning with --constraint=equality"),
     (["--constraint=remul", "--beta=2", "--weighting=gradnorm"], "--weighting=gradnorm contradict"),
+    (["--constraint=augment", "--beta=2"], "take --constraint=gap_penalty|remul"),
     (["--constraint=schedule", "--epochs=5", "--schedule_epochs=6"], "is longer than the run of 5"),
     (["--epochs=5", "--decay_epochs=4"], "is shorter than the run of 5 epochs"),
     (["--constraint=schedule", "--relaxation=mlp"], "for a linear branch"),
     (["--constraint=schedule", "--gamma_lr=1"], "--gamma_lr has no meaning"),
+    (["--constraint=strict", "--gamma_optimizer=sgd"], "--gamma_optimizer has no meaning"),
+    (["--constraint=published_resilient", "--rho=2"], "--rho has no meaning"),
     (["--model=mpnn"], "has nothing to relax"),
     (["--model=mpnn", "--constraint=functional", "--gamma_lr=1"], "which has no branches"),
     (["--model=transformer", "--constraint=strict", "--lmax=2"], "--lmax is for --model=segnn"),
@@ -232,6 +235,7 @@ def test_landscape_of_a_run(tmp_path, data_file):
     pytest.param(["--constraint=none", "--relaxation=linear"], marks=_SLOW),
     pytest.param(["--constraint=inequality", "--epsilon=0.2"], marks=_SLOW),
     ["--constraint=resilient", "--rho=0.5", "--centring=center_of_mass"],
+    ["--constraint=published_resilient", "--gamma_optimizer=sgd"],
   ],
 )
 def test_every_constraint_runs(tmp_path, data_file, flags):
@@ -240,6 +244,9 @@ def test_every_constraint_runs(tmp_path, data_file, flags):
   assert done.returncode == 0, done.stderr
   result = json.loads((place / "result.json").read_text())
   assert np.isfinite([found["test_mse"] for found in result["predictors"].values()]).all()
+  sgd = "--gamma_optimizer=sgd" in flags
+  assert result["settings"].get("gamma_optimizer") == ("sgd" if sgd else None)
+  assert ("gamma_optimizer" in result["differs_from_published"]) == sgd
 
 
 @pytest.mark.parametrize(
@@ -251,6 +258,8 @@ def test_every_constraint_runs(tmp_path, data_file, flags):
     pytest.param(["--constraint=remul", "--model=mpnn", "--grid=beta=0.5,2"], marks=_SLOW),
     pytest.param(["--constraint=functional_resilient", "--model=transformer"], marks=_SLOW),
     pytest.param(["--constraint=remul", "--weighting=gradnorm"], marks=_SLOW),
+    pytest.param(["--constraint=gap_penalty", "--model=mpnn", "--beta=2"], marks=_SLOW),
+    pytest.param(["--constraint=gap_penalty", "--weighting=gradnorm"], marks=_SLOW),
     pytest.param(["--constraint=functional"], marks=_SLOW),
   ],
 )
@@ -282,18 +291,37 @@ def test_every_rival_runs(tmp_path, data_file, flags):
   assert all(float(row[6].split()[0]) >= 0 for row in rows)
 
 
+def test_every_size_gets_the_same_steps_and_evaluations():
+  settings = {"epochs": 330, "eval_every": 5, "checkpoint_every": 10, "decay_epochs": 330}
+  settings |= {"keep_period": None, "schedule_epochs": None}
+  found = {n: nbody_run.lengths(settings, 90, n // 100) for n in (1000, 3000, 5000, 9000)}
+  assert [one["epochs"] for one in found.values()] == [2970, 990, 594, 330]
+  assert [one["decay_epochs"] for one in found.values()] == [2970, 990, 594, 330]
+  assert {one["epochs"] * (n // 100) for n, one in found.items()} == {29_700}
+  assert [one["eval_every"] for one in found.values()] == [45, 15, 9, 5]
+  assert {one["eval_every"] * (n // 100) for n, one in found.items()} == {450}
+  assert "keep_period" not in found[1000]
+  # 70 steps do not divide 29,700: the nearest.
+  assert nbody_run.lengths(settings, 90, 70)["epochs"] == 424
+  assert nbody_run.lengths({**settings, "eval_every": 1}, 1, 90)["eval_every"] == 1
+
+
 def test_sample_efficiency_curve(tmp_path, data_file):
   place = tmp_path / "curve"
   flags = [*TINY, f"--data_file={data_file}", f"--workdir={place}", "--constraint=strict"]
   flags.append("--decay_epochs=2")
-  done = run(*flags, "--train_samples=10,40")
+  done = run(*flags, "--train_samples=10,30,40")
   assert done.returncode == 0, done.stderr
   assert (place / "figures" / "sample_efficiency.png").exists()
   found = [json.loads((place / f"strict_{n}/result.json").read_text()) for n in (10, 40)]
   assert [result["steps"] for result in found] == [8, 8]
+  # 8 steps are no whole number of epochs of 3.
+  curve = json.loads((place / "result.json").read_text())
+  assert curve["steps"] == {"10": 8, "30": 9, "40": 8}
+  assert json.loads((place / "strict_30/result.json").read_text())["steps"] == 9
   assert [result["settings"]["decay_epochs"] for result in found] == [8, 2]
   assert found[0]["differs_from_published"]["decay_epochs"] == [8, None]
-  again = run(*flags, "--train_samples=10,40", "--resume")
+  again = run(*flags, "--train_samples=10,30,40", "--resume")
   assert again.returncode == 0, again.stderr
 
 

@@ -123,7 +123,7 @@ def rival(seed, constraint, test, gap, model="mpnn", predictors=("projection",),
   }
 
 
-def test_rivals_and_remul_at_the_equivariance_error_of_functional(tmp_path):
+def test_weighted_rules_at_the_equivariance_error_of_functional(tmp_path):
   both = ("projection", "relaxed")
   results = [
     rival(0, "functional", 0.02, 0.001, epsilon=0.001),
@@ -131,6 +131,7 @@ def test_rivals_and_remul_at_the_equivariance_error_of_functional(tmp_path):
     rival(0, "remul", 0.05, 0.03, beta=1.0, weighting="constant"),
     rival(0, "remul", 0.06, 0.003, beta=10.0, weighting="constant"),
     rival(0, "remul", 0.06, 0.001, "transformer", beta=5.0, weighting="constant"),
+    rival(0, "gap_penalty", 0.05, 0.002, beta=1.0, weighting="constant"),
     rival(0, "remul", 0.07, 0.0015, beta=20.0, weighting="constant", decay_epochs=2),
     rival(0, "schedule", 0.01, 1e-14, "segnn", both),
     rival(0, "equality", 0.01, 1e-14, "segnn", both),
@@ -142,7 +143,8 @@ def test_rivals_and_remul_at_the_equivariance_error_of_functional(tmp_path):
   # Not the one at 0.0015, whose step sizes fell.
   assert rows["  beside it: mpnn, remul, beta=10"][6] == "0.003"
   assert "mpnn, remul, beta=20, decayed" in rows
-  assert sum(label.startswith("  beside") for label in rows) == 1
+  assert rows["  beside it: mpnn, gap_penalty, beta=1"][6] == "0.002"
+  assert sum(label.startswith("  beside") for label in rows) == 2
   shown = [row[1] for row in rivals_table.rows(results) if row[0].startswith("segnn")]
   assert shown == ["projection", "relaxed", "projection"]
   rivals_table.draw(results, tmp_path / "rivals.png")
