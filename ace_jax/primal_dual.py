@@ -163,6 +163,7 @@ def primal_adam(
   slack_lr: float | None = None,
   clip_norm: float | None = None,
   decay: optax.Schedule | None = None,
+  weight_decay: float | None = None,
 ) -> optax.GradientTransformation:
   """Adam on every primal block, each with a step size of its own that rides in the state.
 
@@ -173,6 +174,8 @@ def primal_adam(
     clip_norm: Largest norm of the gradients for theta and gamma together; None does not clip.
     decay: Factor of all three step sizes by the number of steps done, such as
       `optax.cosine_decay_schedule(1.0, steps)`; None keeps them.
+    weight_decay: w of a decoupled decay of theta, which each step also moves by -step size w theta
+      (AdamW: Loshchilov and Hutter, ICLR 2019); None has none.
 
   Returns:
     A transformation of `Primal`.
@@ -183,6 +186,9 @@ def primal_adam(
     name: adam(learning_rate=learning_rate if rate is None else rate)
     for name, rate in rates.items()
   }
+  if weight_decay is not None:
+    adamw = optax.inject_hyperparams(optax.adamw)
+    blocks["theta"] = adamw(learning_rate=learning_rate, weight_decay=weight_decay)
   labels = Primal("theta", "gamma", "slack")
   move = optax.partition(blocks, labels)  # pyright: ignore[reportArgumentType]
   if clip_norm is not None:

@@ -2,7 +2,11 @@
 
 _ON_GAMMA = ["strict", "none", "equality", "inequality", "resilient", "ridge", "one_sided"]
 FUNCTIONAL = ["functional", "functional_resilient"]
-CONSTRAINTS = [*_ON_GAMMA, "schedule", "remul", "augment", *FUNCTIONAL]
+PRESCRIBED = ["schedule", "swing", "random_homotopy"]
+"""Rules under which nobody learns gamma."""
+PRUNED = {*_ON_GAMMA, *PRESCRIBED} - {"strict"}
+"""Constraints that train f_eq by way of gamma, so that a finish without it has a meaning."""
+CONSTRAINTS = [*_ON_GAMMA, *PRESCRIBED, "remul", "augment", *FUNCTIONAL]
 PLAIN_MODELS = {"mpnn", "transformer"}
 """Models without any equivariant part, and so without gamma."""
 SIZES = {"relaxation_features": ("mlp", "spectral_mlp"), "rank": ("low_rank",)}

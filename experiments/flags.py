@@ -8,22 +8,25 @@ from typing import Any
 
 from absl import flags
 
-from experiments import replicas
-from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, SIZES
+from experiments import regularisation, replicas
+from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, PRESCRIBED, SIZES
 from experiments.usage import UsageError
 
+flags.adopt_module_key_flags(regularisation)
 FLAGS = flags.FLAGS
 
 _FOR_PLAIN = {"strict", "remul", "augment", *FUNCTIONAL}
 _WITH_MULTIPLIERS = {"equality", "inequality", "resilient", "one_sided", *FUNCTIONAL}
 _RELAXED = {*CONSTRAINTS} - {"strict"}
+_LEARNED = _RELAXED - {*PRESCRIBED}
 
 flags.DEFINE_enum(
   "constraint",
   "equality",
   CONSTRAINTS,
   "Constraint on every layer's gamma; or on the equivariance error of any network (functional, "
-  "functional_resilient); or a rival training rule (schedule, remul, augment).",
+  "functional_resilient); or a rival training rule (schedule, remul, augment); or a gamma that "
+  "nobody learns (swing, random_homotopy).",
 )
 flags.DEFINE_float("rho", None, "Price of slack (resilient) or weight of the penalty (ridge).")
 flags.DEFINE_float(
@@ -148,6 +151,7 @@ _COMMON = [
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
   *("seed", "data_seed", "train_samples", "log_test"),
   *("dual_eps", "model", "hidden_features", "layers", "centring", "precision"),
+  *regularisation.NAMES,
 ]
 
 
@@ -177,14 +181,16 @@ def settings(
   if merged["relaxation_scale"] is None:
     scaled = given["constraint"] in ("inequality", "resilient") and given["preset"] == "quick"
     merged["relaxation_scale"] = "fixed" if scaled else "free"
+  merged = regularisation.complete(merged, FLAGS["patience"].present)
   constraint = given["constraint"]
+  constrained = merged["epochs"] - merged.get("finish_epochs", 0)
   for name, default, users in (
     ("rho", 1.0, ("resilient", "ridge", "functional_resilient")),
     ("epsilon", 0.1, ("inequality",)),
     ("epsilon", 1e-3, ("functional",)),
     ("weighting", "constant", ("remul",)),
     ("beta", 1.0, ("remul",) if given["weighting"] != "gradnorm" else ()),
-    ("schedule_epochs", merged["epochs"], ("schedule",)),
+    ("schedule_epochs", constrained, ("schedule",)),
   ):
     if constraint in users and merged[name] is None:
       merged[name] = default
@@ -200,7 +206,7 @@ def settings(
       "at its end; raise it, or lower --epochs."
     )
   if constraint == "schedule":
-    _check_schedule(merged)
+    _check_schedule(merged, constrained)
     merged["relaxation"] = "linear"
   for name, branches in SIZES.items():
     if merged[name] is not None and merged["relaxation"] not in branches:
@@ -229,8 +235,8 @@ def _check_plain(model: str, given: dict[str, Any]) -> None:
       raise UsageError(f"--{name} has no meaning with --model={model}, which has no branches.")
 
 
-def _check_schedule(merged: dict[str, Any]) -> None:
-  length, epochs = merged["schedule_epochs"], merged["epochs"]
+def _check_schedule(merged: dict[str, Any], epochs: int) -> None:
+  length = merged["schedule_epochs"]
   if length > epochs:
     raise UsageError(
       f"--schedule_epochs={length} is longer than the run of {epochs} epochs, which would end with "
@@ -284,13 +290,14 @@ _CHECKED: dict[str, set[str]] = {
   "dual_optimizer": _WITH_MULTIPLIERS,
   "dual_eps": _WITH_MULTIPLIERS,
   "augmented": _WITH_MULTIPLIERS,
-  "gamma_lr": _RELAXED - {"schedule"},
-  "gamma": _RELAXED - {"schedule"},
+  "gamma_lr": _LEARNED,
+  "gamma": _LEARNED,
   "relaxation_features": _RELAXED - {"schedule"},
   "rank": _RELAXED - {"schedule"},
   "relaxation_scale": _RELAXED - {"schedule"},
   "lr": set(CONSTRAINTS),
   "clip_norm": set(CONSTRAINTS),
+  **regularisation.USERS,
 }
 """The constraints with which a setting has a meaning."""
 
@@ -304,6 +311,7 @@ def _check(given: dict[str, Any]) -> None:
   for name in ("epsilon", "augmented"):
     if given[name] is not None and not 0 <= given[name] < float("inf"):
       raise UsageError(f"--{name}={given[name]:g} must not be negative, and finite.")
+  regularisation.check(given)
   if given["weighting"] == "gradnorm" and given["beta"] is not None:
     raise UsageError("--beta and --weighting=gradnorm contradict each other; leave out one.")
   if FLAGS.resume and not FLAGS.workdir:

@@ -82,7 +82,7 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Prob
   own = {"eval_every", "checkpoint_every", "patience"}
   published = {k: v for k, v in published.items() if k not in own}
   published |= {"gamma_lr": None, "gamma": None, "height": True, "relaxation_scale": "free"}
-  published |= {"decay_epochs": None}
+  published |= {"decay_epochs": None, "weight_decay": None, "finish_epochs": None}
   return problems.Problem(
     experiment="mocap",
     model=settings["model"],
@@ -185,7 +185,7 @@ def draw(
   curve = plotting.validation_curve({label: records})
   plotting.save(curve, folder / "validation.png")
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
-  if end.primal.gamma or end.multipliers:
+  if plotting.layers(records, "gamma") or plotting.layers(records, "multiplier"):
     plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
   # One window of each test trial.
   ends = np.cumsum(list(data.summary["trials"]["test"].values()))

@@ -101,6 +101,7 @@ def make_model(settings: dict[str, Any]) -> nn.Module:
     relaxation=problems.relaxation(settings),
     relaxation_scale=settings["relaxation_scale"],
     axis_name=DATA,
+    dropout=settings.get("dropout") or 0.0,
   )
   return NBodySEGNN(network, centring=settings["centring"])
 
@@ -170,6 +171,7 @@ _PUBLISHED = {
   **{"norm": "none", "lmax": 1, "system": "charged", "relaxation_scale": "free"},
   **{"gamma_lr": None, "clip_norm": None, "patience": None, "relaxation": "mlp"},
   **{"relaxation_features": None, "gamma": None, "decay_epochs": None},
+  **{"weight_decay": None, "dropout": None, "finish_epochs": None},
 }
 
 
@@ -187,7 +189,7 @@ def draw(
   curve = plotting.validation_curve({label: records}, baseline=baseline)
   plotting.save(curve, folder / "validation.png")
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
-  if end.primal.gamma or end.multipliers:
+  if plotting.layers(records, "gamma") or plotting.layers(records, "multiplier"):
     plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
   shown = task.take(data.test, slice(0, nbody.SHOWN))
   predictions = {
@@ -202,7 +204,7 @@ def draw(
 
 _LENGTHS = (
   *("epochs", "eval_every", "checkpoint_every", "keep_period"),
-  *("schedule_epochs", "decay_epochs"),
+  *("schedule_epochs", "decay_epochs", "finish_epochs", "swing_epochs"),
 )
 """Settings in epochs, of which a smaller training set needs more for the same steps."""
 
@@ -229,7 +231,7 @@ def curve(
     full = len(data.train["positions"]) // settings["batch_size"]
     stretch = max(1, full // (size // batch_size))
     for constraint in constraints:
-      lengths = {name: settings[name] and settings[name] * stretch for name in _LENGTHS}
+      lengths = {name: settings[name] * stretch for name in _LENGTHS if settings.get(name)}
       changed = {"constraint": constraint, "train_samples": [size], "batch_size": batch_size}
       own = {**settings, **lengths, **changed}
       folder = place / f"{constraint}_{size}"

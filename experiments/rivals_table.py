@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.errors import DataError
-from experiments import stored, text
+from experiments import regularisation, stored, text
 from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS
 
 HEADER = [
@@ -16,7 +16,7 @@ HEADER = [
 
 _NETWORK = {"none", "remul", "augment", "functional", "functional_resilient"}
 """Rules that train one network, with gamma where it has one."""
-_ALONE = {"strict", "schedule"}
+_ALONE = {"strict", "schedule", "random_homotopy"}
 """Rules whose predictor is the projection."""
 _CONSTANTS = ("rho", "epsilon", "beta")
 
@@ -57,6 +57,7 @@ class Line(NamedTuple):
     constants = [f"{name}={settings[name]:g}" for name in known]
     if settings.get("weighting") == "gradnorm":
       constants.append("GradNorm")
+    constants += regularisation.describe(settings)
     if self.constraint in FUNCTIONAL:
       constants.append(f"{settings['dual_optimizer']} {settings['dual_lr']:g}")
     decay = settings.get("decay_epochs")

@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from data.errors import DataError
-from experiments import app, stored
+from experiments import app, regularisation, stored
 from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -48,12 +48,13 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
   rows = []
   for group in groups.values():
     settings = group[0]["settings"]
+    kind = [settings["constraint"], *regularisation.describe(settings)]
     for name in group[0]["predictors"]:
       found = [result["predictors"][name] for result in group]
       errors = [f["final_equivariance_error"] for f in found]
       rows.append(
         [
-          f"{settings['constraint']}, {settings['preset']}, {group[0]['train_samples']} samples",
+          ", ".join([*kind, settings["preset"], f"{group[0]['train_samples']} samples"]),
           name,
           str(group[0]["epochs"]),
           ",".join(str(seed) for result in group for seed in result["seeds"]),
