@@ -4,6 +4,8 @@ _ON_GAMMA = ["strict", "none", "equality", "inequality", "resilient", "ridge", "
 FUNCTIONAL = ["functional", "functional_resilient"]
 PRESCRIBED = ["schedule", "swing", "random_homotopy"]
 """Rules under which nobody learns gamma."""
+PROJECTION_ALONE = {"strict", "schedule", "random_homotopy"}
+"""Constraints whose predictor is the projection."""
 PRUNED = {*_ON_GAMMA, *PRESCRIBED} - {"strict"}
 """Constraints that train f_eq by way of gamma, so that a finish without it has a meaning."""
 CONSTRAINTS = [*_ON_GAMMA, *PRESCRIBED, "remul", "augment", *FUNCTIONAL]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from data.errors import DataError
 from experiments import regularisation, stored, text
-from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS
+from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, PROJECTION_ALONE
 
 HEADER = [
   *("run", "predictor", "train", "epochs", "seeds", "test MSE"),
@@ -16,8 +16,6 @@ HEADER = [
 
 _NETWORK = {"none", "remul", "augment", "functional", "functional_resilient"}
 """Rules that train one network, with gamma where it has one."""
-_ALONE = {"strict", "schedule", "random_homotopy"}
-"""Rules whose predictor is the projection."""
 _CONSTANTS = ("rho", "epsilon", "beta")
 
 
@@ -176,7 +174,7 @@ def _lines(results: list[dict[str, Any]]) -> list[Line]:
 
 def _shown(result: dict[str, Any]) -> list[str]:
   names = list(result["predictors"])
-  if result["constraint"] in _ALONE:
+  if result["constraint"] in PROJECTION_ALONE:
     return ["projection"]
   return names[-1:] if result["constraint"] in _NETWORK else names
 
