@@ -12,7 +12,6 @@ from experiments import regularisation, replicas
 from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, PRESCRIBED, SIZES
 from experiments.usage import UsageError
 
-flags.adopt_module_key_flags(regularisation)
 FLAGS = flags.FLAGS
 
 _FOR_PLAIN = {"strict", "remul", "augment", *FUNCTIONAL}
@@ -142,6 +141,49 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
 flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
+
+flags.DEFINE_float(
+  "weight_decay", None, "Decoupled weight decay of theta, times its step size; 0 by default."
+)
+flags.DEFINE_float(
+  "dropout", None, "Rate at which whole channels are dropped in training (segnn); 0 by default."
+)
+flags.DEFINE_integer(
+  "finish_epochs",
+  None,
+  "The last epochs train the pruned model, without gamma and branches; 0 by default.",
+  lower_bound=0,
+)
+flags.DEFINE_enum(
+  "finish_from",
+  None,
+  ["best", "last"],
+  "What the finish begins with: f_eq at its lowest validation error (the default), or the last.",
+)
+flags.DEFINE_enum(
+  "homotopy_draw",
+  None,
+  ["all", "layer"],
+  "random_homotopy draws one gamma for all layers (the default), or one a layer.",
+)
+flags.DEFINE_float("swing_amplitude", None, "What the swing's amplitude falls to; 0.4 by default.")
+flags.DEFINE_float("swing_initial", None, "What it falls from; 1 by default.")
+flags.DEFINE_float("swing_period", None, "Steps of a whole swing of gamma; 2000 by default.")
+flags.DEFINE_float(
+  "swing_time_constant", None, "Steps in which the amplitude falls by a factor e; 900 by default."
+)
+flags.DEFINE_float(
+  "swing_phase", None, "Lead of each layer over the one before it, in periods; 0 by default."
+)
+flags.DEFINE_integer(
+  "swing_start", None, "Steps at gamma = 0 before the swing; 0 by default.", lower_bound=0
+)
+flags.DEFINE_integer(
+  "swing_epochs",
+  None,
+  "Epochs by which the amplitude has also fallen to 0, as a line; by default it never does.",
+  lower_bound=1,
+)
 
 _COMMON = [
   *("constraint", "rho", "epsilon", "beta", "weighting", "schedule_epochs", "augmented"),

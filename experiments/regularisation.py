@@ -1,65 +1,25 @@
-"""Flags of what regularises f_eq: weight decay, dropout, a finish, a gamma that nobody learns.
+"""Settings of what regularises f_eq: weight decay, dropout, a finish, a gamma that nobody learns.
 
-Nothing here imports JAX; `experiments.flags` joins these flags to its own.
+Nothing here imports JAX or defines a flag, so that tables may import it.
 """
 
 from typing import Any
 
-from absl import flags
-
 from experiments.choices import CONSTRAINTS, PRUNED
 from experiments.usage import UsageError
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_float(
-  "weight_decay", None, "Decoupled weight decay of theta, times its step size; 0 by default."
-)
-flags.DEFINE_float(
-  "dropout", None, "Rate at which whole channels are dropped in training (segnn); 0 by default."
-)
-flags.DEFINE_integer(
-  "finish_epochs",
-  None,
-  "The last epochs train the pruned model, without gamma and branches; 0 by default.",
-  lower_bound=0,
-)
-flags.DEFINE_enum(
-  "finish_from",
-  None,
-  ["best", "last"],
-  "What the finish begins with: f_eq at its lowest validation error (the default), or the last.",
-)
-flags.DEFINE_enum(
-  "homotopy_draw",
-  None,
-  ["all", "layer"],
-  "random_homotopy draws one gamma for all layers (the default), or one a layer.",
-)
-flags.DEFINE_float("swing_amplitude", None, "What the swing's amplitude falls to; 0.4 by default.")
-flags.DEFINE_float("swing_initial", None, "What it falls from; 1 by default.")
-flags.DEFINE_float("swing_period", None, "Steps of a whole swing of gamma; 2000 by default.")
-flags.DEFINE_float(
-  "swing_time_constant", None, "Steps in which the amplitude falls by a factor e; 900 by default."
-)
-flags.DEFINE_float(
-  "swing_phase", None, "Lead of each layer over the one before it, in periods; 0 by default."
-)
-flags.DEFINE_integer(
-  "swing_start", None, "Steps at gamma = 0 before the swing; 0 by default.", lower_bound=0
-)
-flags.DEFINE_integer(
-  "swing_epochs",
-  None,
-  "Epochs by which the amplitude has also fallen to 0, as a line; by default it never does.",
-  lower_bound=1,
-)
 
 _SWING: dict[str, float | None] = {
   **{"swing_amplitude": 0.4, "swing_initial": 1.0, "swing_period": 2000.0},
   **{"swing_time_constant": 900.0, "swing_phase": 0.0, "swing_start": 0, "swing_epochs": None},
 }
-NAMES = ("weight_decay", "dropout", "finish_epochs", "finish_from", "homotopy_draw", *_SWING)
+_WORDS = {
+  **{"swing_amplitude": "amplitude", "swing_period": "period", "swing_initial": "from"},
+  **{"swing_time_constant": "time constant", "swing_phase": "phase", "swing_start": "start"},
+  "swing_epochs": "0 by epoch",
+}
+_ALWAYS = ("swing_amplitude", "swing_period")
+NUMBERS = ("weight_decay", "dropout", "finish_epochs", *_SWING)
+NAMES = (*NUMBERS, "finish_from", "homotopy_draw")
 USERS: dict[str, set[str]] = {
   **{"weight_decay": {*CONSTRAINTS}, "dropout": {*CONSTRAINTS}},
   **{"finish_epochs": {*PRUNED}, "finish_from": {*PRUNED}},
@@ -145,16 +105,11 @@ def describe(settings: dict[str, Any]) -> list[str]:
   def given(name):
     return settings.get(name) is not None
 
-  if settings["constraint"] == "swing":
-    said.append(f"a={settings['swing_amplitude']:g}, period {settings['swing_period']:g}")
-    said += [
-      f"{word} {settings[name]:g}"
-      for name, word in (
-        *(("swing_initial", "from"), ("swing_time_constant", "time constant")),
-        *(("swing_phase", "phase"), ("swing_start", "start"), ("swing_epochs", "0 after epoch")),
-      )
-      if given(name) and settings[name] != _SWING[name]
-    ]
+  said += [
+    f"{word} {settings[name]:g}"
+    for name, word in _WORDS.items()
+    if given(name) and (name in _ALWAYS or settings[name] != _SWING[name])
+  ]
   if given("homotopy_draw"):
     said.append(f"gamma of {'all layers' if settings['homotopy_draw'] == 'all' else 'each layer'}")
   said += [
@@ -163,5 +118,5 @@ def describe(settings: dict[str, Any]) -> list[str]:
     if given(name)
   ]
   if given("finish_epochs"):
-    said.append(f"finish {settings['finish_epochs']} from {settings['finish_from']}")
+    said.append(f"finish {settings['finish_epochs']:g} from {settings.get('finish_from')}")
   return said

@@ -186,7 +186,7 @@ def test_a_run_with_dropout_decay_and_a_finish_resumes_bit_for_bit(tmp_path, dat
     assert again["predictors"] == result["predictors"]
     shutil.rmtree(cut)
   done = run_module("table", f"--folders={place}")
-  assert "swing, a=0.4, period 2000, weight decay 0.1, dropout 0.2, finish 2 from best" in (
+  assert "swing, amplitude 0.4, period 2000, weight decay 0.1, dropout 0.2, finish 2 from best" in (
     done.stdout
   )
   refuses(run_module("landscape", f"--run={place}"), 2, "without gamma")

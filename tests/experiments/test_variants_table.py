@@ -51,10 +51,12 @@ def test_rows_are_told_apart_and_held_against_strict_at_equal_steps_and_time():
     "equality, gamma_lr=0.005",
     "random_homotopy, gamma of each layer, dropout 0.1",
     "strict, weight decay 0.1",
-    "swing, a=0.4, period 2000",
-    "swing, a=0.4, period 2000, phase 0.125",
+    "swing, amplitude 0.4, period 2000",
+    "swing, amplitude 0.4, period 2000, phase 0.125",
   ]
-  row = dict(zip(variants_table.HEADER, rows["swing, a=0.4, period 2000", "300"], strict=True))
+  row = dict(
+    zip(variants_table.HEADER, rows["swing, amplitude 0.4, period 2000", "300"], strict=True)
+  )
   assert (row["seeds"], row["steps"], row["seconds a run"]) == ("0,1,2", "9000", "210")
   assert row["f_eq x 10^-3"] == "4.83 +- 0.2"
   assert row["f_eq valid"] == "3.83 +- 0.2"
@@ -77,7 +79,7 @@ def test_rows_are_told_apart_and_held_against_strict_at_equal_steps_and_time():
 
 def test_the_other_tables_tell_them_apart_too():
   labels = [row[0] for row in table.nbody_rows(FOUND)]
-  assert "swing, a=0.4, period 2000, phase 0.125, paper, 3000 samples" in labels
+  assert "swing, amplitude 0.4, period 2000, phase 0.125, paper, 3000 samples" in labels
   assert "equality, finish 100 from last, paper, 3000 samples" in labels
 
 
