@@ -53,7 +53,10 @@ def test_the_swing_of_the_issue_s_table():
 
 def test_phase_start_and_end_of_a_swing():
   numbers = {"a": 0.3, "a0": 0.7, "tau": 20.0, "period": 16.0, "phase": 0.25}
-  rule = Swing(0.3, 16.0, 20.0, 0.25, initial=0.7, start=5.0, steps=40.0)
+  rule = Swing(
+    **{"amplitude": 0.3, "period": 16.0, "time_constant": 20.0, "phase": 0.25},
+    **{"initial": 0.7, "start": 5.0, "steps": 40.0},
+  )
   for t in (0, 4, 5, 6, 9, 25, 44, 45, 60):
     expected = [by_numpy(t, layer, **numbers, start=5, end=40) for layer in range(3)]
     np.testing.assert_allclose(rule.levels(t, 3), expected, atol=1e-6)
@@ -61,7 +64,7 @@ def test_phase_start_and_end_of_a_swing():
 
 
 def test_every_step_of_a_swing_takes_the_gamma_of_its_moment():
-  rule = Swing(0.5, 7.0, 10.0, phase=0.1)
+  rule = Swing(amplitude=0.5, period=7.0, time_constant=10.0, phase=0.1)
   state, step = begin(rule), jax.jit(primal_dual_step)
   for t in range(6):
     w = float(state.primal.theta["w"])
