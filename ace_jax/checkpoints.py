@@ -119,17 +119,19 @@ def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
   )
 
 
-def restore_all(folder: Path, state: AceState) -> list[AceState]:
+def restore_all(folder: Path, state: AceState, last: int | None = None) -> list[AceState]:
   """Restores every checkpoint that is whole, the oldest first: the run along its training.
 
   Args:
     folder: Holds the checkpoints of one run.
     state: A state of the same structure, such as a fresh one.
+    last: Epoch after which they are left out; None takes all.
 
   Raises:
     CheckpointError: one belongs to another model or formulation.
   """
-  return [load(place, state) for place in reversed(_sealed(folder)) if not _damage(place)]
+  places = [place for place in _sealed(folder) if last is None or int(place.name) <= last]
+  return [load(place, state) for place in reversed(places) if not _damage(place)]
 
 
 def exists(folder: Path) -> bool:

@@ -145,6 +145,33 @@ def branches(found: Mapping[str, Sequence[Entry]]) -> Figure:
   return figure
 
 
+def variants(found: Mapping[str, Sequence[Entry]]) -> Figure:
+  """Draws the test errors of ways to train, a panel for those that may be compared.
+
+  Points are seeds, bars their means; the grey line is the projection's mean of the first entry.
+
+  Args:
+    found: Entries by the title of their panel; `relaxed` may be empty, `gaps` is not drawn.
+  """
+  counts = [len(entries) for entries in found.values()]
+  heights = [0.3 * count + 1 for count in counts]
+  figure = Figure(figsize=(8, sum(heights)), layout="constrained")
+  grid = figure.subplots(len(found), 1, squeeze=False, height_ratios=heights)
+  for axes, (title, entries) in zip(grid[:, 0], found.items(), strict=True):
+    rows = np.arange(len(entries))[::-1]
+    axes.axvline(statistics.mean(entries[0].projection), color="0.6", lw=0.8, zorder=0)
+    for row, entry in zip(rows, entries, strict=True):
+      if entry.relaxed:
+        _seeds(axes, row + 0.12, entry.relaxed, "#D55E00", "o")
+      _seeds(axes, row - 0.12, entry.projection, "#0072B2", "s")
+    axes.set_yticks(rows, [entry.label for entry in entries], fontsize=8)
+    axes.set_ylim(-0.6, len(entries) - 0.4)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.grid(alpha=0.25, axis="x")
+  grid[-1, 0].set_xlabel("test MSE (orange: relaxed, blue: projection)")
+  return figure
+
+
 def _seeds(axes: Axes, row: float, values: list[float], color: str, marker: str) -> None:
   axes.plot(values, [row] * len(values), marker, color=color, ms=4, alpha=0.7)
   axes.plot(statistics.mean(values), row, "|", color=color, ms=12, mew=1.6)

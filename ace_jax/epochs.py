@@ -81,13 +81,14 @@ def compile_evaluation(mesh: Mesh, batch_size: int, patience: int | None = None)
   mean_error = _mean_error(mesh, batch_size)
 
   def evaluate(state: AceState, data: Batch):
-    errors, best = {}, {}
-    for name, variables in state.current().items():
+    current = state.current()
+    errors, best = {}, dict(state.best)  # after a finish has begun, more than are trained
+    for name, variables in current.items():
       errors[name] = mean_error(state.task, variables, data)
       best[name] = _better(state.best[name], errors[name], state.epoch, variables)
     active = state.active
     if patience is not None:
-      going = [b.stalled < patience for b in best.values()]
+      going = [best[name].stalled < patience for name in current]
       active = active & jnp.any(jnp.stack(going))
     kept = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), best, state.best)
     failing = state.active & ~jnp.all(jnp.isfinite(jnp.stack(list(errors.values()))))

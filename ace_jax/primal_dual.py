@@ -164,6 +164,7 @@ def primal_adam(
   clip_norm: float | None = None,
   decay: optax.Schedule | None = None,
   gamma_optimizer: str = "adam",
+  weight_decay: float | None = None,
 ) -> optax.GradientTransformation:
   """Adam on every primal block, each with a step size of its own that rides in the state.
 
@@ -175,6 +176,8 @@ def primal_adam(
     decay: Factor of all three step sizes by the number of steps done, such as
       `optax.cosine_decay_schedule(1.0, steps)`; None keeps them.
     gamma_optimizer: "adam", or "sgd" (without momentum) for gamma alone.
+    weight_decay: w of a decoupled decay of theta, which each step also moves by -step size w theta
+      (AdamW: Loshchilov and Hutter, ICLR 2019); None has none.
 
   Returns:
     A transformation of `Primal`.
@@ -193,6 +196,9 @@ def primal_adam(
     )
     for name, rate in rates.items()
   }
+  if weight_decay is not None:
+    adamw = optax.inject_hyperparams(optax.adamw)
+    blocks["theta"] = adamw(learning_rate=learning_rate, weight_decay=weight_decay)
   labels = Primal("theta", "gamma", "slack")
   move = optax.partition(blocks, labels)  # pyright: ignore[reportArgumentType]
   if clip_norm is not None:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from ace_jax import checkpoints, epochs, history, hosts, parallel, task
 from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
+from ace_jax.finishing import Finish
 from ace_jax.history import Record
 from ace_jax.logging import JsonlLogger, Logger
 from ace_jax.primal_dual import StepOutput
@@ -79,6 +80,7 @@ def train(
   progress: Callable[[int], Logger] | None = None,
   loggers: Callable[[str, int], Sequence[Logger]] = lambda name, done: (),
   measure: Callable[[AceState], dict[str, Any]] | None = None,
+  finish: Finish | None = None,
 ) -> tuple[AceState, list[list[Record]]]:
   """Trains one or many replicas, as one device program, to the end of their epochs.
 
@@ -99,6 +101,8 @@ def train(
     loggers: Called with a replica's name and the epochs done; returns further sinks of its records.
     measure: Further numbers to record at every evaluation, from the state; each an array with
       one number a replica.
+    finish: When gamma and branches go, if they do; every record then has `finish`, 0 before and 1
+      from then on. Such a run does not stop early.
 
   Returns:
     The final state (with each predictor's best variables), and for each replica the record of
@@ -120,15 +124,21 @@ def train(
   count = parallel.replicas(state)
   if len(names) != count:
     raise ConfigurationError(f"{count} replicas, but {len(names)} names for them.")
+  if finish and (settings.patience is not None or finish.after >= settings.epochs):
+    raise ConfigurationError(
+      f"a finish after {finish.after} epochs needs a run of more, without patience; it has "
+      f"{settings.epochs}, and patience is {settings.patience}."
+    )
   mesh = parallel.default_mesh(count) if mesh is None else mesh
   run_epoch = epochs.compile_epoch(mesh, settings.batch_size)
   run_evaluation = epochs.compile_evaluation(mesh, settings.eval_batch_size, settings.patience)
   writes = workdir if hosts.first() else None
   files = [writes / name / history.FILE for name in names] if writes else []
-  state, records = _start(state, workdir, files, resume)
+  state, records = _start(state, workdir, files, resume, finish)
   epoch = saved = int(np.max(state.epoch))
   going = np.flatnonzero(state.active[:count])
   state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
+  finish = finish and finish.on(mesh)
   data, valid = parallel.replicate((data, valid), mesh)
   steps = samples // settings.batch_size
 
@@ -141,12 +151,16 @@ def train(
     for sink in [*itertools.chain(*sinks), *([bar] if bar else [])]:
       stack.callback(sink.close)
     while epoch < settings.epochs and going.size:
+      if finish and epoch == finish.after:
+        state = finish.begin(state)
       start = time.perf_counter()
       state, outputs = run_epoch(state, data)
       outputs = hosts.fetch(outputs)
       epoch += 1
       problems = {i: _not_finite(parallel.select(outputs, i), epoch, steps) for i in going}
       new = history.records(state, outputs, time.perf_counter() - start)
+      for record in new if finish else ():
+        record["finish"] = int(finish is not None and epoch > finish.after)
       if settings.evaluates(epoch):
         state, errors = run_evaluation(state, valid)
         found = {f"valid/{name}": values for name, values in hosts.fetch(errors).items()}
@@ -219,7 +233,7 @@ def test_errors_of_sets(
 
 
 def _start(
-  state: AceState, workdir: Path | None, files: list[Path], resume: bool
+  state: AceState, workdir: Path | None, files: list[Path], resume: bool, finish: Finish | None
 ) -> tuple[AceState, list[list[Record]]]:
   if workdir is None:
     return state, [[] for _ in range(parallel.replicas(state))]
@@ -227,7 +241,8 @@ def _start(
   try:
     epoch = hosts.from_first(lambda: _begin_after(folder, files, resume))
     if epoch:
-      state = checkpoints.load(folder / f"{epoch:06d}", state)
+      like = finish.after_epochs(state, epoch) if finish else state
+      state = checkpoints.load(folder / f"{epoch:06d}", like)
     records = [history.truncate(file, epoch) for file in files]
   except OSError as error:
     raise CheckpointError(

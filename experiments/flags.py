@@ -8,8 +8,15 @@ from typing import Any
 
 from absl import flags
 
-from experiments import replicas
-from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, SIZES, WEIGHTED
+from experiments import regularisation, replicas
+from experiments.choices import (
+  CONSTRAINTS,
+  FUNCTIONAL,
+  PLAIN_MODELS,
+  PRESCRIBED,
+  SIZES,
+  WEIGHTED,
+)
 from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -20,13 +27,15 @@ _WITH_MULTIPLIERS = {
   *FUNCTIONAL,
 }
 _RELAXED = {*CONSTRAINTS} - {"strict"}
+_LEARNED = _RELAXED - {*PRESCRIBED}
 
 flags.DEFINE_enum(
   "constraint",
   "equality",
   CONSTRAINTS,
   "Constraint on every layer's gamma; or on the equivariance error of any network (functional, "
-  "functional_resilient); or a rival training rule (schedule, remul, gap_penalty, augment).",
+  "functional_resilient); or a rival training rule (schedule, remul, gap_penalty, augment); or a "
+  "gamma that nobody learns (swing, random_homotopy).",
 )
 flags.DEFINE_float("rho", None, "Price of slack (resilient) or weight of the penalty (ridge).")
 flags.DEFINE_float(
@@ -149,6 +158,49 @@ flags.DEFINE_string(
 flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
 flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
 
+flags.DEFINE_float(
+  "weight_decay", None, "Decoupled weight decay of theta, times its step size; 0 by default."
+)
+flags.DEFINE_float(
+  "dropout", None, "Rate at which whole channels are dropped in training (segnn); 0 by default."
+)
+flags.DEFINE_integer(
+  "finish_epochs",
+  None,
+  "The last epochs train the pruned model, without gamma and branches; 0 by default.",
+  lower_bound=0,
+)
+flags.DEFINE_enum(
+  "finish_from",
+  None,
+  ["best", "last"],
+  "What the finish begins with: f_eq at its lowest validation error (the default), or the last.",
+)
+flags.DEFINE_enum(
+  "homotopy_draw",
+  None,
+  ["all", "layer"],
+  "random_homotopy draws one gamma for all layers (the default), or one a layer.",
+)
+flags.DEFINE_float("swing_amplitude", None, "What the swing's amplitude falls to; 0.4 by default.")
+flags.DEFINE_float("swing_initial", None, "What it falls from; 1 by default.")
+flags.DEFINE_float("swing_period", None, "Steps of a whole swing of gamma; 2000 by default.")
+flags.DEFINE_float(
+  "swing_time_constant", None, "Steps in which the amplitude falls by a factor e; 900 by default."
+)
+flags.DEFINE_float(
+  "swing_phase", None, "Lead of each layer over the one before it, in periods; 0 by default."
+)
+flags.DEFINE_integer(
+  "swing_start", None, "Steps at gamma = 0 before the swing; 0 by default.", lower_bound=0
+)
+flags.DEFINE_integer(
+  "swing_epochs",
+  None,
+  "Epochs by which the amplitude has also fallen to 0, as a line; by default it never does.",
+  lower_bound=1,
+)
+
 _COMMON = [
   *("constraint", "rho", "epsilon", "beta", "weighting", "schedule_epochs", "augmented"),
   *("lr", "gamma_lr", "gamma_optimizer", "slack_lr", "dual_lr", "decay_epochs"),
@@ -157,6 +209,7 @@ _COMMON = [
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
   *("seed", "data_seed", "train_samples", "log_test"),
   *("dual_eps", "model", "hidden_features", "layers", "centring", "precision"),
+  *regularisation.NAMES,
 ]
 
 
@@ -187,14 +240,16 @@ def settings(
   if merged["relaxation_scale"] is None:
     scaled = given["constraint"] in ("inequality", "resilient") and given["preset"] == "quick"
     merged["relaxation_scale"] = "fixed" if scaled else "free"
+  merged = regularisation.complete(merged, FLAGS["patience"].present)
   constraint = given["constraint"]
+  constrained = merged["epochs"] - merged.get("finish_epochs", 0)
   for name, default, users in (
     ("rho", 1.0, ("resilient", "ridge", "functional_resilient")),
     ("epsilon", 0.1, ("inequality",)),
     ("epsilon", 1e-3, ("functional",)),
     ("weighting", "constant", WEIGHTED),
     ("beta", 1.0, WEIGHTED if given["weighting"] != "gradnorm" else ()),
-    ("schedule_epochs", merged["epochs"], ("schedule",)),
+    ("schedule_epochs", constrained, ("schedule",)),
   ):
     if constraint in users and merged[name] is None:
       merged[name] = default
@@ -210,7 +265,7 @@ def settings(
       "at its end; raise it, or lower --epochs."
     )
   if constraint == "schedule":
-    _check_schedule(merged)
+    _check_schedule(merged, constrained)
     merged["relaxation"] = "linear"
   for name, branches in SIZES.items():
     if merged[name] is not None and merged["relaxation"] not in branches:
@@ -244,8 +299,8 @@ def _check_plain(model: str, given: dict[str, Any]) -> None:
       raise UsageError(f"--{name} has no meaning with --model={model}, which has no branches.")
 
 
-def _check_schedule(merged: dict[str, Any]) -> None:
-  length, epochs = merged["schedule_epochs"], merged["epochs"]
+def _check_schedule(merged: dict[str, Any], epochs: int) -> None:
+  length = merged["schedule_epochs"]
   if length > epochs:
     raise UsageError(
       f"--schedule_epochs={length} is longer than the run of {epochs} epochs, which would end with "
@@ -299,13 +354,14 @@ _CHECKED: dict[str, set[str]] = {
   "dual_optimizer": _WITH_MULTIPLIERS,
   "dual_eps": _WITH_MULTIPLIERS,
   "augmented": _WITH_MULTIPLIERS,
-  "gamma_lr": _RELAXED - {"schedule"},
-  "gamma": _RELAXED - {"schedule"},
+  "gamma_lr": _LEARNED,
+  "gamma": _LEARNED,
   "relaxation_features": _RELAXED - {"schedule"},
   "rank": _RELAXED - {"schedule"},
   "relaxation_scale": _RELAXED - {"schedule"},
   "lr": set(CONSTRAINTS),
   "clip_norm": set(CONSTRAINTS),
+  **regularisation.USERS,
 }
 """The constraints with which a setting has a meaning."""
 
@@ -319,6 +375,7 @@ def _check(given: dict[str, Any]) -> None:
   for name in ("epsilon", "augmented"):
     if given[name] is not None and not 0 <= given[name] < float("inf"):
       raise UsageError(f"--{name}={given[name]:g} must not be negative, and finite.")
+  regularisation.check(given)
   if given["weighting"] == "gradnorm" and given["beta"] is not None:
     raise UsageError("--beta and --weighting=gradnorm contradict each other; leave out one.")
   if FLAGS.resume and not FLAGS.workdir:

@@ -101,7 +101,7 @@ def run(request: Request) -> None:
   found = report_run.restore(Path(request.run))
   if not found.end.primal.gamma:
     raise ConfigurationError(
-      f"{request.run} trained a strict model; name a run with another --constraint."
+      f"{request.run} ended without gamma (a strict model, or --finish_epochs); name another run."
     )
   place = Path(request.out or Path(request.run) / "landscape")
   place.mkdir(parents=True, exist_ok=True)

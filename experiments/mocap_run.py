@@ -86,7 +86,7 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Prob
     "height": True,
     "relaxation_scale": "free",
   }
-  published |= {"decay_epochs": None}
+  published |= {"decay_epochs": None, "weight_decay": None, "finish_epochs": None}
   return problems.Problem(
     experiment="mocap",
     model=settings["model"],
@@ -221,7 +221,7 @@ def draw(
   curve = plotting.validation_curve({label: records})
   plotting.save(curve, folder / "validation.png")
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
-  if end.primal.gamma or end.multipliers:
+  if plotting.layers(records, "gamma") or plotting.layers(records, "multiplier"):
     plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
   labels = {f"{label}, {name}": np.asarray(shown[name]) for name in end.selected()}
   figure = skeleton_plots.stick_figures(data.bones, shown["start"], shown["truth"], labels)

@@ -102,6 +102,7 @@ def make_model(settings: dict[str, Any]) -> nn.Module:
     relaxation=problems.relaxation(settings),
     relaxation_scale=settings["relaxation_scale"],
     axis_name=DATA,
+    dropout=settings.get("dropout") or 0.0,
   )
   return NBodySEGNN(network, centring=settings["centring"])
 
@@ -183,6 +184,7 @@ _PUBLISHED = {
     "relaxation": "mlp",
   },
   **{"relaxation_features": None, "gamma": None, "decay_epochs": None},
+  **{"weight_decay": None, "dropout": None, "finish_epochs": None},
 }
 
 
@@ -215,7 +217,7 @@ def draw(
   curve = plotting.validation_curve({label: records}, baseline=baseline)
   plotting.save(curve, folder / "validation.png")
   plotting.save(plotting.equivariance_error(records), folder / "equivariance_error.png")
-  if end.primal.gamma or end.multipliers:
+  if plotting.layers(records, "gamma") or plotting.layers(records, "multiplier"):
     plotting.save(plotting.gamma_and_multipliers(records), folder / "gamma.png")
   predicted = {name: np.asarray(shown[name]) for name in end.selected()}
   figure = plotting.trajectories(
@@ -226,7 +228,7 @@ def draw(
 
 _LENGTHS = (
   *("epochs", "eval_every", "checkpoint_every", "keep_period"),
-  *("schedule_epochs", "decay_epochs"),
+  *("schedule_epochs", "decay_epochs", "finish_epochs", "swing_epochs"),
 )
 
 

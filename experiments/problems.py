@@ -22,9 +22,11 @@ from ace_jax import (
   task,
   training,
 )
+from ace_jax.finishing import Finish
 from ace_jax.functional import Functional, ResilientFunctional, Symmetry
 from ace_jax.lagrangian import dual_optimizer
 from ace_jax.parallel import DATA
+from ace_jax.prescribed import RandomHomotopy, Swing
 from ace_jax.primal_dual import primal_adam
 from experiments.replicas import GRIDDED
 
@@ -112,6 +114,13 @@ def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formu
     steps = settings["schedule_epochs"] * _steps_an_epoch(settings, problem)
     return rivals.Schedule(steps=steps, symmetry=symmetry, axis_name=DATA)
 
+  def swing():
+    numbers = {name: settings[f"swing_{name}"] for name in _SWING}
+    if settings.get("swing_epochs"):
+      whole = settings["swing_epochs"] * _steps_an_epoch(settings, problem)
+      numbers["steps"] = float(whole - settings["swing_start"])
+    return Swing(**numbers)
+
   return {
     "strict": ace_jax.Unconstrained,
     "none": ace_jax.Unconstrained,
@@ -122,6 +131,8 @@ def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formu
     "published_resilient": lambda: ace_jax.PublishedResilient(augmented=augmented),
     "ridge": lambda: ace_jax.Ridge(rho=settings["rho"]),
     "schedule": schedule,
+    "swing": swing,
+    "random_homotopy": lambda: RandomHomotopy(draws=settings["homotopy_draw"], axis_name=DATA),
     "remul": lambda: weighted(rivals.Remul, rivals.loss_and_moved_loss),
     "gap_penalty": lambda: weighted(rivals.GapPenalty, functional.loss_and_gap),
     "augment": lambda: rivals.Augment(symmetry=symmetry),
@@ -130,12 +141,18 @@ def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formu
   }[name]()
 
 
-def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceState:
+_SWING = ("amplitude", "period", "time_constant", "phase", "initial", "start")
+
+
+def start(
+  replicas: Sequence[dict[str, Any]], problem: Problem, epochs_done: int = 0
+) -> state.AceState:
   """Returns the states at the start of training, with a leading axis of replicas.
 
   Args:
     replicas: Settings of each; they differ in the seed and in what `replicas.GRIDDED` names.
     problem: Model and data.
+    epochs_done: After how many epochs of the run: step sizes have fallen by so many.
   """
   shared = replicas[0]
   init = problem.network.init
@@ -144,7 +161,7 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
   elif shared.get("gamma") == "channel":
     init = homotopy.per_channel(init)
   learned = task.from_model(problem.network, problem.loss, problem.inputs, problem.metric)
-  shared_optimizers = optimizers(shared, problem)
+  shared_optimizers = optimizers(shared, problem, epochs_done)
 
   @jax.jit  # one program: op by op, this would be most of the start-up time
   def create(key, constants, batch):
@@ -152,7 +169,8 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
     init_key, run_key = jax.random.split(key)
     variables = init(init_key, *problem.inputs(batch))
     formulation = make_constraint(own, problem)
-    begin = state.create(learned, variables, formulation, *optimizers(own, problem), run_key)
+    own_optimizers = optimizers(own, problem, epochs_done)
+    begin = state.create(learned, variables, formulation, *own_optimizers, run_key)
     # Step sizes ride in the optimizers' states; the optimizers themselves must be the same.
     primal, dual = shared_optimizers
     return begin.replace(primal_optimizer=primal, dual_optimizer=dual)  # pyright: ignore[reportAttributeAccessIssue]
@@ -165,15 +183,39 @@ def start(replicas: Sequence[dict[str, Any]], problem: Problem) -> state.AceStat
   return parallel.stack(begins)
 
 
-def optimizers(settings: dict[str, Any], problem: Problem) -> tuple[Any, Any]:
-  """Returns the primal and the dual optimizer of the settings."""
+def finish(replicas: Sequence[dict[str, Any]], problem: Problem) -> Finish | None:
+  """Returns what `training.train` needs for a finish, None where there is none.
+
+  Arguments as of `start`. A strict run (of a sample-efficiency curve) has no other finish.
+  """
+  shared = replicas[0]
+  if not shared.get("finish_epochs") or shared["constraint"] == "strict":
+    return None
+  after = shared["epochs"] - shared["finish_epochs"]
+  fresh = start([{**own, "constraint": "strict"} for own in replicas], problem, after)
+  return Finish(after, fresh, shared["finish_from"])
+
+
+def optimizers(settings: dict[str, Any], problem: Problem, epochs_done: int = 0) -> tuple[Any, Any]:
+  """Returns the primal and the dual optimizer of the settings, from some epoch of the run on."""
   epochs, decay = settings.get("decay_epochs"), None
   if epochs is not None:
-    decay = optax.cosine_decay_schedule(1.0, epochs * _steps_an_epoch(settings, problem))
+    steps = _steps_an_epoch(settings, problem)
+    cosine = optax.cosine_decay_schedule(1.0, epochs * steps)
+    decay = _later(cosine, epochs_done * steps) if epochs_done else cosine
   rates = (settings[name] for name in ("lr", "gamma_lr", "slack_lr", "clip_norm"))
-  primal = primal_adam(*rates, decay=decay, gamma_optimizer=settings.get("gamma_optimizer", "adam"))
+  primal = primal_adam(
+    *rates,
+    decay=decay,
+    gamma_optimizer=settings.get("gamma_optimizer", "adam"),
+    weight_decay=settings.get("weight_decay"),
+  )
   options = {"eps": settings["dual_eps"]} if settings["dual_optimizer"] == "adam" else {}
   return primal, dual_optimizer(settings["dual_optimizer"], settings["dual_lr"], **options)
+
+
+def _later(schedule: optax.Schedule, done: int) -> optax.Schedule:
+  return lambda count: schedule(count + done)
 
 
 def _steps_an_epoch(settings: dict[str, Any], problem: Problem) -> int:

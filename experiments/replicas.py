@@ -9,7 +9,10 @@ from typing import Any
 
 from experiments.usage import UsageError
 
-GRIDDED = ("lr", "gamma_lr", "slack_lr", "dual_lr", "rho", "epsilon", "beta", "augmented")
+GRIDDED = (
+  *("lr", "gamma_lr", "slack_lr", "dual_lr", "rho", "epsilon", "beta", "augmented"),
+  *("weight_decay", "swing_amplitude", "swing_period", "swing_time_constant", "swing_phase"),
+)
 """Settings that ride in the state as arrays, so that replicas may differ in them."""
 
 

@@ -27,19 +27,24 @@ def make(
     test: Test error of each predictor.
     turned: The same on test samples that were turned, by the name of the rotations.
   """
-  last = next((r for r in reversed(records) if "valid/projection" in r), {})
+
+  def last(name):
+    return next((r for r in reversed(records) if f"valid/{name}" in r), {})
+
+  before = [record for record in records if not record.get("finish")]
   predictors = {
     name: {
       "valid_mse": float(best.error),
       "best_epoch": int(best.epoch),
       "test_mse": test[name],
       "test_mse_turned": {rotations: errors[name] for rotations, errors in turned.items()},
-      "final_equivariance_error": last.get(f"equivariance/{name}"),
+      "final_equivariance_error": last(name).get(f"equivariance/{name}"),
+      **({} if len(before) == len(records) else {"phase": _phase(int(best.epoch), len(before))}),
     }
     for name, best in end.best.items()
   }
-  final = {kind: history.of_kind(records[-1], kind) for kind in ("gamma", "multiplier", "slack")}
-  tail = records[-max(1, len(records) // 10) :]
+  final = {kind: history.of_kind(before[-1], kind) for kind in ("gamma", "multiplier", "slack")}
+  tail = before[-max(1, len(before) // 10) :]
   return {
     "format": stored.FORMAT,
     "experiment": problem.experiment,
@@ -54,6 +59,7 @@ def make(
     "curve": [_evaluation(record) for record in records if "valid/projection" in record],
     "final": final,
     "largest_gamma_in_last_tenth": max((history.largest(r, "gamma") or 0.0) for r in tail),
+    **({} if len(before) == len(records) else {"finish": _finish(settings, before, records)}),
     "seconds": sum(record["seconds"] for record in records),
     "steps_per_second": float(np.median([record["steps_per_second"] for record in records])),
     "settings": settings,
@@ -64,6 +70,24 @@ def make(
     },
     "data": problem.summary,
     "environment": runs.environment(),
+  }
+
+
+def _phase(epoch: int, before: int) -> str:
+  return "finish" if epoch > before else "constrained"
+
+
+def _finish(
+  settings: dict[str, Any], before: list[history.Record], records: list[history.Record]
+) -> dict[str, Any]:
+  """Returns when the finish began and from what, and the seconds of an epoch before and in it."""
+  after = records[len(before) :]
+  median = [float(np.median([record["seconds"] for record in part])) for part in (before, after)]
+  names = ("seconds_an_epoch_before", "seconds_an_epoch")
+  return {
+    "after_epoch": len(before),
+    "from": settings["finish_from"],
+    **dict(zip(names, median, strict=True)),
   }
 
 

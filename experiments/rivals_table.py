@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.errors import DataError
-from experiments import stored, text
-from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, WEIGHTED
+from experiments import regularisation, stored, text
+from experiments.choices import CONSTRAINTS, FUNCTIONAL, PLAIN_MODELS, PROJECTION_ALONE, WEIGHTED
 
 HEADER = [
   *("run", "predictor", "train", "epochs", "seeds", "test MSE"),
@@ -16,8 +16,6 @@ HEADER = [
 
 _NETWORK = {"none", *WEIGHTED, "augment", *FUNCTIONAL}
 """Rules that train one network, with gamma where it has one."""
-_ALONE = {"strict", "schedule"}
-"""Rules whose predictor is the projection."""
 _CONSTANTS = ("rho", "epsilon", "beta")
 
 
@@ -57,6 +55,7 @@ class Line(NamedTuple):
     constants = [f"{name}={settings[name]:g}" for name in known]
     if settings.get("weighting") == "gradnorm":
       constants.append("GradNorm")
+    constants += regularisation.describe(settings)
     if self.constraint in FUNCTIONAL:
       constants.append(f"{settings['dual_optimizer']} {settings['dual_lr']:g}")
     decay = settings.get("decay_epochs")
@@ -175,7 +174,7 @@ def _lines(results: list[dict[str, Any]]) -> list[Line]:
 
 def _shown(result: dict[str, Any]) -> list[str]:
   names = list(result["predictors"])
-  if result["constraint"] in _ALONE:
+  if result["constraint"] in PROJECTION_ALONE:
     return ["projection"]
   return names[-1:] if result["constraint"] in _NETWORK else names
 

@@ -114,8 +114,10 @@ def _check_config(path: Path, settings: dict[str, Any], resume: bool) -> None:
   except DataError as error:
     raise ConfigurationError(str(error)) from error
   here = json.loads(json.dumps(settings))
-  # A run may be resumed to a longer one: its past does not depend on where it ends.
-  differing = [name for name in differences(there, here) if name != "epochs"]
+  # A run may be resumed to a longer one: its past does not depend on where it ends, unless its last
+  # epochs are a finish.
+  free = () if here.get("finish_epochs") else ("epochs",)
+  differing = [name for name in differences(there, here) if name not in free]
   earlier = "a run of an earlier version, whose remul is called gap_penalty since then"
   if differing:
     shown = ", ".join(f"{k}: {there.get(k)} there, {here.get(k)} asked for" for k in differing[:3])

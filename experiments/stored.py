@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
+from experiments import regularisation
 
 TRAININGS = ("nbody", "mocap")
 FORMAT = 2
@@ -131,6 +132,9 @@ def _wrong(result: dict[str, Any]) -> str:
   for name, kind in _FIELDS.items():
     if not isinstance(result.get(name), kind) or isinstance(result[name], bool):
       return name
+  for name, pair in result["differs_from_published"].items():
+    if not isinstance(pair, list) or len(pair) != 2:
+      return f"differs_from_published/{name}"
   found = _wrong_setting(result)
   if found:
     return f"settings/{found}"
@@ -181,7 +185,8 @@ def _wrong_setting(result: dict[str, Any]) -> str:
   given += ("dual_lr",) if functional else ()
   null = () if constraint == "strict" else ("dual_lr", "augmented")
   null = tuple(name for name in null if settings.get(name, "") is not None)
-  left_out = tuple(name for name in _CONSTANTS if settings.get(name) is not None)
+  constants = (*_CONSTANTS, *regularisation.NUMBERS)
+  left_out = tuple(name for name in constants if settings.get(name) is not None)
   for name in (*given, *null, *left_out):
     if not _finite(settings.get(name)):
       return name

@@ -10,14 +10,17 @@ from typing import Any
 from absl import flags
 
 from data.errors import DataError
-from experiments import app, stored
+from experiments import app, regularisation, stored
 from experiments.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("table", "nbody", ["nbody", "mocap", "rivals"], "Which table.")
+flags.DEFINE_enum("table", "nbody", ["nbody", "mocap", "rivals", "variants"], "Which table.")
 flags.DEFINE_list("folders", None, "Where to look for result.json files; results/TABLE.")
 flags.DEFINE_string(
-  "figure", None, "Where to draw the rivals of networks without symmetry, a PNG (--table=rivals)."
+  "figure",
+  None,
+  "Where to draw a PNG: the rivals of networks without symmetry (--table=rivals), or the test "
+  "errors of every row (--table=variants).",
 )
 flags.DEFINE_enum("format", "text", ["text", "markdown", "latex"], "How to write it.")
 
@@ -48,12 +51,13 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
   rows = []
   for group in groups.values():
     settings = group[0]["settings"]
+    kind = [settings["constraint"], *regularisation.describe(settings)]
     for name in group[0]["predictors"]:
       found = [result["predictors"][name] for result in group]
       errors = [f["final_equivariance_error"] for f in found]
       rows.append(
         [
-          f"{settings['constraint']}, {settings['preset']}, {group[0]['train_samples']} samples",
+          ", ".join([*kind, settings["preset"], f"{group[0]['train_samples']} samples"]),
           name,
           str(group[0]["epochs"]),
           ",".join(str(seed) for result in group for seed in result["seeds"]),
@@ -83,8 +87,8 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _figure() -> Path:
-  if FLAGS.table != "rivals":
-    raise UsageError(f"--figure is drawn of --table=rivals alone, not of --table={FLAGS.table}.")
+  if FLAGS.table not in ("rivals", "variants"):
+    raise UsageError(f"--figure is of --table=rivals|variants, not of --table={FLAGS.table}.")
   figure = Path(FLAGS.figure)
   if figure.suffix != ".png" or not figure.parent.is_dir():
     raise UsageError(f"--figure={figure} must be a .png in a folder that exists.")
@@ -97,7 +101,7 @@ def main() -> None:
   Raises:
     UsageError: there is no figure of this table, or it cannot be written there.
   """
-  from experiments import mocap_table, rivals_table, text
+  from experiments import mocap_table, rivals_table, text, variants_table
 
   figure = _figure() if FLAGS.figure else None
   found = read(FLAGS.folders or [f"results/{FLAGS.table}"])
@@ -105,11 +109,13 @@ def main() -> None:
     "nbody": lambda: (NBODY_HEADER, nbody_rows(found)),
     "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(found)),
     "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(found)),
+    "variants": lambda: (variants_table.HEADER, variants_table.rows(found)),
   }[FLAGS.table]()
   print({"text": text.table, "markdown": text.markdown, "latex": latex}[FLAGS.format](header, rows))
   if figure:
     try:
-      rivals_table.draw(found, figure)
+      drawn = {"rivals": rivals_table, "variants": variants_table}[FLAGS.table]
+      drawn.draw(found, figure)
     except OSError as error:
       raise UsageError(f"--figure={figure} cannot be written: {error.strerror}.") from error
 

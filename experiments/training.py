@@ -11,7 +11,7 @@ from ace_jax.errors import CheckpointError, NonFiniteError
 from ace_jax.logging import ProgressBar, TensorBoardLogger
 from ace_jax.parallel import default_mesh, make_mesh
 from experiments import artifacts, gaps, results, runs
-from experiments.problems import Problem, start, training_settings
+from experiments.problems import Problem, finish, start, training_settings
 from experiments.replicas import Plan
 
 _ALONE = Plan()
@@ -28,23 +28,27 @@ def restore(folder: Path, settings: dict[str, Any], problem: Problem) -> state.A
   Raises:
     CheckpointError: no checkpoint of it is whole.
   """
-  place, begin, index = _locate(folder, settings, problem)
-  return parallel.select(checkpoints.restore(place, begin), index)
+  place, own, index = _locate(folder, settings)
+  begin, ending = start(own, problem), finish(own, problem)
+  newest = checkpoints.newest_whole(place)
+  like = ending.after_epochs(begin, int(newest.name)) if ending else begin
+  return parallel.select(checkpoints.load(newest, like), index)
 
 
 def trajectory(folder: Path, settings: dict[str, Any], problem: Problem) -> list[state.AceState]:
   """Returns the states of a run at every checkpoint that it kept, the oldest first.
 
-  Arguments as of `restore`; a run keeps more than its newest few with `keep_period`.
+  Arguments as of `restore`; a run keeps more than its newest few with `keep_period`. A finish is
+  left out, whose states are of another structure.
   """
-  place, begin, index = _locate(folder, settings, problem)
-  return [parallel.select(found, index) for found in checkpoints.restore_all(place, begin)]
+  place, own, index = _locate(folder, settings)
+  before = settings["epochs"] - settings.get("finish_epochs", 0)
+  found = checkpoints.restore_all(place, start(own, problem), before)
+  return [parallel.select(one, index) for one in found]
 
 
-def _locate(
-  folder: Path, settings: dict[str, Any], problem: Problem
-) -> tuple[Path, state.AceState, int]:
-  """Returns a run's checkpoints, fresh states of all replicas in them, and which of them it is."""
+def _locate(folder: Path, settings: dict[str, Any]) -> tuple[Path, list[dict[str, Any]], int]:
+  """Returns a run's checkpoints, settings of all replicas in them, and which of them it is."""
   own, index, place = [settings], 0, folder
   together = runs.read_settings(folder.parent)
   if together and not checkpoints.exists(folder / training.CHECKPOINTS):
@@ -53,8 +57,8 @@ def _locate(
       *Plan(tuple(together.get("seeds", ())), grid).expand(together), strict=True
     )
     if folder.name in names:
-      own, index, place = several, names.index(folder.name), folder.parent
-  return place / training.CHECKPOINTS, start(own, problem), index
+      own, index, place = [*several], names.index(folder.name), folder.parent
+  return place / training.CHECKPOINTS, own, index
 
 
 def train(
@@ -123,6 +127,7 @@ def train(
       progress=lambda done: ProgressBar(settings["epochs"], done),
       loggers=loggers,
       measure=measure,
+      finish=finish(own, problem),
     )
     turned = artifacts.turned(problem.rotations, problem.test)
     tests = training.test_errors_of_sets(

@@ -301,3 +301,27 @@ def test_an_inactive_state_is_frozen():
 def test_a_batch_that_does_not_divide_is_refused():
   with pytest.raises(ace_jax.AceError, match="take a batch size of 8 or 12"):
     epochs.compile_epoch(parallel.make_mesh(4), 10)
+
+
+def test_weight_decay_is_adamw_of_theta_alone():
+  transform = primal_dual.primal_adam(0.1, gamma_lr=0.2, weight_decay=0.3)
+  plain, adamw = optax.adam(0.2), optax.adamw(0.1, weight_decay=0.3)
+  point = state.Primal({"a": jnp.array([1.0, -2.0])}, {"b": jnp.array([3.0])}, {})
+  kept, of_theta, of_gamma = transform.init(point), adamw.init(point.theta), plain.init(point.gamma)
+  theta, gamma = point.theta, point.gamma
+  for t in range(4):
+    gradients = jax.tree.map(lambda x, t=t: jnp.cos(x + t), point)
+    moved, kept = transform.update(gradients, kept, point)
+    expected, of_theta = adamw.update(
+      jax.tree.map(lambda x, t=t: jnp.cos(x + t), theta), of_theta, theta
+    )
+    theta = optax.apply_updates(theta, expected)
+    expected, of_gamma = plain.update(jax.tree.map(lambda x, t=t: jnp.cos(x + t), gamma), of_gamma)
+    gamma = optax.apply_updates(gamma, expected)
+    point = optax.apply_updates(point, moved)
+  np.testing.assert_allclose(point.theta["a"], theta["a"], rtol=1e-6)
+  np.testing.assert_allclose(point.gamma["b"], gamma["b"], rtol=1e-6)
+  # Decoupled: a gradient of 0 still moves theta, by -step size w theta, and leaves gamma.
+  still, _ = transform.update(jax.tree.map(jnp.zeros_like, point), transform.init(point), point)
+  np.testing.assert_allclose(still.theta["a"], -0.03 * point.theta["a"], rtol=1e-6)
+  assert still.gamma["b"] == 0

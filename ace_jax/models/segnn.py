@@ -44,6 +44,7 @@ class SEGNN(nn.Module):
     hidden_irreps: The hidden irreps themselves ("32x0e+32x1o"), instead of the two above.
     formulation: "fast" (degrees 0 and 1 alone, written out), "general" (any degree, from
       Clebsch-Gordan tensors), or "auto". The parameters are the same.
+    dropout: Rate at which channels of the updates are dropped in training.
 
   Reference: Brandstetter et al., ICLR 2022, Sec. 3 and App. C. Homotopic update maps: Manolache
   et al., NeurIPS 2025.
@@ -61,6 +62,7 @@ class SEGNN(nn.Module):
   axis_name: str | None = None
   hidden_irreps: str | None = None
   formulation: str = "auto"
+  dropout: float = 0.0
 
   @nn.compact
   def __call__(
@@ -70,6 +72,7 @@ class SEGNN(nn.Module):
     edge_attributes: Float[Array, "*batch edges harmonics"],
     message_scalars: Float[Array, "*batch edges scalars"],
     graph: graphs.Graph,
+    train: bool = False,
   ) -> Float[Array, "..."]:
     """Returns the prediction, flat.
 
@@ -79,6 +82,7 @@ class SEGNN(nn.Module):
       edge_attributes: Harmonics on the edges.
       message_scalars: Further invariants of the edges, such as distances.
       graph: The connectivity.
+      train: Whether channels are dropped, by the random stream `dropout`.
 
     Returns:
       [nodes, output] for the task "node", [graphs, output] for "graph".
@@ -102,8 +106,9 @@ class SEGNN(nn.Module):
         relaxation_scale=self.relaxation_scale,
         axis_name=self.axis_name,
         fast=fast,
+        dropout=self.dropout,
         name=f"layers_{i}",
-      )(x, node_attributes, edge_attributes, message_scalars, graph)
+      )(x, node_attributes, edge_attributes, message_scalars, graph, train)
       if self.norm == "instance":
         x = InstanceNorm(name=f"norm_{i}")(x, graph)
     x = steerable.gate(product(x, steerable.gated(hidden), "pre_pool1"), hidden)
@@ -141,10 +146,11 @@ class SEGNNLayer(nn.Module):
   .. math::
     m_{ij} &= \\sigma(M_2(\\sigma(M_1([x_i, x_j, e_{ij}], a_{ij})), a_{ij})) \\\\
     z_i &= [x_i, \\textstyle\\sum_j m_{ij}] \\\\
-    u_i &= \\sigma(U_1(z_i, a_i)) + \\gamma_1 f_1(z_i) \\\\
+    u_i &= D(\\sigma(U_1(z_i, a_i)) + \\gamma_1 f_1(z_i)) \\\\
     x_i' &= x_i + U_2(u_i, a_i) + \\gamma_2 f_2(u_i)
 
-  with i the receiver, j the sender, sigma the gate, and M, U tensor products with attributes a.
+  with i the receiver, j the sender, sigma the gate, M, U tensor products with attributes a, and D
+  the dropout of whole channels (`steerable.ChannelDropout`).
 
   Attributes:
     hidden: Channels of each degree.
@@ -152,6 +158,7 @@ class SEGNNLayer(nn.Module):
     relaxation_scale: See `Homotopic`.
     axis_name: See `Homotopic`.
     fast: Whether to use the products written out for degrees 0 and 1.
+    dropout: Rate of D.
 
   Reference: Brandstetter et al., ICLR 2022, Eqs. (7)-(8); Manolache et al., NeurIPS 2025.
   """
@@ -161,6 +168,7 @@ class SEGNNLayer(nn.Module):
   relaxation_scale: str = "free"
   axis_name: str | None = None
   fast: bool = True
+  dropout: float = 0.0
 
   @nn.compact
   def __call__(
@@ -170,6 +178,7 @@ class SEGNNLayer(nn.Module):
     edge_attributes: Float[Array, "*batch edges harmonics"],
     message_scalars: Float[Array, "*batch edges scalars"],
     graph: graphs.Graph,
+    train: bool = False,
   ) -> Features:
     """Returns the node features after the layer; arguments as those of `SEGNN`."""
     wide = steerable.gated(self.hidden)
@@ -183,6 +192,8 @@ class SEGNNLayer(nn.Module):
     update = _product(joined, node_attributes, wide, self.fast, "update_layer_1")
     update = steerable.gate(update, self.hidden)
     update = self._homotopic("update_1")(update, (*x, *received))
+    if self.dropout:
+      update = steerable.ChannelDropout(self.dropout)(update, train)
     change = _product(update, node_attributes, self.hidden, self.fast, "update_layer_2")
     change = self._homotopic("update_2")(change, update)
     return tuple(a + b for a, b in zip(x, change, strict=True))
@@ -327,6 +338,7 @@ class NBodySEGNN(nn.Module):
     velocities: Float[Array, "*batch nodes 3"],
     charges: Float[Array, "*batch nodes"],
     graph: graphs.Graph | None = None,
+    train: bool = False,
   ) -> Float[Array, "*batch nodes 3"]:
     """Returns the predicted positions.
 
@@ -335,6 +347,7 @@ class NBodySEGNN(nn.Module):
       velocities: Particle velocities, in the same shape.
       charges: Particle charges, [batch, nodes] or [nodes].
       graph: The connectivity; by default all particles of a sample interact.
+      train: Whether channels are dropped, see `SEGNN`.
 
     Raises:
       ValueError: `centring` has a value that does not exist.
@@ -349,4 +362,4 @@ class NBodySEGNN(nn.Module):
     if self.centring == "center_of_mass":
       seen = positions - graphs.to_nodes(graphs.pool_mean(positions, graph), graph, nodes)
     inputs = nbody_inputs(seen, velocities, charges, graph, self.network.lmax_attributes)
-    return positions + self.network(**inputs)
+    return positions + self.network(**inputs, train=train)

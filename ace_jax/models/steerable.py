@@ -9,6 +9,7 @@ l = 1, ..; e3nn's flat layout is [channel, component] within each degree.
 Attributes are flat harmonics [..., (lmax + 1)^2], one channel a degree.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -161,6 +162,31 @@ class Weights(nn.Module):
       if l3 == 0 and channels:
         bias = self.param("bias", init, (channels,))
     return tuple(kernels), bias
+
+
+class ChannelDropout(nn.Module):
+  """Drops whole channels in training: all 2 l + 1 components of one at a node, or none.
+
+  .. math:: y_{mc} = b_c x_{mc} / (1 - p), \\qquad b_c \\in \\{0, 1\\}, \\quad P(b_c = 0) = p
+
+  for every node alone. With b given the map is equivariant.
+
+  Attributes:
+    rate: p.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: Features, train: bool) -> Features:
+    """Returns the features; x itself where not in training.
+
+    Args:
+      x: Features, entry l [..., 2 l + 1, channels].
+      train: Whether to drop, by the random stream `dropout`.
+    """
+    drop = functools.partial(nn.Dropout, self.rate, broadcast_dims=(-2,), deterministic=not train)
+    return tuple(drop(name=f"degree_{l}")(part) for l, part in enumerate(x))
 
 
 def tensor_product(

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,19 @@ def refuses(done, code, *says):
     (["--model=mpnn", "--constraint=functional", "--gamma_lr=1"], "which has no branches"),
     (["--model=transformer", "--constraint=strict", "--lmax=2"], "--lmax is for --model=segnn"),
     (["--mesh=4"], "must be written as replica:2,data:4"),
+    (["--weight_decay=-1"], "--weight_decay=-1 must not be negative"),
+    (["--dropout=1"], "--dropout=1 must be at least 0, and below 1"),
+    (["--model=mpnn", "--constraint=strict", "--dropout=0.1"], "--dropout is for --model=segnn"),
+    (["--constraint=strict", "--finish_epochs=1"], "--finish_epochs has no meaning"),
+    (["--constraint=functional", "--finish_epochs=1"], "--finish_epochs has no meaning"),
+    (["--epochs=5", "--finish_epochs=5"], "must be below the run's 5 epochs"),
+    (["--finish_epochs=1", "--patience=3"], "--patience and --finish_epochs contradict"),
+    (["--finish_from=last"], "--finish_from needs --finish_epochs"),
+    (["--swing_period=9"], "--swing_period has no meaning with --constraint=equality"),
+    (["--constraint=swing", "--swing_period=0"], "--swing_period=0 must be positive"),
+    (["--constraint=swing", "--gamma_lr=1"], "--gamma_lr has no meaning"),
+    (["--constraint=swing", "--epochs=5", "--swing_epochs=6"], "longer than the 5 epochs"),
+    (["--constraint=random_homotopy", "--dual_lr=1"], "--dual_lr has no meaning"),
   ],
 )
 def test_usage_errors(flags, says):
@@ -163,6 +177,58 @@ def check_artifacts(place, result, data_file):
   errors = result["predictors"]["projection"]
   for error in errors["test_mse_turned"].values():  # the projection keeps rotations
     assert error == pytest.approx(errors["test_mse"], rel=1e-4)
+
+
+def test_settings_are_recorded_only_where_asked_for():
+  def settings(*flags):
+    done = run("--dry_run", *flags)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)[0]["settings"]
+
+  plain = settings("--weight_decay=0", "--dropout=0", "--finish_epochs=0")
+  new = ("weight_decay", "dropout", "finish", "swing", "homotopy")
+  assert not [name for name in plain if name.startswith(new)]
+  assert settings() == plain
+  found = settings("--constraint=swing", "--swing_amplitude=0.8", "--finish_epochs=20")
+  assert {name: found[name] for name in found if name.startswith(new)} == {
+    **{"finish_epochs": 20, "finish_from": "best", "swing_amplitude": 0.8, "swing_initial": 1.0},
+    **{"swing_period": 2000.0, "swing_time_constant": 900.0, "swing_phase": 0.0, "swing_start": 0},
+  }
+
+
+def test_a_run_with_dropout_decay_and_a_finish_resumes_bit_for_bit(tmp_path, data_file):
+  place, cut = tmp_path / "run", tmp_path / "cut"
+  regularised = ["--weight_decay=0.1", "--dropout=0.2", "--finish_epochs=2"]
+  flags = [*TINY, "--epochs=4", "--checkpoint_every=1", "--keep_period=1", *regularised]
+  flags += ["--constraint=swing", f"--data_file={data_file}"]
+  done = run(*flags, f"--workdir={place}")
+  assert done.returncode == 0, done.stderr
+  result = json.loads((place / "result.json").read_text())
+  assert result["finish"]["after_epoch"] == 2
+  assert result["finish"]["from"] == "best"
+  assert result["steps"] == 16
+  for found in result["predictors"].values():
+    assert found["phase"] == ("finish" if found["best_epoch"] > 2 else "constrained")
+    assert found["final_equivariance_error"] is not None
+  assert result["predictors"]["relaxed"]["phase"] == "constrained"
+  assert set(result["final"]["gamma"]) == {"layers_0/update_1", "layers_0/update_2"}
+  assert "gamma" not in result["curve"][-1]
+  refuses(run(*flags, f"--workdir={place}", "--resume", "--epochs=5"), 2, "epochs: 4 there, 5")
+  for epoch in (1, 3):
+    shutil.copytree(place, cut)
+    for folder in (cut / "checkpoints").iterdir():
+      if int(folder.name) > epoch:
+        shutil.rmtree(folder)
+    done = run(*flags, f"--workdir={cut}", "--resume")
+    assert done.returncode == 0, done.stderr
+    again = json.loads((cut / "result.json").read_text())
+    assert again["predictors"] == result["predictors"]
+    shutil.rmtree(cut)
+  done = run_module("table", f"--folders={place}")
+  assert "swing, amplitude 0.4, period 2000, weight decay 0.1, dropout 0.2, finish 2 from best" in (
+    done.stdout
+  )
+  refuses(run_module("landscape", f"--run={place}"), 2, "without gamma")
 
 
 @_SLOW  # what each replica finds, tests/test_replicas.py asserts without the command line

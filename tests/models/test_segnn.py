@@ -300,3 +300,44 @@ def test_weight_balanced(features, lmax, lmax_attributes, channels):
 def test_settings_that_do_not_exist(options, says):
   with pytest.raises(ValueError, match=re.escape(says)):
     NBodySEGNN(SEGNN(**options)).init(jax.random.key(0), *random_particles())
+
+
+def test_dropout_drops_whole_channels_of_every_node_alone():
+  rate = 0.3
+  parts = (jnp.ones((50, 5, 1, 12)), jnp.ones((50, 5, 3, 12)))
+  module = steerable.ChannelDropout(rate)
+  dropped = module.apply({}, parts, True, rngs={"dropout": jax.random.key(0)})
+  for part in dropped:
+    np.testing.assert_array_equal(part, part[..., :1, :] + jnp.zeros_like(part))
+    assert np.isin(part, np.float32([0, 1 / (1 - rate)])).all()
+    kept = np.mean(part[..., 0, :] > 0)  # of 3000, within four deviations
+    np.testing.assert_allclose(kept, 1 - rate, atol=4 * np.sqrt(rate * (1 - rate) / 3000))
+    assert len(np.unique(np.asarray(part[..., 0, :]).reshape(250, -1), axis=0)) > 200
+  assert not np.array_equal(dropped[0][..., 0, :], dropped[1][..., 0, :])
+  jax.tree.map(np.testing.assert_array_equal, module.apply({}, parts, False), parts)
+
+
+def test_with_its_mask_given_dropout_keeps_the_symmetry_and_evaluation_is_without():
+  with jax.enable_x64(True):
+    positions, velocities, charges = random_particles(dtype=jnp.float64)
+    plain = NBodySEGNN(SEGNN(hidden_features=8, num_layers=2))
+    model = NBodySEGNN(SEGNN(hidden_features=8, num_layers=2, dropout=0.4))
+    variables = homotopy.strict(model.init)(jax.random.key(1), positions, velocities, charges)
+    variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)
+
+    @jax.jit
+    def train(key, positions, velocities):
+      rngs = {"dropout": key}
+      return model.apply(variables, positions, velocities, charges, train=True, rngs=rngs)
+
+    key = jax.random.key(3)
+    expected = train(key, positions, velocities)
+    for rotation in random_rotations(jax.random.key(2), 2):
+      for g in (rotation.T, -rotation.T):
+        found = train(key, positions @ g, velocities @ g)
+        assert float(jnp.max(jnp.abs(found - expected @ g))) < 1e-9
+    np.testing.assert_array_equal(train(key, positions, velocities), expected)
+    other = train(jax.random.key(4), positions, velocities)
+    assert float(jnp.max(jnp.abs(other - expected))) > 1e-3
+    inputs = (variables, positions, velocities, charges)
+    np.testing.assert_array_equal(model.apply(*inputs), plain.apply(*inputs))
