@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import checkpoints, epochs, history, hosts, parallel, task
+from ace_jax import checkpoints, epochs, history, hosts, memory, parallel, task
 from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.history import Record
 from ace_jax.logging import JsonlLogger, Logger
@@ -79,6 +79,7 @@ def train(
   progress: Callable[[int], Logger] | None = None,
   loggers: Callable[[str, int], Sequence[Logger]] = lambda name, done: (),
   measure: Callable[[AceState], dict[str, Any]] | None = None,
+  report_memory: Callable[[memory.Peak], None] = lambda peak: None,
 ) -> tuple[AceState, list[list[Record]]]:
   """Trains one or many replicas, as one device program, to the end of their epochs.
 
@@ -99,13 +100,16 @@ def train(
     loggers: Called with a replica's name and the epochs done; returns further sinks of its records.
     measure: Further numbers to record at every evaluation, from the state; each an array with
       one number a replica.
+    report_memory: Called with the expected peak once the programs are compiled, before the first
+      step; not if there is none left to do.
 
   Returns:
     The final state (with each predictor's best variables), and for each replica the record of
     every epoch.
 
   Raises:
-    ConfigurationError: sizes that do not fit, or a workdir that holds a run while not resuming.
+    ConfigurationError: sizes that do not fit (the data, or the memory: says what would), or a
+      workdir that holds a run while not resuming.
     NonFiniteError: a loss or gradient of every replica is not finite; names epoch and step.
     CheckpointError: a checkpoint cannot be written, or none can be read.
     Interrupted: SIGTERM came; the state was saved.
@@ -128,8 +132,19 @@ def train(
   state, records = _start(state, workdir, files, resume)
   epoch = saved = int(np.max(state.epoch))
   going = np.flatnonzero(state.active[:count])
+  memory.check_data(data, valid, mesh)
   state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
   data, valid = parallel.replicate((data, valid), mesh)
+  if epoch < settings.epochs and going.size:
+    # Compiled here, and not again by the calls below.
+    programs = {
+      memory.EPOCH: run_epoch.lower(state, data).compile(),
+      memory.EVALUATION: run_evaluation.lower(state, valid).compile(),
+    }
+    peak = memory.expect(state, (data, valid), programs, mesh, workdir is not None)
+    report_memory(peak)
+    sizes = {memory.EPOCH: settings.batch_size, memory.EVALUATION: settings.eval_batch_size}
+    memory.check_programs(peak, sizes, mesh)
   steps = samples // settings.batch_size
 
   with contextlib.ExitStack() as stack:

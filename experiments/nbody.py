@@ -15,6 +15,13 @@ flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
 
 flags.DEFINE_enum("system", "charged", ["charged", "gravity"], "What is simulated.")
+flags.DEFINE_integer("particles", None, "In a simulated trajectory; 5 by default.", lower_bound=2)
+flags.DEFINE_integer(
+  "neighbours",
+  None,
+  "Every particle receives from so many others, its nearest at the input frame; all by default.",
+  lower_bound=1,
+)
 flags.DEFINE_string("data_file", None, "An .npz of trajectories to learn instead of simulating.")
 flags.DEFINE_string(
   "symmetry_breaking", None, "gravity:G, wind:W or anisotropy:A; breaks a known symmetry."
@@ -27,9 +34,11 @@ flags.DEFINE_integer("lmax", 1, "Largest degree of the hidden features.", lower_
 flags.DEFINE_integer("lmax_attributes", 1, "Largest degree of the attributes.", lower_bound=1)
 flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SEGNN's layers.")
 
+PARTICLES = 5
 MODELS = ("segnn", "mpnn", "transformer")
 OWN = (
-  *("system", "data_file", "symmetry_breaking", "breaking_from", "force_clip"),
+  *("system", "particles", "neighbours"),
+  *("data_file", "symmetry_breaking", "breaking_from", "force_clip"),
   *("lmax", "lmax_attributes", "norm"),
 )
 
@@ -40,13 +49,23 @@ def check() -> None:
   Raises:
     UsageError: the flags contradict each other.
   """
-  simulated = ("system", "symmetry_breaking", "breaking_from", "force_clip", "data_seed")
+  simulated = ("system", "particles", "symmetry_breaking", "breaking_from", "force_clip")
+  simulated += ("data_seed",)
   for name in simulated:
     if FLAGS.data_file and FLAGS[name].present:
       raise UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
   for name in ("lmax", "lmax_attributes", "norm"):
     if FLAGS.model in common.PLAIN_MODELS and FLAGS[name].present:
       raise UsageError(f"--{name} is for --model=segnn; leave out one.")
+  if FLAGS.model == "transformer" and FLAGS.neighbours is not None:
+    raise UsageError("--neighbours: a transformer attends to all particles; leave it out.")
+  if not FLAGS.data_file and FLAGS.neighbours is not None:
+    particles = FLAGS.particles or PARTICLES
+    if FLAGS.neighbours >= particles:
+      raise UsageError(
+        f"--neighbours={FLAGS.neighbours}: a particle of {particles} has {particles - 1} others; "
+        "lower it, or raise --particles."
+      )
   if FLAGS["breaking_from"].present and not FLAGS.symmetry_breaking:
     raise UsageError("--breaking_from needs --symmetry_breaking, such as gravity:1.")
 
@@ -55,6 +74,14 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   settings = common.settings(PRESETS[FLAGS.preset], OWN, MODELS)
+  # Left out where they change nothing, as in runs that were made before there was a choice.
+  particles = settings["particles"] or PARTICLES
+  if particles == PARTICLES:
+    del settings["particles"]
+  if settings["neighbours"] is None or (
+    not settings["data_file"] and settings["neighbours"] == particles - 1
+  ):
+    del settings["neighbours"]
   plan = common.plan(settings)
   if FLAGS.dry_run:
     print(common.describe(settings, plan))

@@ -56,7 +56,7 @@ def make(
     "differs_from_published": {
       name: [settings[name], value]
       for name, value in problem.published.items()
-      if settings[name] != value
+      if settings.get(name, value) != value  # what is left out is as published
     },
     "data": problem.summary,
     "environment": runs.environment(),

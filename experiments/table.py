@@ -53,7 +53,13 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
       errors = [f["final_equivariance_error"] for f in found]
       rows.append(
         [
-          f"{settings['constraint']}, {settings['preset']}, {group[0]['train_samples']} samples",
+          ", ".join(
+            [
+              *(settings["constraint"], settings["preset"]),
+              f"{group[0]['train_samples']} samples",
+              *stored.graph_label(group[0]),
+            ]
+          ),
           name,
           str(group[0]["epochs"]),
           ",".join(str(seed) for result in group for seed in result["seeds"]),

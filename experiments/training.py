@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ace_jax import checkpoints, epochs, history, hosts, parallel, state, training
+from ace_jax import checkpoints, epochs, history, hosts, memory, parallel, state, training
 from ace_jax.errors import CheckpointError, NonFiniteError
 from ace_jax.logging import ProgressBar, TensorBoardLogger
 from ace_jax.parallel import default_mesh, make_mesh
@@ -111,6 +111,12 @@ def train(
         numbers |= {f"test/{name}": error for name, error in found.items()}
       return numbers
 
+    peaks: list[memory.Peak] = []
+
+    def report_memory(peak):
+      peaks.append(peak)
+      print(peak.describe())
+
     end, records = training.train(
       begin,
       problem.train,
@@ -123,6 +129,7 @@ def train(
       progress=lambda done: ProgressBar(settings["epochs"], done),
       loggers=loggers,
       measure=measure,
+      report_memory=report_memory,
     )
     tests = training.test_errors(end, problem.test, problem.eval_batch_size, mesh)
     found, failed = [], []
@@ -134,7 +141,8 @@ def train(
       result = results.make(problem, own[i], alone, records[i], tests[i])
       if measure_gaps:
         result = gaps.add(result, measure_gaps, alone, problem.train, problem.test)
-      found.append({**result, "replica": name, "replicas": len(names)})
+      expected = peaks[0].record() if peaks else None
+      found.append({**result, "replica": name, "replicas": len(names), "memory": expected})
       if hosts.first():
         _write(place / name, problem, own[i], alone, records[i], found[-1])
   if failed:
