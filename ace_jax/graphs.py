@@ -141,7 +141,7 @@ def aggregate(
   Returns:
     [batch, nodes, ...] or [nodes, ...].
   """
-  if not isinstance(graph, jraph.GraphsTuple) and graph.in_degree is not None:
+  if isinstance(graph, Neighbours) or (isinstance(graph, Topology) and graph.in_degree is not None):
     shape = (messages.shape[0], -1, graph.in_degree, *messages.shape[2:])
     grouped = messages.reshape(shape)
     return grouped.mean(2) if mean else grouped.sum(2)
