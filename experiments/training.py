@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ace_jax import checkpoints, epochs, history, hosts, memory, parallel, state, training
+from ace_jax import checkpoints, epochs, history, hosts, parallel, state, training
 from ace_jax.errors import CheckpointError, NonFiniteError
 from ace_jax.logging import ProgressBar, TensorBoardLogger
 from ace_jax.parallel import default_mesh, make_mesh
@@ -77,7 +77,7 @@ def train(
     plan: The replicas.
 
   Returns:
-    The content of each result.json; `seconds` in it is for all `replicas` together.
+    The content of each result.json; `seconds` and `memory` in it are for all `replicas` together.
 
   Raises:
     NonFiniteError: a replica met a number that is not finite; the others are written by then.
@@ -111,12 +111,7 @@ def train(
         numbers |= {f"test/{name}": error for name, error in found.items()}
       return numbers
 
-    peaks: list[memory.Peak] = []
-
-    def report_memory(peak):
-      peaks.append(peak)
-      print(peak.describe())
-
+    report_memory, peaks = results.keep_memory()
     end, records = training.train(
       begin,
       problem.train,
@@ -141,8 +136,8 @@ def train(
       result = results.make(problem, own[i], alone, records[i], tests[i])
       if measure_gaps:
         result = gaps.add(result, measure_gaps, alone, problem.train, problem.test)
-      expected = peaks[0].record() if peaks else None
-      found.append({**result, "replica": name, "replicas": len(names), "memory": expected})
+      together = {"replica": name, "replicas": len(names), "memory": results.memory(peaks)}
+      found.append({**result, **together})
       if hosts.first():
         _write(place / name, problem, own[i], alone, records[i], found[-1])
   if failed:
