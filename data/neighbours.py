@@ -11,7 +11,7 @@ _DISTANCES = 5_000_000
 
 def nearest(
   positions: Float[np.ndarray, "samples particles 3"], count: int
-) -> Int[np.ndarray, "samples particles {count}"]:
+) -> Int[np.ndarray, "samples particles count"]:
   """Returns for every particle the indices of its nearest others, in ascending order.
 
   Of particles at the same distance (in float64) the one of lower index is taken, so that data with

@@ -114,7 +114,7 @@ def make_model(settings: dict[str, Any]) -> nn.Module:
 
 def model_inputs(batch: nbody.Split) -> tuple[Any, ...]:
   """Returns what the model sees of a batch: the particles, and edges where not all interact."""
-  edges = [graphs.Neighbours(batch["senders"])] if "senders" in batch else []  # pyright: ignore
+  edges = [graphs.Neighbours(batch["senders"])] if "senders" in batch else []
   return batch["positions"], batch["velocities"], batch["charges"], *edges
 
 
