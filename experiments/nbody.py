@@ -8,7 +8,7 @@ from absl import flags
 
 from experiments import app
 from experiments import flags as common
-from experiments.nbody_presets import PRESETS
+from experiments.nbody_presets import PARTICLES, PRESETS
 from experiments.usage import UsageError
 
 flags.adopt_module_key_flags(common)
@@ -34,7 +34,6 @@ flags.DEFINE_integer("lmax", 1, "Largest degree of the hidden features.", lower_
 flags.DEFINE_integer("lmax_attributes", 1, "Largest degree of the attributes.", lower_bound=1)
 flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SEGNN's layers.")
 
-PARTICLES = 5
 MODELS = ("segnn", "mpnn", "transformer")
 OWN = (
   *("system", "particles", "neighbours"),
@@ -74,14 +73,11 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   settings = common.settings(PRESETS[FLAGS.preset], OWN, MODELS)
-  # Left out where they change nothing, as in runs that were made before there was a choice.
+  # None where they change nothing: such a run is one that was made before there was a choice.
   particles = settings["particles"] or PARTICLES
-  if particles == PARTICLES:
-    del settings["particles"]
-  if settings["neighbours"] is None or (
-    not settings["data_file"] and settings["neighbours"] == particles - 1
-  ):
-    del settings["neighbours"]
+  settings["particles"] = None if particles == PARTICLES else particles
+  if not settings["data_file"] and settings["neighbours"] == particles - 1:
+    settings["neighbours"] = None
   plan = common.plan(settings)
   if FLAGS.dry_run:
     print(common.describe(settings, plan))

@@ -20,7 +20,7 @@ from ace_jax.parallel import DATA
 from ace_jax.symmetry import actions, equivariance_error, groups
 from data import nbody
 from experiments import problems, results, runs, stored, text, training
-from experiments.nbody_presets import PRESETS
+from experiments.nbody_presets import PARTICLES, PRESETS
 from experiments.replicas import Plan
 
 _MEASURED, _ROTATIONS = 100, 4
@@ -67,7 +67,7 @@ def _load(settings: dict[str, Any], train: int | None) -> nbody.Dataset:
 
     return nbody.load(
       system=settings["system"],
-      particles=settings.get("particles", 5),
+      particles=settings.get("particles") or PARTICLES,
       train=3000 if train is None else train,
       data_seed=settings["data_seed"],
       symmetry_breaking=settings["symmetry_breaking"],
@@ -182,7 +182,7 @@ def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.A
 _PUBLISHED = {
   **{k: v for k, v in PRESETS["paper"].items() if k not in ("eval_every", "checkpoint_every")},
   **{"norm": "none", "lmax": 1, "system": "charged", "relaxation_scale": "free"},
-  **{"particles": 5, "neighbours": None},
+  **{"particles": None, "neighbours": None},
   **{"gamma_lr": None, "clip_norm": None, "patience": None, "relaxation": "mlp"},
   **{"relaxation_features": None, "gamma": None, "decay_epochs": None},
 }

@@ -57,9 +57,9 @@ def make(
     "steps_per_second": float(np.median([record["steps_per_second"] for record in records])),
     "settings": settings,
     "differs_from_published": {
-      name: [settings[name], value]
+      name: [settings.get(name), value]
       for name, value in problem.published.items()
-      if settings.get(name, value) != value  # what is left out is as published
+      if settings.get(name) != value
     },
     "data": problem.summary,
     "environment": runs.environment(),
