@@ -1,5 +1,6 @@
 """`fit`: the whole method in one call, for a model and data of one's own."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from ace_jax.constraints import Equality, Formulation
 from ace_jax.history import Record
 from ace_jax.lagrangian import dual_optimizer
 from ace_jax.logging import Logger, ProgressBar
+from ace_jax.memory import Peak
 from ace_jax.primal_dual import primal_adam
 from ace_jax.state import AceState
 from ace_jax.task import Batch
@@ -31,6 +33,7 @@ class Fit(NamedTuple):
     history: One record an epoch (`ace_jax.history.record`).
     test: Test error of each predictor; {} without test data.
     state: Everything, for going on.
+    memory: The expected peak, in bytes; None if a resumed run had nothing left to do.
   """
 
   projection: dict[str, Any]
@@ -40,6 +43,7 @@ class Fit(NamedTuple):
   history: list[Record]
   test: dict[str, float]
   state: AceState
+  memory: Peak | None
 
 
 def fit(
@@ -93,7 +97,8 @@ def fit(
     resume: Continue the run in `workdir`.
     mesh: Devices; all of them by default.
     progress: Called with the epochs of the run and those done before; returns what gets the record
-      of every epoch, by default a progress bar. None shows nothing.
+      of every epoch, by default a progress bar. None shows nothing, not even the memory that is
+      expected.
     **settings: epochs, batch_size, eval_every, patience, ...: see `training.Settings`.
 
   Returns:
@@ -115,6 +120,13 @@ def fit(
     run_key,
   )
   options = training.Settings(**settings)
+  peaks: list[Peak] = []
+
+  def report_memory(peak: Peak) -> None:
+    peaks.append(peak)
+    if progress:
+      print(peak.describe(), file=sys.stderr)
+
   states, histories = training.train(
     parallel.stack([begin]),
     train,
@@ -124,6 +136,7 @@ def fit(
     workdir=None if workdir is None else Path(workdir),
     resume=resume,
     progress=progress and (lambda done: progress(options.epochs, done)),
+    report_memory=report_memory,
   )
   end = parallel.select(states, 0)
   best = {name: homotopy.merge(*variables) for name, variables in end.selected().items()}
@@ -137,4 +150,5 @@ def fit(
     if test is None
     else training.test_errors(states, test, options.eval_batch_size, mesh)[0],
     state=end,
+    memory=peaks[0] if peaks else None,
   )

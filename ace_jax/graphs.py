@@ -1,9 +1,10 @@
-"""Connectivity of graphs: a static topology shared by a batch, or a jraph.GraphsTuple.
+"""Connectivity of graphs: one for a whole batch, each sample its own, or a jraph.GraphsTuple.
 
 Two layouts are understood by every function here:
 
 - dense: arrays [batch, nodes, ...] with a `Topology`, where all graphs of a batch have the same
-  edges. Nothing is scattered if every node has the same in-degree.
+  edges, or with `Neighbours`, where every node of every sample has so many senders of its own.
+  Nothing is scattered forwards if every node has the same in-degree, as `Neighbours` always do.
 - sparse: arrays [nodes, ...] with a `jraph.GraphsTuple`, possibly padded by
   `jraph.pad_with_graphs`: padding edges connect padding nodes only, so that real nodes never see
   them.
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,30 @@ class Topology:
     return int(degrees[0]) if self.num_edges and np.all(degrees == degrees[0]) else None
 
 
-Graph = Topology | jraph.GraphsTuple
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["senders"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+  """Edges that differ by sample, in equal number into every node: its K nearest, say.
+
+  A pytree, so that the indices ride in a batch as data do. Edges are ordered by receiver, then as
+  `senders` has them: aggregation is a reshape and a sum. The transpose of the gather of senders,
+  in a backward pass, is a scatter-add (out-degrees differ), whose order of summation a GPU does
+  not fix.
+
+  Attributes:
+    senders: Source nodes of the edges into each node, within the sample, 0 to nodes - 1 (others
+      are clipped).
+  """
+
+  senders: Int[Array, "batch nodes neighbours"]
+
+  @property
+  def in_degree(self) -> int:
+    """K, the number of edges into every node."""
+    return self.senders.shape[-1]
+
+
+Graph = Topology | Neighbours | jraph.GraphsTuple
 
 
 @functools.lru_cache(maxsize=64)
@@ -78,12 +102,12 @@ def gather_receivers(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."
   """Returns for each edge the features of its receiver.
 
   Args:
-    x: Node features, [batch, nodes, ...] with a Topology, [nodes, ...] with a GraphsTuple.
+    x: Node features, [batch, nodes, ...], or [nodes, ...] with a GraphsTuple.
     graph: The connectivity.
   """
-  if not isinstance(graph, Topology):
+  if isinstance(graph, jraph.GraphsTuple):
     return x[_indices(graph.receivers)]
-  if graph.in_degree is None:
+  if isinstance(graph, Topology) and graph.in_degree is None:
     return x[:, np.asarray(graph.receivers)]
   shape = (*x.shape[:2], graph.in_degree, *x.shape[2:])
   return jnp.broadcast_to(x[:, :, None], shape).reshape(x.shape[0], -1, *x.shape[2:])
@@ -91,8 +115,11 @@ def gather_receivers(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."
 
 def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
   """Returns for each edge the features of its sender; shapes as in `gather_receivers`."""
-  if not isinstance(graph, Topology):
+  if isinstance(graph, jraph.GraphsTuple):
     return x[_indices(graph.senders)]
+  if isinstance(graph, Neighbours):
+    senders = graph.senders.reshape(x.shape[0], -1, *[1] * (x.ndim - 2))
+    return jnp.take_along_axis(x, senders, 1, mode="clip")
   return x[:, np.asarray(graph.senders)]
 
 
@@ -106,7 +133,7 @@ def aggregate(
   """Sums (or averages) messages over the edges into each node.
 
   Args:
-    messages: [batch, edges, ...] with a Topology, [edges, ...] with a GraphsTuple.
+    messages: [batch, edges, ...], or [edges, ...] with a GraphsTuple.
     graph: The connectivity.
     num_nodes: Number of nodes of a GraphsTuple; by default that of its `nodes`.
     mean: Whether to divide by the in-degree (of nodes without edges: by 1).
@@ -114,12 +141,11 @@ def aggregate(
   Returns:
     [batch, nodes, ...] or [nodes, ...].
   """
+  if isinstance(graph, Neighbours) or (isinstance(graph, Topology) and graph.in_degree is not None):
+    shape = (messages.shape[0], -1, graph.in_degree, *messages.shape[2:])
+    grouped = messages.reshape(shape)
+    return grouped.mean(2) if mean else grouped.sum(2)
   if isinstance(graph, Topology):
-    if graph.in_degree is not None:
-      grouped = messages.reshape(
-        messages.shape[0], graph.num_nodes, graph.in_degree, *messages.shape[2:]
-      )
-      return grouped.mean(2) if mean else grouped.sum(2)
     receivers, count = np.asarray(graph.receivers), graph.num_nodes
     total = jnp.moveaxis(_segment_sum(jnp.moveaxis(messages, 1, 0), receivers, count), 0, 1)
     degrees = np.maximum(np.bincount(receivers, minlength=count), 1).astype(messages.dtype)
@@ -140,7 +166,7 @@ def pool_mean(x: Float[Array, "..."], graph: Graph) -> Float[Array, "graphs ..."
     x: Node features, [batch, nodes, ...] or [nodes, ...].
     graph: The connectivity.
   """
-  if isinstance(graph, Topology):
+  if not isinstance(graph, jraph.GraphsTuple):
     return x.mean(1)
   num_graphs = graph.n_node.shape[0]
   total = _segment_sum(x, _graph_of_node(graph, x.shape[0]), num_graphs)
@@ -157,21 +183,21 @@ def to_nodes(pooled: Float[Array, "graphs ..."], graph: Graph, num_nodes: int) -
     num_nodes: Number of nodes of a GraphsTuple.
 
   Returns:
-    [batch, 1, ...] with a Topology, [nodes, ...] with a GraphsTuple.
+    [batch, 1, ...], or [nodes, ...] with a GraphsTuple.
   """
-  if isinstance(graph, Topology):
+  if not isinstance(graph, jraph.GraphsTuple):
     return pooled[:, None]
   return pooled[_graph_of_node(graph, num_nodes)]
 
 
 def nodes_first(x: Float[Array, "..."], graph: Graph) -> Array:
   """Moves the axis of nodes (or edges) to the front: [nodes, batch, ...] or [nodes, ...]."""
-  return jnp.moveaxis(x, 1, 0) if isinstance(graph, Topology) else x
+  return x if isinstance(graph, jraph.GraphsTuple) else jnp.moveaxis(x, 1, 0)
 
 
 def nodes_back(x: Float[Array, "nodes ..."], graph: Graph) -> Array:
   """Inverse of `nodes_first`."""
-  return jnp.moveaxis(x, 0, 1) if isinstance(graph, Topology) else x
+  return x if isinstance(graph, jraph.GraphsTuple) else jnp.moveaxis(x, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +205,9 @@ class Edges:
   """Gathers and sums over edges, for arrays whose *leading* axis runs over nodes or edges.
 
   The layout [nodes, time, batch, channels] lets a `Topology` gather whole slabs of memory and sum
-  by one product with a constant matrix, forwards and backwards; nothing is scattered.
+  by one product with a constant matrix, forwards and backwards; nothing is scattered. With
+  `Neighbours` the second axis must be the batch's: they gather along the axis of nodes, and sum by
+  a reshape.
 
   Attributes:
     graph: The connectivity.
@@ -191,20 +219,30 @@ class Edges:
 
   def at_senders(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
     """Returns for each edge the features of its sender."""
+    if isinstance(self.graph, Neighbours):
+      batch = self.graph.senders.shape[0]
+      senders = jnp.moveaxis(self.graph.senders, 0, -1).reshape(-1, batch, *[1] * (x.ndim - 2))
+      return jnp.take_along_axis(x, senders, 0, mode="clip")
     return self._gather(x, self.graph.senders)
 
   def at_receivers(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
     """Returns for each edge the features of its receiver."""
+    if isinstance(self.graph, Neighbours):
+      return jnp.repeat(x, self.graph.in_degree, axis=0)
     return self._gather(x, self.graph.receivers)
 
   def sum(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Sums messages over the edges into each node."""
+    if isinstance(self.graph, Neighbours):
+      return self._grouped(messages).sum(1)
     if isinstance(self.graph, Topology):
       return _product(_incidence(self.graph.receivers, self.num_nodes), messages)
     return _segment_sum(messages, _indices(self.graph.receivers), self.num_nodes)
 
   def mean(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Averages messages over the edges into each node; nodes without edges give 0."""
+    if isinstance(self.graph, Neighbours):
+      return self._grouped(messages).mean(1)
     if isinstance(self.graph, Topology):
       incidence = _incidence(self.graph.receivers, self.num_nodes)
       return _product(incidence / np.maximum(incidence.sum(1, keepdims=True), 1), messages)
@@ -216,6 +254,8 @@ class Edges:
   def max(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Returns the largest message into each node, a constant of the gradient; 0 without edges."""
     messages = jax.lax.stop_gradient(messages)
+    if isinstance(self.graph, Neighbours):
+      return self._grouped(messages).max(1)
     receivers = self.graph.receivers
     receivers = np.asarray(receivers) if isinstance(self.graph, Topology) else _indices(receivers)
     largest = jax.ops.segment_max(messages, receivers, self.num_nodes)
@@ -223,9 +263,12 @@ class Edges:
 
   def graph_mean(self, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
     """Returns the mean over the nodes of each graph, at every node (or to be broadcast there)."""
-    if isinstance(self.graph, Topology):
+    if not isinstance(self.graph, jraph.GraphsTuple):
       return x.mean(0, keepdims=True)
     return pool_mean(x, self.graph)[_graph_of_node(self.graph, self.num_nodes)]
+
+  def _grouped(self, messages):
+    return messages.reshape(self.num_nodes, -1, *messages.shape[1:])
 
   def _gather(self, x, indices):
     if isinstance(self.graph, Topology):

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import checkpoints, epochs, history, hosts, parallel, task
+from ace_jax import checkpoints, epochs, history, hosts, memory, parallel, task
 from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.finishing import Finish
 from ace_jax.history import Record
@@ -81,6 +81,7 @@ def train(
   loggers: Callable[[str, int], Sequence[Logger]] = lambda name, done: (),
   measure: Callable[[AceState], dict[str, Any]] | None = None,
   finish: Finish | None = None,
+  report_memory: Callable[[memory.Peak], None] = lambda peak: None,
 ) -> tuple[AceState, list[list[Record]]]:
   """Trains one or many replicas, as one device program, to the end of their epochs.
 
@@ -103,13 +104,16 @@ def train(
       one number a replica.
     finish: When gamma and branches go, if they do; every record then has `finish`, 0 before and 1
       from then on. Such a run does not stop early.
+    report_memory: Called with the expected peak once the programs are compiled, before the first
+      step; not if there is none left to do.
 
   Returns:
     The final state (with each predictor's best variables), and for each replica the record of
     every epoch.
 
   Raises:
-    ConfigurationError: sizes that do not fit, or a workdir that holds a run while not resuming.
+    ConfigurationError: sizes that do not fit (the data, or the memory: says what would), or a
+      workdir that holds a run while not resuming.
     NonFiniteError: a loss or gradient of every replica is not finite; names epoch and step.
     CheckpointError: a checkpoint cannot be written, or none can be read.
     Interrupted: SIGTERM came; the state was saved.
@@ -137,9 +141,20 @@ def train(
   state, records = _start(state, workdir, files, resume, finish)
   epoch = saved = int(np.max(state.epoch))
   going = np.flatnonzero(state.active[:count])
+  memory.check_data(data, valid, mesh)
   state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
   finish = finish and finish.on(mesh)
   data, valid = parallel.replicate((data, valid), mesh)
+  if epoch < settings.epochs and going.size:
+    # Compiled here, and not again by the calls below.
+    programs = {
+      memory.EPOCH: run_epoch.lower(state, data).compile(),
+      memory.EVALUATION: run_evaluation.lower(state, valid).compile(),
+    }
+    peak = memory.expect(state, (data, valid), programs, mesh, workdir is not None)
+    report_memory(peak)
+    sizes = {memory.EPOCH: settings.batch_size, memory.EVALUATION: settings.eval_batch_size}
+    memory.check_programs(peak, sizes, mesh)
   steps = samples // settings.batch_size
 
   with contextlib.ExitStack() as stack:

@@ -10,9 +10,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from ace_jax import constraints, epochs, homotopy, parallel, state, task
+from ace_jax import constraints, epochs, graphs, homotopy, memory, parallel, state, task
 from ace_jax.lagrangian import dual_optimizer
 from ace_jax.primal_dual import primal_adam
 
@@ -44,23 +45,44 @@ class Problem:
 
 
 def segnn(
-  formulation: str = "auto", width: int = 64, layers: int = 4, batch_size: int = 100
+  formulation: str = "auto",
+  width: int = 64,
+  layers: int = 4,
+  batch_size: int = 100,
+  *,
+  particles: int = 5,
+  neighbours: int | None = None,
+  batches: int = 30,
 ) -> Problem:
-  """Returns the N-body SEGNN, by default of published sizes, on 30 batches of random particles."""
+  """Returns the N-body SEGNN, by default of published sizes, on batches of random particles.
+
+  Args:
+    formulation: Of the tensor products.
+    width: `SEGNN.hidden_features`.
+    layers: Of the network.
+    batch_size: Samples in a batch.
+    particles: In a sample, spread out as the simulator's at the start.
+    neighbours: From how many, the nearest, each of them receives; None is all others.
+    batches: How many.
+  """
   from ace_jax.models.segnn import SEGNN, NBodySEGNN
+  from data.neighbours import nearest
 
   keys = jax.random.split(jax.random.key(0), 4)
-  shape = (30 * batch_size, 5, 3)
+  shape = (batches * batch_size, particles, 3)
   data = {
-    "positions": jax.random.normal(keys[0], shape),
+    "positions": jax.random.normal(keys[0], shape) * (particles / 5) ** (1 / 3),
     "velocities": jax.random.normal(keys[1], shape) / 2,
     "charges": jax.random.rademacher(keys[2], shape[:2], jnp.float32),
     "targets": jax.random.normal(keys[3], shape),
   }
+  if neighbours is not None:
+    data["senders"] = jnp.asarray(nearest(np.asarray(data["positions"]), neighbours))
   network = SEGNN(hidden_features=width, num_layers=layers, formulation=formulation)
 
   def inputs(batch):
-    return batch["positions"], batch["velocities"], batch["charges"]
+    edges = [graphs.Neighbours(batch["senders"])] if neighbours is not None else []
+    return batch["positions"], batch["velocities"], batch["charges"], *edges
 
   return Problem("segnn", NBodySEGNN(network), inputs, data, batch_size)
 
@@ -137,6 +159,7 @@ class Epoch:
     gflop: Additions and multiplications of a step, in 10^9, as the program was written: before
       XLA computes anything twice. Of all replicas, where they are vmapped. NaN if unknown.
     gigabytes: What the compiled operations of a step read and write; what caches keep counts too.
+    peak: Memory that training is expected to need.
     states: As the last epoch left them.
     losses: Of every replica and step of the last epoch.
   """
@@ -158,6 +181,8 @@ class Epoch:
     lowered = epochs.compile_epoch(mesh, problem.batch_size).lower(self.states, self._data)
     self._run = lowered.compile()
     self.compile_seconds = time.perf_counter() - begin
+    programs = {memory.EPOCH: self._run}
+    self.peak = memory.expect(self.states, self._data, programs, mesh, checkpoints=False)
     # XLA counts the body of a loop once, and all of a step is in the body of the epoch's loop.
     self.gflop = _count(lowered, "flops") or _count(self._run, "flops") or math.nan
     self.gigabytes = _count(self._run, "bytes accessed") or math.nan

@@ -24,6 +24,7 @@ from data import arrays as archive
 from data import nbody_simulation as simulation
 from data.errors import DataError, RequestError
 from data.nbody_simulation import Breaking, Physics
+from data.neighbours import nearest
 
 Split = dict[str, np.ndarray]
 
@@ -45,11 +46,12 @@ class Dataset:
 
   Attributes:
     train: `positions` and `velocities` [n, particles, 3] at frame 30, `charges` [n, particles]
-      (masses for gravity), `targets` [n, particles, 3], the positions at frame 40; float32.
+      (masses for gravity), `targets` [n, particles, 3], the positions at frame 40; float32. Where
+      not all interact, `senders` [n, particles, neighbours], int32 (`with_neighbours`).
     valid: The same, for validation.
     test: The same, for test.
-    summary: Where the data come from, sizes, errors of the linear prediction x + v t, and the
-      energy drift.
+    summary: Where the data come from, sizes, numbers of particles and of neighbours, errors of
+      the linear prediction x + v t, and the energy drift.
     paths: Positions of the first test trajectories from frame 30 to 40, [shown, 11, particles,
       3]; None where only the end points are known.
   """
@@ -110,7 +112,7 @@ def load(
   }
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
   folder = platformdirs.user_cache_path("ace_jax") / "nbody" if cache is None else cache
-  path = folder / f"{system}_{digest}.npz"
+  path = folder / f"{system}{particles}_{digest}.npz"
   arrays = _read_cache(path)
   source = "cache"
   if arrays is None:
@@ -123,6 +125,7 @@ def load(
     "source": source,
     "cache": str(path),
     "sizes": sizes,
+    "particles": particles,
     "energy_drift": None if breaking.kind else _drift(arrays["energy_drift"]),
     "linear_mse": {name: linear_error(split) for name, split in splits.items()},
   }
@@ -150,6 +153,7 @@ def load_file(path: str | Path, train: int | None = None) -> Dataset:
     "source": "file",
     "file": str(path),
     "sizes": {name: len(split["positions"]) for name, split in splits.items()},
+    "particles": splits["train"]["positions"].shape[1],
     "linear_mse": {name: linear_error(split) for name, split in splits.items()},
   }
   data = Dataset(**splits, summary=summary)
@@ -173,6 +177,28 @@ def first(data: Dataset, train: int) -> Dataset:
   return dataclasses.replace(
     data, train=split, summary={**data.summary, "sizes": sizes, "linear_mse": linear}
   )
+
+
+def with_neighbours(data: Dataset, count: int) -> Dataset:
+  """Returns the data set with edges: into every particle from its nearest at the input frame.
+
+  Args:
+    data: Of any number of particles.
+    count: Neighbours of a particle. With all the others nothing is added: all pairs interact, as
+      they do without edges.
+
+  Raises:
+    RequestError: a particle has not so many others.
+  """
+  others = data.train["positions"].shape[1] - 1
+  summary = {**data.summary, "neighbours": count}
+  if count == others:
+    return dataclasses.replace(data, summary=summary)
+  splits: dict[str, Split] = {}
+  for name in FIRST_INDEX:
+    split: Split = getattr(data, name)
+    splits[name] = {**split, "senders": nearest(split["positions"], count)}
+  return dataclasses.replace(data, **splits, summary=summary)
 
 
 def linear_error(split: Split) -> float:

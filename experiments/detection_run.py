@@ -8,7 +8,7 @@ import tqdm
 
 from ace_jax import history, parallel, plotting, report_plots, task, training
 from ace_jax.symmetry import report
-from experiments import nbody_run, problems, report_run, runs, stored, text
+from experiments import nbody_run, problems, report_run, results, runs, stored, text
 from experiments.nbody_presets import PRESETS
 
 BROKEN = {
@@ -107,12 +107,14 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
   problem = nbody_run.make_problem(settings, data)
   seeds = range(campaign.seeds)
   begin = problems.start([{**settings, "seed": seed} for seed in seeds], problem)
+  report_memory, peaks = results.keep_memory()
   end, records = training.train(
     begin,
     data.train,
     data.valid,
     problems.training_settings(settings, problem),
     names=[f"seed{seed}" for seed in seeds],
+    report_memory=report_memory,
   )
   test = training.test_errors(end, data.test)
   held_out = task.take(data.test, slice(0, _HELD_OUT))
@@ -133,6 +135,7 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
         "right": called == truth,
         "called_broken": sorted(called),
         "test_mse": test[seed],
+        "memory": results.memory(peaks),
         "largest_gamma": history.largest(records[seed][-1], "gamma"),
         "largest_multiplier": history.largest(records[seed][-1], "multiplier"),
         "generators": {

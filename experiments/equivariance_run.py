@@ -75,7 +75,7 @@ def errors_by_group(
   found: report_run.Run, batch: Any, key: jax.Array, elements: int
 ) -> dict[str, dict[str, float]]:
   """Returns each predictor's relative error under each group."""
-  motions = actions.act_on(nbody_run.KINDS)
+  motions = nbody_run.act_on_batch
   swap = actions.permuted(1)
 
   def compiled(act_input, act_output):
@@ -87,7 +87,7 @@ def errors_by_group(
     return measure
 
   by_motions = compiled(motions, actions.position)
-  by_swaps = compiled(actions.act_on(dict.fromkeys(batch, swap)), swap)
+  by_swaps = compiled(swap_particles, swap)
   turned = (*map(groups.so2, "xyz"), groups.so3(), groups.o3())
   moved = (*turned, groups.translations(report_run.radius(batch)))
   cases = [
@@ -101,6 +101,15 @@ def errors_by_group(
     }
     for group, measure in cases
   }
+
+
+def swap_particles(order: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """Puts the particles of a batch in another order, and renames the senders of edges."""
+  swap = actions.permuted(1)
+  swapped = {name: swap(order, array) for name, array in batch.items()}
+  if "senders" in batch:
+    swapped["senders"] = jnp.argsort(order)[swapped["senders"]]
+  return swapped
 
 
 def errors_by_layer(
@@ -120,7 +129,7 @@ def errors_by_layer(
     def outputs(batch):
       return symmetry.layer_outputs(network, homotopy.merge(*variables), *inputs(batch))
 
-    motions = actions.act_on(nbody_run.KINDS)
+    motions = nbody_run.act_on_batch
     return symmetry.equivariance_statistics(outputs, batch, drawn, motions, features)
 
   errors: dict[str, dict[str, float]] = {}
@@ -136,7 +145,7 @@ def errors_by_gamma(
   """Returns relative errors under SO(3), and distances from the projection, at every level."""
   theta, gamma, model_state = found.end.current()["relaxed"]
   drawn = groups.so3().sample(key, elements)
-  motions = actions.act_on(nbody_run.KINDS)
+  motions = nbody_run.act_on_batch
   projection = problems.predict(found.end, (theta, {}, model_state), batch)
 
   @jax.jit

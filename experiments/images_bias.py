@@ -95,6 +95,7 @@ def summarise(
       for name, variables in (("projection", one.projection), ("relaxed", one.relaxed))
     },
     **{plural: history.of_kind(last, kind) for kind, plural in kinds.items()},
+    "memory": one.memory,
   }
 
 

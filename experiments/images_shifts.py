@@ -52,6 +52,7 @@ def run(settings: dict[str, Any], place: Path, progress: Any) -> list[dict[str, 
         numbers = measure(found.projection, data["test"], uniform)
         loss = found.test["projection"]
         row = {"network": name, "placing": placing, "seed": seed, "test_loss": loss}
+        row["memory"] = found.memory
         rows.append(row | jax.tree.map(lambda a: np.asarray(a).tolist(), numbers))
         progress(f"{name}, trained on {placing} digits, seed {seed}")
   return rows

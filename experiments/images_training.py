@@ -10,7 +10,7 @@ import optax
 
 from ace_jax import checkpoints, functional, history, homotopy, parallel, state, training
 from ace_jax.symmetry import actions, groups
-from experiments import problems
+from experiments import problems, results
 
 CANVAS = 24
 SETTINGS: dict[str, Any] = {
@@ -48,6 +48,7 @@ class Trained(NamedTuple):
     end: The final state.
     records: One an epoch.
     test: Test loss of each predictor.
+    memory: Expected at the peak, by `memory.Peak.record`; None where it was trained before.
   """
 
   projection: dict[str, Any]
@@ -55,6 +56,7 @@ class Trained(NamedTuple):
   end: state.AceState
   records: list[history.Record]
   test: dict[str, float]
+  memory: dict[str, Any] | None
 
 
 def cross_entropy(logits: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
@@ -109,6 +111,7 @@ def train(
     draw=lambda folder, end, records, predictions: None,
     symmetry=SYMMETRY,
   )
+  report_memory, peaks = results.keep_memory()
   end, records = training.train(
     problems.start([settings], problem),
     problem.train,
@@ -116,12 +119,13 @@ def train(
     problems.training_settings(settings, problem),
     workdir=place,
     resume=checkpoints.exists(place / training.CHECKPOINTS),
+    report_memory=report_memory,
   )
   test = training.test_errors(end, problem.test)[0]
   end = parallel.select(end, 0)
   best = {name: homotopy.merge(*variables) for name, variables in end.selected().items()}
   relaxed = best.get("relaxed", best["projection"])
-  return Trained(best["projection"], relaxed, end, records[0], test)
+  return Trained(best["projection"], relaxed, end, records[0], test, results.memory(peaks))
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

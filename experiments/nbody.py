@@ -8,13 +8,20 @@ from absl import flags
 
 from experiments import app
 from experiments import flags as common
-from experiments.nbody_presets import PRESETS
+from experiments.nbody_presets import PARTICLES, PRESETS
 from experiments.usage import UsageError
 
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
 
 flags.DEFINE_enum("system", "charged", ["charged", "gravity"], "What is simulated.")
+flags.DEFINE_integer("particles", None, "In a simulated trajectory; 5 by default.", lower_bound=2)
+flags.DEFINE_integer(
+  "neighbours",
+  None,
+  "Every particle receives from so many others, its nearest at the input frame; all by default.",
+  lower_bound=1,
+)
 flags.DEFINE_string("data_file", None, "An .npz of trajectories to learn instead of simulating.")
 flags.DEFINE_string(
   "symmetry_breaking", None, "gravity:G, wind:W or anisotropy:A; breaks a known symmetry."
@@ -29,7 +36,8 @@ flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SE
 
 MODELS = ("segnn", "mpnn", "transformer")
 OWN = (
-  *("system", "data_file", "symmetry_breaking", "breaking_from", "force_clip"),
+  *("system", "particles", "neighbours"),
+  *("data_file", "symmetry_breaking", "breaking_from", "force_clip"),
   *("lmax", "lmax_attributes", "norm"),
 )
 
@@ -40,13 +48,23 @@ def check() -> None:
   Raises:
     UsageError: the flags contradict each other.
   """
-  simulated = ("system", "symmetry_breaking", "breaking_from", "force_clip", "data_seed")
+  simulated = ("system", "particles", "symmetry_breaking", "breaking_from", "force_clip")
+  simulated += ("data_seed",)
   for name in simulated:
     if FLAGS.data_file and FLAGS[name].present:
       raise UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
   for name in ("lmax", "lmax_attributes", "norm"):
     if FLAGS.model in common.PLAIN_MODELS and FLAGS[name].present:
       raise UsageError(f"--{name} is for --model=segnn; leave out one.")
+  if FLAGS.model == "transformer" and FLAGS.neighbours is not None:
+    raise UsageError("--neighbours: a transformer attends to all particles; leave it out.")
+  if not FLAGS.data_file and FLAGS.neighbours is not None:
+    particles = FLAGS.particles or PARTICLES
+    if FLAGS.neighbours >= particles:
+      raise UsageError(
+        f"--neighbours={FLAGS.neighbours}: a particle of {particles} has {particles - 1} others; "
+        "lower it, or raise --particles."
+      )
   if FLAGS["breaking_from"].present and not FLAGS.symmetry_breaking:
     raise UsageError("--breaking_from needs --symmetry_breaking, such as gravity:1.")
 
@@ -55,6 +73,11 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   settings = common.settings(PRESETS[FLAGS.preset], OWN, MODELS)
+  # None where they change nothing: such a run is one that was made before there was a choice.
+  particles = settings["particles"] or PARTICLES
+  settings["particles"] = None if particles == PARTICLES else particles
+  if not settings["data_file"] and settings["neighbours"] == particles - 1:
+    settings["neighbours"] = None
   plan = common.plan(settings)
   if FLAGS.dry_run:
     print(common.describe(settings, plan))

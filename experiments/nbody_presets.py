@@ -2,6 +2,9 @@
 
 from typing import Any
 
+PARTICLES = 5
+"""In a trajectory, unless another number is given."""
+
 _MODEL = {"model": "segnn", "hidden_features": 64, "layers": 4, "centring": "none"}
 
 PRESETS: dict[str, dict[str, Any]] = {

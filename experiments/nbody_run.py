@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ace_jax import history, state, task
+from ace_jax import graphs, history, state, task
 from ace_jax.functional import Symmetry
 from ace_jax.models.mpnn import MPNN
 from ace_jax.models.plain import NBodyPlain
@@ -21,7 +21,7 @@ from ace_jax.parallel import DATA
 from ace_jax.symmetry import actions, equivariance_error, groups
 from data import nbody
 from experiments import problems, results, runs, stored, text, training
-from experiments.nbody_presets import PRESETS
+from experiments.nbody_presets import PARTICLES, PRESETS
 from experiments.replicas import Plan
 
 _MEASURED, _ROTATIONS = 100, 4
@@ -51,7 +51,13 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan)
 
 
 def load(settings: dict[str, Any], train: int | None) -> nbody.Dataset:
-  """Loads the data that the settings name."""
+  """Loads the data that the settings name, with edges where not all particles interact."""
+  data = _load(settings, train)
+  neighbours = settings.get("neighbours")
+  return data if neighbours is None else nbody.with_neighbours(data, neighbours)
+
+
+def _load(settings: dict[str, Any], train: int | None) -> nbody.Dataset:
   if settings["data_file"]:
     return nbody.load_file(settings["data_file"], train)
   with tqdm.tqdm(desc="simulating", unit="trajectory", delay=1, leave=False) as bar:
@@ -62,6 +68,7 @@ def load(settings: dict[str, Any], train: int | None) -> nbody.Dataset:
 
     return nbody.load(
       system=settings["system"],
+      particles=settings.get("particles") or PARTICLES,
       train=3000 if train is None else train,
       data_seed=settings["data_seed"],
       symmetry_breaking=settings["symmetry_breaking"],
@@ -107,9 +114,10 @@ def make_model(settings: dict[str, Any]) -> nn.Module:
   return NBodySEGNN(network, centring=settings["centring"])
 
 
-def model_inputs(batch: nbody.Split) -> tuple[jax.Array, ...]:
-  """Returns what the model sees of a batch."""
-  return batch["positions"], batch["velocities"], batch["charges"]
+def model_inputs(batch: nbody.Split) -> tuple[Any, ...]:
+  """Returns what the model sees of a batch: the particles, and edges where not all interact."""
+  edges = [graphs.Neighbours(batch["senders"])] if "senders" in batch else []
+  return batch["positions"], batch["velocities"], batch["charges"], *edges
 
 
 def squared_error(prediction: jax.Array, batch: nbody.Split) -> jax.Array:
@@ -141,18 +149,24 @@ def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> problems.Prob
   )
 
 
-KINDS = {
+_KINDS = {
   "positions": actions.position,
   "velocities": actions.vector,
   "charges": actions.invariant,
   "targets": actions.position,
+  "senders": actions.invariant,
 }
-"""How motions of space act on a batch."""
+
+
+def act_on_batch(element: groups.Motion, batch: nbody.Split) -> nbody.Split:
+  """Moves a batch in space."""
+  return actions.act_on({name: _KINDS[name] for name in batch})(element, batch)
+
 
 # Rotations about the origin; of a model that keeps translations, those about any point.
 SYMMETRY = Symmetry(
   groups.so3(),
-  actions.act_on(KINDS),
+  act_on_batch,
   lambda element, prediction, batch: actions.position(element, prediction),
 )
 ROTATIONS = {
@@ -183,6 +197,7 @@ _PUBLISHED = {
     "patience": None,
     "relaxation": "mlp",
   },
+  **{"particles": None, "neighbours": None},
   **{"relaxation_features": None, "gamma": None, "decay_epochs": None},
   **{"weight_decay": None, "dropout": None, "finish_epochs": None},
 }

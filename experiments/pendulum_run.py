@@ -114,6 +114,7 @@ def summarise(name: str, c: float, fit: ace_jax.Fit, data: dict[str, Any]) -> di
     "gamma": {layer: float(value) for layer, value in fit.gamma.items()},
     "multipliers": {layer: float(value) for layer, value in fit.multipliers.items()},
     "equivariance_error": float(errors.relative),
+    "memory": fit.memory and fit.memory.record(),
   }
 
 

@@ -119,7 +119,7 @@ def compile_measure(learned: task.Task, group: groups.Group, angles: int):
     `measure(variables, batch) -> Measured`, `variables` an entry of `AceState.current()` or
     `selected()`.
   """
-  act = actions.act_on(nbody_run.KINDS)
+  act = nbody_run.act_on_batch
 
   @jax.jit
   def measure(variables, batch) -> report.Measured:

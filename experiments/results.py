@@ -1,10 +1,13 @@
 """What a training found: the content of result.json, and the table that ends a run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from ace_jax import history, state, task
+from ace_jax.memory import Peak
 from experiments import runs, stored, text
 from experiments.problems import Problem
 
@@ -89,6 +92,22 @@ def _finish(
     "from": settings["finish_from"],
     **dict(zip(names, median, strict=True)),
   }
+
+
+def keep_memory() -> tuple[Callable[[Peak], None], list[Peak]]:
+  """Returns what prints the expected peak of a training, and the list that it is kept in."""
+  kept: list[Peak] = []
+
+  def report(peak: Peak) -> None:
+    kept.append(peak)
+    tqdm.tqdm.write(peak.describe())
+
+  return report, kept
+
+
+def memory(kept: list[Peak]) -> dict[str, Any] | None:
+  """Returns the expected peak for a result.json; None if a resumed run had nothing left to do."""
+  return kept[0].record() if kept else None
 
 
 def _evaluation(record: history.Record) -> history.Record:

@@ -41,7 +41,8 @@ class Line(NamedTuple):
     sizes = (settings["hidden_features"], settings["layers"], settings["batch_size"])
     decay = settings.get("decay_epochs") or 0
     lengths = (first["train_samples"], first["epochs"], decay)
-    return first["experiment"], first["model"], *sizes, *lengths
+    graph = tuple(stored.graph_label(first))
+    return first["experiment"], first["model"], *sizes, *lengths, *graph
 
   def values(self, name: str) -> list[float]:
     """Returns a number of the predictor, of every seed that has it."""
@@ -62,7 +63,8 @@ class Line(NamedTuple):
     if decay:
       whole = decay == self.results[0]["epochs"]
       constants.append("decayed" if whole else f"decayed over {decay}")
-    return ", ".join([self.results[0]["model"], self.constraint, *constants])
+    graph = stored.graph_label(self.results[0])
+    return ", ".join([self.results[0]["model"], *graph, self.constraint, *constants])
 
   def cells(self, label: str) -> list[str]:
     """Returns the row."""
@@ -127,6 +129,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     bounds = [result["functional"] for result in line.results if "functional" in result]
     first, settings = line.results[0], line.results[0]["settings"]
     sizes = f"{settings['hidden_features']} features, {settings['layers']} layers"
+    sizes = ", ".join([*stored.graph_label(first), sizes])
     lengths = f"{first['train_samples']} samples, {first['epochs']} epochs"
     rules.append(
       comparison_plots.Rule(

@@ -22,7 +22,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 _ERRORS = ("test_mse", "valid_mse")
 _SIZES = ("hidden_features", "layers", "batch_size")
-_CONSTANTS = ("rho", "epsilon", "beta", "decay_epochs")
+_CONSTANTS = ("rho", "epsilon", "beta", "decay_epochs", "particles", "neighbours")
 """Settings that may be null, or left out."""
 
 
@@ -76,6 +76,21 @@ def but_for_seed(result: dict[str, Any]) -> str:
   """
   settings = {k: v for k, v in result["settings"].items() if k != "seed" and v is not None}
   return json.dumps([result["experiment"], settings], sort_keys=True)
+
+
+def graph_label(result: dict[str, Any]) -> list[str]:
+  """Returns what tables say of N-body graphs other than those of 5 particles and all pairs.
+
+  Args:
+    result: Content of result.json.
+  """
+  if result["experiment"] != "nbody":
+    return []
+  settings, data = result["settings"], result["data"]
+  particles = data.get("particles", settings.get("particles")) or 5
+  label = [f"{particles} particles"] if particles != 5 else []
+  neighbours = settings.get("neighbours")
+  return [*label, *([] if neighbours is None else [f"{neighbours} nearest"])]
 
 
 def read_json(path: Path, remedy: str, kind: type = dict) -> Any:

@@ -57,7 +57,14 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
       errors = [f["final_equivariance_error"] for f in found]
       rows.append(
         [
-          ", ".join([*kind, settings["preset"], f"{group[0]['train_samples']} samples"]),
+          ", ".join(
+            [
+              *kind,
+              settings["preset"],
+              f"{group[0]['train_samples']} samples",
+              *stored.graph_label(group[0]),
+            ]
+          ),
           name,
           str(group[0]["epochs"]),
           ",".join(str(seed) for result in group for seed in result["seeds"]),

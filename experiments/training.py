@@ -81,7 +81,7 @@ def train(
     plan: The replicas.
 
   Returns:
-    The content of each result.json; `seconds` in it is for all `replicas` together.
+    The content of each result.json; `seconds` and `memory` in it are for all `replicas` together.
 
   Raises:
     NonFiniteError: a replica met a number that is not finite; the others are written by then.
@@ -115,6 +115,7 @@ def train(
         numbers |= {f"test/{name}": error for name, error in found.items()}
       return numbers
 
+    report_memory, peaks = results.keep_memory()
     end, records = training.train(
       begin,
       problem.train,
@@ -128,6 +129,7 @@ def train(
       loggers=loggers,
       measure=measure,
       finish=finish(own, problem),
+      report_memory=report_memory,
     )
     turned = artifacts.turned(problem.rotations, problem.test)
     tests = training.test_errors_of_sets(
@@ -143,7 +145,8 @@ def train(
       result = results.make(problem, own[i], alone, records[i], tests[""][i], errors)
       if measure_gaps:
         result = gaps.add(result, measure_gaps, alone, problem.train, problem.test)
-      found.append({**result, "replica": name, "replicas": len(names)})
+      together = {"replica": name, "replicas": len(names), "memory": results.memory(peaks)}
+      found.append({**result, **together})
       if hosts.first():
         _write(place / name, problem, own[i], alone, records[i], found[-1])
   if failed:

@@ -32,9 +32,10 @@ class NBodyPlain(nn.Module):
     positions: Float[Array, "batch nodes 3"],
     velocities: Float[Array, "batch nodes 3"],
     charges: Float[Array, "batch nodes"],
+    graph: graphs.Topology | graphs.Neighbours | None = None,
   ) -> Float[Array, "batch nodes 3"]:
-    """Returns the predicted positions."""
-    graph = graphs.fully_connected(positions.shape[-2])
+    """Returns the predicted positions; without a graph, all particles of a sample interact."""
+    graph = graphs.fully_connected(positions.shape[-2]) if graph is None else graph
     centred = self.centring == "center_of_mass"
     seen = positions - positions.mean(-2, keepdims=True) if centred else positions
     nodes = jnp.concatenate([seen, velocities, charges[..., None]], -1)

@@ -27,7 +27,7 @@ class SEGNN(nn.Module):
   """Steerable messages and gated updates, conditioned on node and edge attributes.
 
   Shapes are written for the sparse layout, [nodes, ...] and [edges, ...] with a
-  `jraph.GraphsTuple`; with a `Topology` every array has a leading batch axis. The gammas are named
+  `jraph.GraphsTuple`; otherwise all arrays have a leading batch axis. The gammas are named
   `layers_i/update_1` and `layers_i/update_2`.
 
   Attributes:
@@ -288,7 +288,7 @@ def nbody_inputs(
     positions: Particle positions, [batch, nodes, 3] or [nodes, 3].
     velocities: Particle velocities, in the same shape.
     charges: Particle charges, [batch, nodes] or [nodes].
-    graph: A Topology for batched arrays, a GraphsTuple for [nodes, ..] arrays.
+    graph: A Topology or Neighbours for batched arrays, a GraphsTuple for [nodes, ..] arrays.
     lmax_attributes: Largest degree of the harmonics.
 
   Returns:

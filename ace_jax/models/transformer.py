@@ -37,7 +37,7 @@ class Transformer(nn.Module):
     self,
     node_features: Float[Array, "batch nodes features"],
     edge_features: Float[Array, "batch edges scalars"],
-    graph: graphs.Topology,
+    graph: graphs.Topology | graphs.Neighbours,
   ) -> Float[Array, "batch nodes outputs"]:
     """Returns a prediction at every node.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ace_jax import export
-from experiments import artifacts, nbody_run, rivals_table
+from experiments import artifacts, nbody_run, rivals_table, table
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--epochs=2", "--batch_size=10", "--hidden_features=6", "--layers=1", "--eval_every=1"]
@@ -63,6 +63,12 @@ def refuses(done, code, *says):
     (["--constraint=strict", "--relaxation=linear"], "--relaxation has no meaning"),
     (["--data_file=a.npz", "--symmetry_breaking=wind:1"], "for simulated data"),
     (["--breaking_from=start"], "needs --symmetry_breaking"),
+    (["--particles=1"], "particles"),
+    (["--neighbours=0"], "neighbours"),
+    (["--neighbours=5"], "a particle of 5 has 4 others"),
+    (["--particles=20", "--neighbours=20"], "a particle of 20 has 19 others"),
+    (["--data_file=a.npz", "--particles=10"], "--particles is for simulated data"),
+    (["--model=transformer", "--constraint=strict", "--neighbours=2"], "attends to all particles"),
     (["--seeds=0,x"], "--seeds=0,x must be different whole numbers"),
     (["--seeds=0,1", "--seed=2"], "--seed and --seeds contradict"),
     (["--grid=layers=1,2"], "'layers' cannot be gridded"),
@@ -126,6 +132,11 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
     assert best[f"test/{name}"] == pytest.approx(found["test_mse"], rel=1e-4)
   assert set(result["predictors"]) == {"projection", "relaxed"}
   assert result["steps"] == 8
+  needs = result["memory"]
+  assert needs["peak"] == needs["state"] + needs["data"] + max(needs["buffers"].values())
+  assert needs["data"] == 4 * 5 * (4 * 3 - 2) * (40 + 10)  # positions, velocities, targets, charges
+  assert {*needs["buffers"]} == {"epoch", "evaluation", "checkpoint"}
+  assert "Memory: " in done.stdout
   assert result["predictors"]["projection"]["final_equivariance_error"] < 1e-5
   assert result["predictors"]["relaxed"]["final_equivariance_error"] > 1e-4
   assert set(result["final"]["gamma"]) == {"layers_0/update_1", "layers_0/update_2"}
@@ -292,6 +303,33 @@ def test_landscape_of_a_run(tmp_path, data_file):
   done = run_module("equivariance", f"--run={other}")
   assert done.returncode == 2
   assert "strict model" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["segnn", pytest.param("mpnn", marks=_SLOW)])
+def test_a_run_among_the_nearest_of_more_particles(tmp_path, data_file, model):
+  place = tmp_path / "run"
+  shared = ["--constraint=strict", f"--model={model}", f"--workdir={place}"]
+  flags = [*TINY, *shared, f"--data_file={data_file}", "--neighbours=2"]
+  done = run(*flags)
+  assert done.returncode == 0, done.stderr
+  result = json.loads((place / "result.json").read_text())
+  assert result["settings"]["neighbours"] == 2
+  assert (result["data"]["particles"], result["data"]["neighbours"]) == (5, 2)
+  assert result["differs_from_published"]["neighbours"] == [2, None]
+  (row,) = table.nbody_rows([result])
+  assert row[0] == "strict, quick, 40 samples, 2 nearest"
+  refuses(run(*flags[:-1], "--neighbours=3", "--resume"), 2, "neighbours: 2 there, 3 asked for")
+  refuses(run(*flags[:-1], "--neighbours=5", "--resume"), 2, "a particle of 5 has 1 to 4 others")
+
+
+def test_particles_and_neighbours_are_null_where_they_are_the_default():
+  def settings(*flags):
+    (found,) = json.loads(run("--dry_run", *flags).stdout)
+    return found["settings"]
+
+  assert settings("--particles=5", "--neighbours=4") == settings()
+  found = settings("--particles=20", "--neighbours=16")
+  assert found == {**settings(), "particles": 20, "neighbours": 16}
 
 
 @pytest.mark.parametrize(
