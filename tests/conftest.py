@@ -1,5 +1,6 @@
-"""Set-up of all tests: four CPU devices, a compilation cache, the folder of parity fixtures."""
+"""Set-up of all tests: four CPU devices, quick compilation, its cache, the parity fixtures."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -7,6 +8,11 @@ from pathlib import Path
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=4".strip()
+
+# Small programs that run once: compiling is most of their time, and LLVM's optimisations most of
+# that. XLA's own passes stay, so that fusions and layouts are those of a user's program. For the
+# processes that tests start too; `JAX_DISABLE_MOST_OPTIMIZATIONS=0` tests the optimised ones.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax  # noqa: E402
 import platformdirs  # noqa: E402
@@ -49,3 +55,11 @@ def parity_dir(request) -> Path:
   folder = Path(request.config.getoption("--parity_dir"))
   assert any(folder.glob("*.npz")), f"{folder} holds no parity fixtures"
   return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_module():
+  """Frees the compiled programs of a module with it; a worker would keep gigabytes of them."""
+  yield
+  jax.clear_caches()
+  gc.collect()

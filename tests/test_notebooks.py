@@ -36,6 +36,7 @@ def test_runs(path):
   flags = os.environ.get("XLA_FLAGS", "").split()
   flags = [flag for flag in flags if "host_platform_device_count" not in flag]
   environment = os.environ | {"XLA_FLAGS": " ".join(flags), "PYTHONPATH": str(ROOT)}
+  environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"  # they train for long
   # A process of its own, since nbmake's notebooks are collected by path.
   command = [sys.executable, "-m", "pytest", "--nbmake", "--nbmake-timeout=900", str(path)]
   done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
