@@ -4,22 +4,21 @@ Source: Manolache, Chamon, Niepert, "Learning (Approximately) Equivariant Networ
 Optimization", NeurIPS 2025, arXiv:2505.13631.
 """
 
-from ace_jax.constraints import (
+from ace_jax.constraints.base import Formulation, Unconstrained
+from ace_jax.constraints.on_gamma import (
   Equality,
-  Formulation,
   Inequality,
   OneSided,
   PublishedResilient,
   Resilient,
   Ridge,
-  Unconstrained,
 )
 from ace_jax.errors import AceError
-from ace_jax.fitting import Fit, fit
 from ace_jax.homotopy import Homotopic, project, prune, strict
 from ace_jax.primal_dual import apply_gradients, gradients, primal_dual_step
 from ace_jax.state import AceState, Primal
 from ace_jax.task import Task
+from ace_jax.training.fitting import Fit, fit
 
 __version__ = "0.1.0"
 

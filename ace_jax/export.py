@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 from jax import export as jax_export
 
-from ace_jax import history, homotopy
+from ace_jax import files, homotopy
 
 
 def save_parameters(path: Path, variables: homotopy.Variables) -> None:
@@ -26,7 +26,7 @@ def save_variables(path: Path, variables: homotopy.Variables) -> None:
   """Writes all variables, those of branches and gamma too, in the form of `save_parameters`."""
   leaves = traverse_util.flatten_dict(variables, sep="/")
   flat: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-  history.write_binary(path, lambda file: np.savez_compressed(file, **flat))
+  files.write_binary(path, lambda file: np.savez_compressed(file, **flat))
 
 
 def load_parameters(path: Path) -> dict[str, Any]:

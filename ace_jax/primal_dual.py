@@ -9,13 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
-from ace_jax.lagrangian import ascend, lagrangian
+from ace_jax.constraints.base import Formulation, Terms
 from ace_jax.state import AceState, Primal
-from ace_jax.task import Batch
-
-Scalar = Float[Array, ""]
+from ace_jax.task import Batch, Scalar
 
 # Independent random streams of a run (`AceState.stream`).
 ORDER_STREAM, STEP_STREAM = 0, 1
@@ -157,56 +154,6 @@ def primal_dual_step(
   return apply_gradients(state, gradients(state, batch, axis_name))
 
 
-def primal_adam(
-  learning_rate: float,
-  gamma_lr: float | None = None,
-  slack_lr: float | None = None,
-  clip_norm: float | None = None,
-  decay: optax.Schedule | None = None,
-  gamma_optimizer: str = "adam",
-  weight_decay: float | None = None,
-) -> optax.GradientTransformation:
-  """Adam on every primal block, each with a step size of its own that rides in the state.
-
-  Args:
-    learning_rate: Step size of theta.
-    gamma_lr: Step size of gamma; that of theta by default.
-    slack_lr: Step size of the slack; that of theta by default.
-    clip_norm: Largest norm of the gradients for theta and gamma together; None does not clip.
-    decay: Factor of all three step sizes by the number of steps done, such as
-      `optax.cosine_decay_schedule(1.0, steps)`; None keeps them.
-    gamma_optimizer: "adam", or "sgd" (without momentum) for gamma alone.
-    weight_decay: w of a decoupled decay of theta, which each step also moves by -step size w theta
-      (AdamW: Loshchilov and Hutter, ICLR 2019); None has none.
-
-  Returns:
-    A transformation of `Primal`.
-
-  Raises:
-    ValueError: the optimizer of gamma is unknown.
-  """
-  rules = {"adam": optax.adam, "sgd": optax.sgd}
-  if gamma_optimizer not in rules:
-    raise ValueError(f"optimizer {gamma_optimizer!r} of gamma is unknown; choose adam or sgd.")
-  rates = {"theta": learning_rate, "gamma": gamma_lr, "slack": slack_lr}
-  chosen = dict.fromkeys(rates, optax.adam) | {"gamma": rules[gamma_optimizer]}
-  blocks = {
-    name: optax.inject_hyperparams(chosen[name])(
-      learning_rate=learning_rate if rate is None else rate
-    )
-    for name, rate in rates.items()
-  }
-  if weight_decay is not None:
-    adamw = optax.inject_hyperparams(optax.adamw)
-    blocks["theta"] = adamw(learning_rate=learning_rate, weight_decay=weight_decay)
-  labels = Primal("theta", "gamma", "slack")
-  move = optax.partition(blocks, labels)  # pyright: ignore[reportArgumentType]
-  if clip_norm is not None:
-    clip = optax.masked(optax.clip_by_global_norm(clip_norm), Primal(True, True, False))
-    move = optax.chain(clip, move)
-  return move if decay is None else optax.chain(move, optax.scale_by_schedule(decay))
-
-
 def _mean(tree: Any, axis_name: str | None) -> Any:
   if axis_name is None:
     return tree
@@ -220,3 +167,46 @@ def _mean(tree: Any, axis_name: str | None) -> Any:
 
 def _norm(tree: Any) -> Scalar:
   return optax.tree.norm(tree) if jax.tree.leaves(tree) else jnp.zeros(())
+
+
+def lagrangian(formulation: Formulation, terms: Terms, multipliers: Any) -> Scalar:
+  """Evaluates the (augmented) empirical Lagrangian.
+
+  .. math:: L = loss + cost + \\sum_i \\lambda_i v_i + \\frac{c}{2} \\sum_i e(v_i)^2
+
+  where e(v) is v for an equality and [v]_+ for an inequality, and c is `formulation.augmented`.
+
+  Args:
+    formulation: Which constraints, and c.
+    terms: loss, cost and violation at the point.
+    multipliers: lambda, a tree like the violation.
+
+  Reference: Manolache et al., NeurIPS 2025, Eq. (3); augmented term: Hestenes, 1969.
+  """
+  weighted = jax.tree.map(lambda m, v: jnp.sum(m * v), multipliers, terms.violation)
+  excess = jax.tree.map(lambda e: jnp.sum(jnp.square(e)), formulation.excess(terms.violation))
+  penalty = 0.5 * formulation.augmented * _total(excess)
+  return terms.loss + terms.cost + _total(weighted) + penalty
+
+
+def _total(tree: Any) -> Scalar:
+  return sum(jax.tree.leaves(tree), jnp.zeros(()))
+
+
+def ascend(
+  optimizer: optax.GradientTransformation, violation: Any, multipliers: Any, state: Any
+) -> tuple[Any, Any]:
+  """Moves the multipliers up: lambda + update, where the optimizer sees -v as a gradient.
+
+  Args:
+    optimizer: Any gradient transformation; `optax.sgd` is textbook dual ascent.
+    violation: v, the gradient of the Lagrangian in lambda.
+    multipliers: lambda, a tree like v.
+    state: The optimizer's state.
+
+  Returns:
+    (multipliers, state), the multipliers not yet projected.
+  """
+  descent = jax.tree.map(jnp.negative, violation)
+  updates, state = optimizer.update(descent, state, multipliers)
+  return optax.apply_updates(multipliers, updates), state

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ace_jax import homotopy
 
+Scalar = Float[Array, ""]
 Batch = Any
 """A pytree of arrays whose leading axis runs over samples."""
 

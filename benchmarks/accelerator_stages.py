@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import history, parallel, primal_dual
+from ace_jax import files, primal_dual
+from ace_jax.training import parallel
 from benchmarks import accelerator_training, machine, steps
-from experiments.app import matmul_precision
+from experiments.harness.app import matmul_precision
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 REPLICAS = (1, 2, 4, 8, 16, 32)
@@ -98,14 +99,14 @@ def run(names: Sequence[str], suite: Suite, absent: Sequence[str], path: Path) -
           value = report["not_done"][f"{name}/{key}"] = value.reason
         else:
           found[key] = value
-        history.write_json(path, report)
+        files.write_json(path, report)
         print(f"{name}/{key}: {value}", flush=True)
       report["finished"].append(name)
     except Exception as error:  # the next stage may do without
       report["not_done"][name] = _reason(error)
       print(f"{name}: {report['not_done'][name]}", flush=True)
     found["seconds"] = round(time.monotonic() - begin, 1)
-    history.write_json(path, report)
+    files.write_json(path, report)
   return report
 
 

@@ -10,10 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ace_jax import epochs, parallel, task, training
+from ace_jax import task
+from ace_jax.training import epochs, loop, parallel
 from benchmarks import steps
 from data import mocap, nbody
-from experiments import mocap_presets, mocap_run, nbody_presets, nbody_run, problems
+from experiments.harness import problems
+from experiments.mocap import presets as mocap_presets
+from experiments.mocap import run as mocap_run
+from experiments.nbody import presets as nbody_presets
+from experiments.nbody import run as nbody_run
 
 SEEDS = (0, 1, 2, 3, 4)
 _REPORT_EVERY = 15.0  # seconds
@@ -104,7 +109,7 @@ def train(make: Make, deadline: float) -> Iterator[dict[str, Any]]:
         yield {**about, **_progress(done, began, first), "valid": _shown(errors)}
   states, errors = evaluate(states, valid)
   alone = parallel.select(states, slice(len(SEEDS)))
-  tests = training.test_errors(alone, problem.test, problem.eval_batch_size, mesh)
+  tests = loop.test_errors(alone, problem.test, problem.eval_batch_size, mesh)
   found = {name: [test[name] for test in tests] for name in tests[0]}
   yield {
     **about,

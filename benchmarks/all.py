@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from ace_jax import history
+from ace_jax import files
 from benchmarks import machine, speed_table
 
 FLAGS = flags.FLAGS
@@ -81,7 +81,7 @@ def run(name: str, results: Path, timeout: int) -> tuple[str, str]:
   found = json.loads(lines[-1])
   folder = machine.folder(found["machine"])
   (results / folder).mkdir(parents=True, exist_ok=True)
-  history.write_json(results / folder / f"{name}.json", {**found, "command": " ".join(command)})
+  files.write_json(results / folder / f"{name}.json", {**found, "command": " ".join(command)})
   return folder, ""
 
 
@@ -97,12 +97,12 @@ def write_tables(results: Path, readme: Path | None) -> dict[str, speed_table.Ta
   """
   tables = speed_table.read_all(results, [*BENCHMARKS])
   for folder, table in tables.items():
-    history.write_text(results / folder / TABLE, f"# Speed\n\n{speed_table.markdown(table)}")
+    files.write_text(results / folder / TABLE, f"# Speed\n\n{speed_table.markdown(table)}")
   together = speed_table.side_by_side([*tables.values()])
   links = "\n".join(f"- [{table.title}]({folder}/{TABLE})" for folder, table in tables.items())
-  history.write_text(results / TABLE, f"# Speed\n\n{links}\n\n{together}")
+  files.write_text(results / TABLE, f"# Speed\n\n{links}\n\n{together}")
   if readme:
-    history.write_text(readme, speed_table.insert(readme.read_text(), together))
+    files.write_text(readme, speed_table.insert(readme.read_text(), together))
   return tables
 
 

@@ -10,7 +10,8 @@ import time
 import jax
 from absl import app, flags
 
-from ace_jax import epochs, parallel, task
+from ace_jax import task
+from ace_jax.training import epochs, parallel
 from benchmarks import machine, steps
 
 FLAGS = flags.FLAGS

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import fault_kinds, fault_runs
-from experiments import runs
+from experiments.harness import workdirs
 
 
 def run(place: Path, kinds: list[str], scale: float, seed: int) -> dict[str, dict]:
@@ -37,7 +37,7 @@ def run(place: Path, kinds: list[str], scale: float, seed: int) -> dict[str, dic
       "survived": len(found) - endings["failed"],
       "endings": dict(endings),
       "where": dict(collections.Counter(one.where for one in found)),
-      "failures": runs.portable([one.why for one in found if one.why]),
+      "failures": workdirs.portable([one.why for one in found if one.why]),
       "seconds": round(time.monotonic() - begin),
     }
     print(f"{kind}: {json.dumps(report[kind])}", flush=True)

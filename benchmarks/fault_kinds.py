@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ace_jax import training
+from ace_jax.training import loop
 from benchmarks import fault_problem, fault_runs
 from benchmarks.fault_runs import Bench
 from data import nbody
@@ -197,7 +197,7 @@ def checkpoint(how: str) -> Kind:
     for number in itertools.count(1):
       workdir = place / f"{number:03d}"
       shutil.copytree(half, workdir)
-      found = sorted((workdir / training.CHECKPOINTS).glob("[0-9]*/manifest.json"))
+      found = sorted((workdir / loop.CHECKPOINTS).glob("[0-9]*/manifest.json"))
       every = number % 5 == 0
       for manifest in found if every else found[-1:]:
         fault_runs.damage(rng.choice(fault_runs.files(manifest.parent)), how, rng)

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import Homotopic, history, parallel
-from experiments import problems
+from ace_jax import Homotopic, files
+from ace_jax.training import parallel
+from experiments.harness import problems
 
 EPOCHS = 12
 SETTINGS: dict[str, Any] = {
@@ -37,7 +38,7 @@ def problem(data: Any) -> Any:
   def draw(folder, end, records, predictions):
     del end, predictions
     curve = [record["valid/projection"] for record in records]
-    history.write_binary(folder / "curve.npy", lambda file: np.save(file, curve))
+    files.write_binary(folder / "curve.npy", lambda file: np.save(file, curve))
 
   return problems.Problem(
     experiment="faults",

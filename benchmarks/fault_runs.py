@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ace_jax import checkpoints, history, parallel, training
+from ace_jax.training import checkpoints, history, loop, parallel
 from benchmarks import fault_problem
 from data import nbody
-from data.nbody_simulation import Physics
-from experiments import problems, runs
+from data.nbody.physics import Physics
+from experiments.harness import problems, workdirs
 
 LONGEST = 300.0
 """Seconds after which a run counts as hung."""
@@ -108,13 +108,13 @@ class Bench:
 
   def outcome(self, workdir: Path) -> Any:
     """What must be equal bit for bit: parameters, records without wall-clock, predictors."""
-    state = checkpoints.restore(workdir / training.CHECKPOINTS, self._template)
+    state = checkpoints.restore(workdir / loop.CHECKPOINTS, self._template)
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(jax.device_get(parallel.select(state, 0))):
       if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
       total.update(np.asarray(leaf).tobytes())
-    result = json.loads((workdir / runs.RESULT).read_text())
+    result = json.loads((workdir / workdirs.RESULT).read_text())
     return total.hexdigest(), steady(workdir), result["predictors"], result["curve"]
 
   def verdict(self, workdir: Path, ended: Ended) -> str:
@@ -166,7 +166,7 @@ def steady(workdir: Path) -> list[dict[str, float]]:
 
 def saved(workdir: Path) -> int:
   """The epoch of the newest checkpoint that was completed, 0 without one."""
-  folder = workdir / training.CHECKPOINTS
+  folder = workdir / loop.CHECKPOINTS
   return int(checkpoints.newest(folder).name) if checkpoints.exists(folder) else 0
 
 
@@ -185,7 +185,7 @@ def phase(workdir: Path, launched: float) -> str:
     return "start"
   if any(
     fresh(path) and not (path / "manifest.json").exists()
-    for path in (workdir / training.CHECKPOINTS).glob("[0-9]*")
+    for path in (workdir / loop.CHECKPOINTS).glob("[0-9]*")
   ):
     return "checkpoint"
   return "end" if saved(workdir) == fault_problem.EPOCHS else "training or evaluation"

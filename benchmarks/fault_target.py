@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import app
+from experiments.harness import app
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_file", None, "Trajectories.", required=True)
@@ -39,7 +39,8 @@ def disturb(fault: str, at: int, seconds: float) -> None:
   import jax
   import jax.numpy as jnp
 
-  from ace_jax import epochs, primal_dual
+  from ace_jax import primal_dual
+  from ace_jax.training import epochs
 
   if fault.startswith("clock"):
     true, jump = time.time, time.monotonic() + seconds
@@ -83,7 +84,7 @@ def main() -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   from benchmarks.fault_problem import SETTINGS, problem
   from data import nbody
-  from experiments import training
+  from experiments.harness import training
 
   disturb(FLAGS.fault, FLAGS.fault_epoch, FLAGS.fault_seconds)
   data = nbody.load_file(FLAGS.data_file)

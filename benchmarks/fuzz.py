@@ -21,7 +21,7 @@ import hypothesis
 from absl import app, flags
 
 from benchmarks import fuzz_loaders, machine
-from experiments import runs
+from experiments.harness import workdirs
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("cases", 2000, "Files for each loader.", lower_bound=1)
@@ -61,7 +61,7 @@ def attack(name: str, cases: int, seed: int, gigabytes: float, real: str | None)
         endings["loaded" if loader.answers(content) else "refused"] += 1
       except fuzz_loaders.Finding as finding:
         endings["findings"] += 1
-        findings[runs.portable(str(finding))] += 1
+        findings[workdirs.portable(str(finding))] += 1
 
     one()
   grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10

@@ -20,13 +20,18 @@ from unittest import mock
 import numpy as np
 from hypothesis import strategies as st
 
-from ace_jax import history
 from ace_jax.errors import ConfigurationError, RecordsError
+from ace_jax.training import history
 from benchmarks import mutations
 from benchmarks.acclaim_sample import MOTION, SKELETON
-from data import acclaim, mocap, mocap_download, nbody, walker
+from data import mocap, nbody
 from data.errors import DataError
-from experiments import mocap_table, rivals_table, runs, stored, table
+from data.mocap import acclaim, walker
+from data.mocap import download as mocap_download
+from experiments.harness import result_files, workdirs
+from experiments.table import __main__ as table
+from experiments.table import mocap as mocap_table
+from experiments.table import rivals as rivals_table
 
 LONGEST = 10
 """Seconds after which a case counts as hung."""
@@ -333,10 +338,10 @@ def _config(folder: Path, real: Path | None, trap: Path):
   settings = {"constraint": "equality", "lr": 1e-3, "train_samples": [10], "epochs": 3}
 
   def load(content: bytes) -> None:
-    (folder / runs.CONFIG).write_bytes(content)
-    _expect(isinstance(runs.read_settings(folder), dict), "settings are no dictionary")
-    there = runs.read_settings(folder)
-    with mock.patch.object(runs, "write_config"), runs.opened(folder, settings, resume=True):
+    (folder / workdirs.CONFIG).write_bytes(content)
+    _expect(isinstance(workdirs.read_settings(folder), dict), "settings are no dictionary")
+    there = workdirs.read_settings(folder)
+    with mock.patch.object(runs, "write_config"), workdirs.opened(folder, settings, resume=True):
       same = {**there, "epochs": 3} == settings
       _expect(same, "the folder of another configuration is opened")
 
@@ -362,14 +367,16 @@ def _training_result() -> dict[str, Any]:
 
 
 def _result(folder: Path, real: Path | None, trap: Path):
-  from experiments import reference  # it has a flag that must be given where it is imported first
+  from experiments.reference import (
+    __main__ as reference,  # it has a flag that must be given where it is imported first
+  )
 
   del real, trap
-  path = folder / runs.RESULT
+  path = folder / workdirs.RESULT
 
   def load(content: bytes) -> None:
     path.write_bytes(content)
-    result = stored.read_result(path)
+    result = result_files.read_result(path)
     table.nbody_rows([result, result])
     mocap_table.rows([result, result])
     rivals_table.rows([result, result])
@@ -382,7 +389,7 @@ def _result(folder: Path, real: Path | None, trap: Path):
 
 
 def _reference(folder: Path, real: Path | None, trap: Path):
-  from experiments import reference
+  from experiments.reference import __main__ as reference
 
   del trap
   path = folder / "curve.csv"

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from benchmarks import hlo
-from experiments import text
+from experiments.harness import tables
 
 TOP = 20
 """Kernels that are shown."""
@@ -162,7 +162,7 @@ def module_path(op_name: str) -> str:
 
 
 def report(kernels: Sequence[Kernel], milliseconds: float) -> dict[str, Any]:
-  """Returns what the JSON has: milliseconds by kind, and the longest kernels as in `tables`."""
+  """Returns what the JSON has: milliseconds by kind, and the longest kernels as in `as_tables`."""
 
   def entries(some: Iterable[Kernel]) -> list[dict[str, Any]]:
     return [
@@ -188,7 +188,7 @@ def marked(kernels: Sequence[Kernel]) -> list[Kernel]:
   return [kernel for kernel in kernels if kernel.mark][: TOP // 2]
 
 
-def tables(kernels: Sequence[Kernel], milliseconds: float) -> str:
+def as_tables(kernels: Sequence[Kernel], milliseconds: float) -> str:
   """Formats the time by kind, the longest kernels, and the longest that copy or transpose."""
 
   def cells(time: float) -> list[str]:
@@ -209,12 +209,12 @@ def tables(kernels: Sequence[Kernel], milliseconds: float) -> str:
       ]
       for kernel in some
     ]
-    return text.table(header, rows)
+    return tables.table(header, rows)
 
   counts = collections.Counter(kernel.kind for kernel in kernels)
   kinds = [[kind, *cells(t), str(counts[kind])] for kind, t in by_kind(kernels).items()]
   kinds.append(["all", *cells(milliseconds), str(len(kernels))])
-  parts = [text.table(["kind", "a step", "share", "kernels"], kinds), longest(kernels[:TOP])]
+  parts = [tables.table(["kind", "a step", "share", "kernels"], kinds), longest(kernels[:TOP])]
   if some := marked(kernels):
     parts.append(f"copies and transposes\n{longest(some)}")
   return "\n\n".join(parts)

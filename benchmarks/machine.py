@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ace_jax import history
-from experiments import app
+from ace_jax import files
+from experiments.harness import app
 
 REPEATS = 10
 PRODUCT_GFLOP = 2 * 2048**3 / 1e9
@@ -132,5 +132,5 @@ def report(path: Path, totals: dict[str, Any], details: dict[str, Any]) -> None:
     details: What they are made of.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  history.write_json(path, {**totals, **details, "machine": describe()})
+  files.write_json(path, {**totals, **details, "machine": describe()})
   print(json.dumps(totals))

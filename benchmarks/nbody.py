@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import machine
 from data import nbody
-from data.nbody_simulation import Physics
+from data.nbody.physics import Physics
 
 TRAJECTORIES = 14_000
 

@@ -12,9 +12,9 @@ import jax
 from absl import app as absl_app
 from absl import flags
 
-from ace_jax import parallel
+from ace_jax.training import parallel
 from benchmarks import machine, steps
-from experiments import app
+from experiments.harness import app
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "segnn", steps.MODELS, "Which training step.")

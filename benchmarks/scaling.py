@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from ace_jax import history, plotting
+from ace_jax import files, plots
 from benchmarks import machine, scaling_figure
-from experiments import stored, text
+from experiments.harness import result_files, tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", None, "Names of axes; by default all.")
@@ -87,7 +87,7 @@ def table(report: dict[str, Any]) -> str:
     cells = [axis["slopes"].get(quantity) for quantity in MEASURED[:5]]
     shown = ["" if cell is None else f"{cell['all']:.2f} ({cell['last']:.2f})" for cell in cells]
     rows.append([name, f"{sizes[0]} to {sizes[-1]}", *shown])
-  return text.table(["axis", "sizes", "time", "operations", "traffic", "buffers", "RSS"], rows)
+  return tables.table(["axis", "sizes", "time", "operations", "traffic", "buffers", "RSS"], rows)
 
 
 def main(argv: list[str]) -> None:
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> None:
   place = Path(FLAGS.out)
   place.mkdir(parents=True, exist_ok=True)
   path = place / JSON
-  axes = stored.read_json(path, "remove it").get("axes", {}) if path.exists() else {}
+  axes = result_files.read_json(path, "remove it").get("axes", {}) if path.exists() else {}
   for name in names:
     begin, (varied, sizes) = time.perf_counter(), AXES[name]
     points = [measure(size) for size in sizes]
@@ -109,9 +109,9 @@ def main(argv: list[str]) -> None:
     # After every axis, so that what is measured is kept.
     ordered = {known: axes[known] for known in AXES if known in axes}
     report = {"benchmark": "scaling", "axes": ordered, "machine": machine.describe()}
-    history.write_json(path, report)
+    files.write_json(path, report)
     print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
-  plotting.save(scaling_figure.growth(report["axes"]), place / FIGURE)
+  plots.save(scaling_figure.growth(report["axes"]), place / FIGURE)
   print(f"\nSlopes, of all points (of the last two)\n{table(report)}")
 
 

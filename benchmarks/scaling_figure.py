@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ace_jax.plotting import PALETTE
+from ace_jax.plots import PALETTE
 
 _PANELS = {
   "particles": {

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from experiments import text
 
 HEADER = ["what", "time", "products", "arithmetic floor", "of matmul rate", "compile", "command"]
 BEGIN, END = "<!-- python -m benchmarks.all --readme -->", "<!-- end of the table -->"
@@ -101,7 +100,7 @@ def side_by_side(tables: Sequence[Table]) -> str:
     [what, *(row.get(table.title, "") for table in tables), command]
     for (what, command), row in cells.items()
   ]
-  return "\n\n".join([text.markdown(header, rows), *(table.about for table in tables)]) + "\n"
+  return "\n\n".join([tables.markdown(header, rows), *(table.about for table in tables)]) + "\n"
 
 
 def insert(readme: str, table: str) -> str:

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ace_jax import history
+from ace_jax.training import history
 from benchmarks import machine
 
 

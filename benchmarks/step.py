@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     measured = kernels.profile(epoch.text(), epoch, epoch.steps)
     if not measured[0]:
       sys.exit("error: the trace names no kernel of the program; --profile reads traces of CPUs.")
-    print(kernels.tables(*measured))
+    print(kernels.as_tables(*measured))
     report["profile"] = kernels.report(*measured)
   print(json.dumps(report))
 

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ace_jax import constraints, epochs, graphs, homotopy, memory, parallel, state, task
-from ace_jax.lagrangian import dual_optimizer
-from ace_jax.primal_dual import primal_adam
+from ace_jax import graphs, homotopy, state, task
+from ace_jax.constraints import base
+from ace_jax.constraints import on_gamma as constraints
+from ace_jax.optimizers import dual_optimizer, primal_adam
+from ace_jax.training import epochs, memory, parallel
 
 PLAIN = ("strict", "none")
 """Formulations without multipliers: the plain equivariant model, and the relaxed one."""
@@ -65,8 +67,9 @@ def segnn(
     neighbours: From how many, the nearest, each of them receives; None is all others.
     batches: How many.
   """
-  from ace_jax.models.segnn import SEGNN, NBodySEGNN
-  from data.neighbours import nearest
+  from ace_jax.models.segnn import SEGNN
+  from data.nbody.neighbours import nearest
+  from experiments.nbody.models import NBodySEGNN
 
   keys = jax.random.split(jax.random.key(0), 4)
   shape = (batches * batch_size, particles, 3)
@@ -94,8 +97,9 @@ MODELS = ("segnn", *MOCAP)
 def skeleton(name: str, **sizes: int) -> Problem:
   """Returns a motion capture model on the synthetic walker, sizes as published unless given."""
   from data import mocap
-  from experiments import mocap_models, mocap_run
-  from experiments.mocap_presets import preset
+  from experiments.mocap import models as mocap_models
+  from experiments.mocap import run as mocap_run
+  from experiments.mocap.presets import preset
 
   data = mocap.load("run", "synthetic", steps=mocap_models.STEPS.get(name, 1))
   settings = {
@@ -138,7 +142,7 @@ def start(problem: Problem, constraint: str, seed: int = 0) -> state.AceState:
   return state.create(
     task.from_model(problem.network, squared_error, problem.inputs),
     variables,
-    formulation.get(constraint, constraints.Unconstrained)(),
+    formulation.get(constraint, base.Unconstrained)(),
     primal_adam(9e-4),
     dual_optimizer("adam", 8e-4),
     jax.random.key(1),

@@ -11,12 +11,12 @@ import pytest
 from ace_jax import graphs, homotopy
 from ace_jax.models.egnn import EGNN
 from ace_jax.models.mpnn import MPNN
-from ace_jax.models.plain import NBodyPlain
-from ace_jax.models.segnn import SEGNN, NBodySEGNN
+from ace_jax.models.segnn import SEGNN
 from ace_jax.symmetry import random_rotations
 from data import nbody
 from data.errors import DataError
-from data.neighbours import nearest
+from data.nbody.neighbours import nearest
+from experiments.nbody.models import NBodyPlain, NBodySEGNN
 
 X = jax.random.normal(jax.random.key(0), (2, 4, 3))
 NEIGHBOURS = graphs.Neighbours(

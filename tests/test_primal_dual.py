@@ -9,10 +9,11 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import ace_jax
-from ace_jax import checkpoints, epochs, parallel, primal_dual, state, task
+from ace_jax import optimizers, primal_dual, state, task
 from ace_jax.homotopy import Homotopic
-from ace_jax.lagrangian import dual_optimizer
+from ace_jax.optimizers import dual_optimizer
 from ace_jax.relaxations import MLP
+from ace_jax.training import checkpoints, epochs, parallel
 
 
 class LinearHomotopy(nn.Module):
@@ -54,7 +55,7 @@ def test_published_trajectory(primal_dual_fixture):
       task.from_model(model, squared_error),
       variables,
       formulation,
-      primal_dual.primal_adam(1e-2),
+      optimizers.primal_adam(1e-2),
       dual_optimizer(dual, 0.05),
       jax.random.key(0),
     )
@@ -107,7 +108,7 @@ def small_run(axis_name=None, formulation=None):
     task.from_model(Small(axis_name), squared_error),
     variables,
     formulation or ace_jax.Resilient(augmented=0.3, rho=2.0),
-    primal_dual.primal_adam(1e-2, gamma_lr=3e-2, clip_norm=1.0),
+    optimizers.primal_adam(1e-2, gamma_lr=3e-2, clip_norm=1.0),
     dual_optimizer("adam", 2e-2),
     jax.random.key(2),
   )
@@ -200,7 +201,7 @@ def resilient_line(gamma):
     task.Task(apply, squared_error),
     {"params": {"w": jnp.zeros(3)}, "gamma": {"layer": {"gamma": jnp.asarray(gamma)}}},
     ace_jax.PublishedResilient(),
-    primal_dual.primal_adam(0.03),
+    optimizers.primal_adam(0.03),
     dual_optimizer("adam", 0.1, eps=1e-4),
     jax.random.key(0),
   )
@@ -246,7 +247,7 @@ def test_gradient_of_gamma_is_loss_gradient_plus_multiplier():
 
 
 def test_clip_covers_theta_and_gamma_together():
-  transform = primal_dual.primal_adam(1.0, clip_norm=1.0)
+  transform = optimizers.primal_adam(1.0, clip_norm=1.0)
   sgd = optax.chain(optax.masked(optax.clip_by_global_norm(1.0), state.Primal(True, True, False)))
   big = state.Primal({"a": jnp.array([3.0])}, {"b": jnp.array([4.0])}, {"b": jnp.array([9.0])})
   clipped, _ = sgd.update(big, sgd.init(big))
@@ -257,7 +258,7 @@ def test_clip_covers_theta_and_gamma_together():
 
 
 def test_block_step_sizes():
-  transform = primal_dual.primal_adam(0.1, gamma_lr=0.2, slack_lr=0.3)
+  transform = optimizers.primal_adam(0.1, gamma_lr=0.2, slack_lr=0.3)
   ones = state.Primal({"a": jnp.ones(1)}, {"b": jnp.ones(1)}, {"b": jnp.ones(1)})
   moved, _ = transform.update(ones, transform.init(ones), ones)
   np.testing.assert_allclose(
@@ -266,19 +267,19 @@ def test_block_step_sizes():
 
 
 def test_gamma_by_sgd_and_the_others_by_adam():
-  transform = primal_dual.primal_adam(0.1, gamma_lr=0.2, gamma_optimizer="sgd")
+  transform = optimizers.primal_adam(0.1, gamma_lr=0.2, gamma_optimizer="sgd")
   gradient = state.Primal({"a": jnp.array([5.0])}, {"b": jnp.array([0.5])}, {})
   kept = transform.init(gradient)
   for _ in range(2):
     moved, kept = transform.update(gradient, kept, gradient)
     np.testing.assert_allclose([moved.theta["a"][0], moved.gamma["b"][0]], [-0.1, -0.1], rtol=1e-5)
   with pytest.raises(ValueError, match="of gamma is unknown; choose adam or sgd"):
-    primal_dual.primal_adam(0.1, gamma_optimizer="newton")
+    optimizers.primal_adam(0.1, gamma_optimizer="newton")
 
 
 def test_decay_scales_every_block():
   decay = optax.cosine_decay_schedule(1.0, 4)
-  transform = primal_dual.primal_adam(0.1, gamma_lr=0.2, slack_lr=0.3, clip_norm=1.0, decay=decay)
+  transform = optimizers.primal_adam(0.1, gamma_lr=0.2, slack_lr=0.3, clip_norm=1.0, decay=decay)
   ones = state.Primal({"a": jnp.ones(1)}, {"b": jnp.ones(1)}, {"b": jnp.ones(1)})
   kept, steps = transform.init(ones), []
   for _ in range(5):
@@ -304,7 +305,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_weight_decay_is_adamw_of_theta_alone():
-  transform = primal_dual.primal_adam(0.1, gamma_lr=0.2, weight_decay=0.3)
+  transform = optimizers.primal_adam(0.1, gamma_lr=0.2, weight_decay=0.3)
   plain, adamw = optax.adam(0.2), optax.adamw(0.1, weight_decay=0.3)
   point = state.Primal({"a": jnp.array([1.0, -2.0])}, {"b": jnp.array([3.0])}, {})
   kept, of_theta, of_gamma = transform.init(point), adamw.init(point.theta), plain.init(point.gamma)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from ace_jax import parallel, relaxations
+from ace_jax import relaxations
+from ace_jax.training import parallel
 
 X = jax.random.normal(jax.random.key(1), (5, 6))
 KEY = jax.random.key(0)

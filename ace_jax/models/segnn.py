@@ -4,9 +4,7 @@ Reference: Brandstetter, Hesselink, van der Pol, Bekkers, Welling, "Geometric an
 Quantities Improve E(3) Equivariant Message Passing", ICLR 2022.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -268,98 +266,3 @@ def _product(
 
 def _lmax(attributes: Array) -> int:
   return round(attributes.shape[-1] ** 0.5) - 1
-
-
-def nbody_inputs(
-  positions: Float[Array, "*batch nodes 3"],
-  velocities: Float[Array, "*batch nodes 3"],
-  charges: Float[Array, "*batch nodes"],
-  graph: graphs.Graph,
-  lmax_attributes: int = 1,
-) -> dict[str, Any]:
-  """Returns the inputs of `SEGNN` for charged particles, as published.
-
-  Node input: position and velocity as vectors, the speed as a scalar. Edge attributes: harmonics
-  of x_sender - x_receiver. Node attributes: the mean of the incoming edge attributes plus the
-  harmonics of the velocity, with the first component set to 1. Messages also see the distance and
-  the product of the charges.
-
-  Args:
-    positions: Particle positions, [batch, nodes, 3] or [nodes, 3].
-    velocities: Particle velocities, in the same shape.
-    charges: Particle charges, [batch, nodes] or [nodes].
-    graph: A Topology or Neighbours for batched arrays, a GraphsTuple for [nodes, ..] arrays.
-    lmax_attributes: Largest degree of the harmonics.
-
-  Returns:
-    Keyword arguments of `SEGNN.__call__`.
-
-  Reference: Brandstetter et al., ICLR 2022, Sec. 4.1 and App. C.
-  """
-  relative = graphs.gather_senders(positions, graph) - graphs.gather_receivers(positions, graph)
-  pairs = graphs.gather_senders(charges, graph) * graphs.gather_receivers(charges, graph)
-  edge_attributes = steerable.harmonics(relative, lmax_attributes)
-  node_attributes = graphs.aggregate(edge_attributes, graph, positions.shape[-2], mean=True)
-  node_attributes = node_attributes + steerable.harmonics(velocities, lmax_attributes)
-  return {
-    "inputs": (
-      steerable.norm(velocities)[..., None],
-      jnp.stack([positions, velocities], -1),
-    ),
-    "node_attributes": node_attributes.at[..., 0].set(1),
-    "edge_attributes": edge_attributes,
-    "message_scalars": jnp.concatenate([steerable.norm(relative), pairs[..., None]], -1),
-    "graph": graph,
-  }
-
-
-class NBodySEGNN(nn.Module):
-  """Predicts future positions of charged particles: positions + SEGNN(state).
-
-  With uncentred positions (as published) the model is equivariant under rotations and reflections
-  about the origin only; with the centre of mass as origin also under translations.
-
-  Attributes:
-    network: The network. Its parameters, gammas and attributes' degrees are used as they are,
-      without a prefix.
-    centring: "none" (as published), or "center_of_mass": the mean position of each graph (equal
-      masses) is the origin of the positions that the network sees.
-  """
-
-  network: SEGNN = dataclasses.field(default_factory=SEGNN)
-  centring: str = "none"
-
-  def setup(self):
-    nn.share_scope(self, self.network)
-
-  def __call__(
-    self,
-    positions: Float[Array, "*batch nodes 3"],
-    velocities: Float[Array, "*batch nodes 3"],
-    charges: Float[Array, "*batch nodes"],
-    graph: graphs.Graph | None = None,
-    train: bool = False,
-  ) -> Float[Array, "*batch nodes 3"]:
-    """Returns the predicted positions.
-
-    Args:
-      positions: Particle positions, [batch, nodes, 3], or [nodes, 3] with a GraphsTuple.
-      velocities: Particle velocities, in the same shape.
-      charges: Particle charges, [batch, nodes] or [nodes].
-      graph: The connectivity; by default all particles of a sample interact.
-      train: Whether channels are dropped, see `SEGNN`.
-
-    Raises:
-      ValueError: `centring` has a value that does not exist.
-    """
-    if self.centring not in _CENTRINGS:
-      raise ValueError(
-        f"NBodySEGNN.centring is {self.centring!r}; it must be one of {', '.join(_CENTRINGS)}."
-      )
-    nodes = positions.shape[-2]
-    graph = graphs.fully_connected(nodes) if graph is None else graph
-    seen = positions
-    if self.centring == "center_of_mass":
-      seen = positions - graphs.to_nodes(graphs.pool_mean(positions, graph), graph, nodes)
-    inputs = nbody_inputs(seen, velocities, charges, graph, self.network.lmax_attributes)
-    return positions + self.network(**inputs, train=train)

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float
 
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
-from ace_jax.history import Record
 from ace_jax.symmetry.errors import Action, Curve, data_fit_loss, lie_derivatives
+from ace_jax.training.history import Record
 
 THRESHOLD = 4.0
 """A generator is called broken if its mean loss is more than so many standard errors above 0 ..."""
@@ -149,7 +149,7 @@ def layer_reports(
     model: A model with `Homotopic` layers.
     variables: Of the relaxed predictor at the end of training.
     inputs: A batch of the model's inputs.
-    records: Of the run (`ace_jax.history`).
+    records: Of the run (`ace_jax.training.history`).
 
   Raises:
     ConfigurationError: the model has no relaxed layer, or the run recorded no gamma.

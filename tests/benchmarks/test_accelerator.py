@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import accelerator_stages as stages
 from benchmarks import packages
-from experiments import app
+from experiments.harness import app
 
 
 def test_a_stand_in_says_what_is_missing_where_it_is_used():

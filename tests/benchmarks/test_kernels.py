@@ -69,7 +69,9 @@ def test_a_derivative_in_transposed_order_is_found_with_its_line():
   report = json.loads(json.dumps(kernels.report(found, milliseconds)))
   assert transposed.name in [kernel["name"] for kernel in report["marked"]]
   assert sum(report["kinds"].values()) == pytest.approx(milliseconds, abs=0.01)
-  shown = next(row for row in kernels.tables(found, milliseconds).split("\n") if "copy_bit" in row)
+  shown = next(
+    row for row in kernels.as_tables(found, milliseconds).split("\n") if "copy_bit" in row
+  )
   assert {"transpose", transposed.shape, transposed.line} <= set(shown.split())
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.acclaim_sample import MOTION, SKELETON
-from data import acclaim
 from data.errors import DataError
+from data.mocap import acclaim
 
 
 def write(folder, skeleton=SKELETON, motion=MOTION, end="\n"):

@@ -13,8 +13,10 @@ import pytest
 
 from benchmarks import fuzz_loaders, mutations
 from benchmarks.acclaim_sample import MOTION, SKELETON
-from data import acclaim, arrays, mocap, mocap_download, nbody, sums, walker
+from data import arrays, mocap, nbody, sums
 from data.errors import DataError
+from data.mocap import acclaim, walker
+from data.mocap import download as mocap_download
 
 LOADERS = (
   *("nbody_file", "nbody_cache", "mocap_trials", "mocap_split", "skeleton", "motion"),

@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import mocap, mocap_download, walker
+from data import mocap
 from data.errors import DataError
+from data.mocap import download as mocap_download
+from data.mocap import walker
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from data import nbody
-from data import nbody_simulation as simulation
 from data.errors import DataError
-from data.nbody_simulation import Breaking, Physics
+from data.nbody import physics as simulation
+from data.nbody.physics import Breaking, Physics
 
 INDEX = np.arange(6)
 

@@ -11,7 +11,7 @@ import pytest
 def data_file(tmp_path_factory):
   """A data set of 60 trajectories."""
   from data import nbody
-  from data.nbody_simulation import Physics
+  from data.nbody.physics import Physics
 
   found = nbody.simulate(Physics(), 5, np.arange(60), 0)
   bounds = {"train": slice(0, 40), "valid": slice(40, 50), "test": slice(50, 60)}

@@ -6,7 +6,9 @@ import pytest
 
 from ace_jax.symmetry import groups
 from data.errors import DataError
-from experiments import artifacts, mocap_run, nbody_run
+from experiments.harness import artifacts
+from experiments.mocap import run as mocap_run
+from experiments.nbody import run as nbody_run
 
 
 def records(count, evaluated=()):

@@ -10,19 +10,16 @@ from unittest import mock
 
 import pytest
 
-from ace_jax import history
 from ace_jax.errors import AceError, ConfigurationError
+from ace_jax.training import history
 from data.errors import DataError
-from experiments import (
-  campaign_compare,
-  campaign_plan,
-  campaign_run,
-  campaign_state,
-  programs,
-  runs,
-)
-from experiments.campaign_plan import Comparison, Plan, Run
-from experiments.usage import UsageError
+from experiments.campaign import compare as campaign_compare
+from experiments.campaign import plan as campaign_plan
+from experiments.campaign import run as campaign_run
+from experiments.campaign import state as campaign_state
+from experiments.campaign.plan import Comparison, Plan, Run
+from experiments.harness import programs, workdirs
+from experiments.harness.usage import UsageError
 
 ROOT = Path(__file__).parent.parent.parent
 TOY = Path(__file__).parent / "campaign_toy.py"
@@ -218,7 +215,10 @@ def test_commits_that_do_not_exist_and_a_second_runner(tmp_path, repository):
   with pytest.raises(UsageError, match=r"run b: .* has no commit abcdef12; mend the plan"):
     run(Plan((entry("a"), entry("b", at="abcdef12"))), repository, place)
   assert not (place / "runs").exists()
-  with runs.locked(place), pytest.raises(ConfigurationError, match="another process is running"):
+  with (
+    workdirs.locked(place),
+    pytest.raises(ConfigurationError, match="another process is running"),
+  ):
     run(Plan((entry("a"),)), repository, place)
 
 

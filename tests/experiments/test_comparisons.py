@@ -11,12 +11,16 @@ import jax.numpy as jnp
 import pytest
 
 from ace_jax import task
-from ace_jax.functional import Symmetry
 from ace_jax.symmetry import actions, groups
-from experiments import branch_sizes, gaps, nbody_run, relaxations_run, tradeoff_run
-from experiments.branch_sizes import Variant
-from experiments.detection_run import SETTINGS
-from experiments.sweep_plan import count
+from ace_jax.symmetry.data import Symmetry
+from experiments.detection.run import SETTINGS
+from experiments.harness import gaps
+from experiments.nbody import run as nbody_run
+from experiments.relaxations import run as relaxations_run
+from experiments.relaxations import sizes as branch_sizes
+from experiments.relaxations.sizes import Variant
+from experiments.sweep.plan import count
+from experiments.tradeoff import run as tradeoff_run
 
 ROOT = Path(__file__).parent.parent.parent
 

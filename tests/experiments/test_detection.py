@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from experiments import detection_run
+from experiments.detection import run as detection_run
 
 EXPERIMENT = "detection"
 

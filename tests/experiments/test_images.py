@@ -8,7 +8,9 @@ import pytest
 
 from ace_jax import homotopy
 from ace_jax.symmetry import report
-from experiments import images_bias, images_shifts, images_training
+from experiments.images import bias as images_bias
+from experiments.images import shifts as images_shifts
+from experiments.images import training as images_training
 
 EXPERIMENT = "images"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import artifacts, mocap_table
+from experiments.harness import artifacts
+from experiments.table import mocap as mocap_table
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--source=synthetic", "--epochs=1", "--layers=1", "--hidden_features=8", "--eval_every=1"]
@@ -74,7 +75,7 @@ def test_every_model_runs(tmp_path, flags):
 
 def test_turning_about_the_mean_joint_keeps_it_and_all_lengths():
   from ace_jax.symmetry import groups
-  from experiments import mocap_run
+  from experiments.mocap import run as mocap_run
 
   random = np.random.default_rng(0)
   shapes = {"positions": (2, 4, 3), "velocities": (2, 4, 3), "targets": (2, 4, 5, 3)}

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from ace_jax import export
-from experiments import artifacts, nbody_run, rivals_table, table
+from experiments.harness import artifacts
+from experiments.nbody import run as nbody_run
+from experiments.table import __main__ as table
+from experiments.table import rivals as rivals_table
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--epochs=2", "--batch_size=10", "--hidden_features=6", "--layers=1", "--eval_every=1"]

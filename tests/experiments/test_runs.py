@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from ace_jax.state import Primal
-from experiments import app, problems, runs
+from experiments.harness import app, problems, workdirs
 
 
 def test_step_sizes_fall_to_zero_over_the_steps_of_the_decay():
@@ -42,7 +42,7 @@ def test_a_cpu_warns_that_it_has_float32_alone(precision):
   with pytest.warns(UserWarning, match="--precision=tf32 changes nothing on a CPU"):
     app.set_precision("tf32")
   assert jax.config.jax_default_matmul_precision is None
-  assert runs.environment()["matmul_precision"] == "the device's"
+  assert workdirs.environment()["matmul_precision"] == "the device's"
   assert jnp.array_equal(jnp.dot(*factors), expected)
   with warnings.catch_warnings():
     warnings.simplefilter("error")
@@ -65,12 +65,12 @@ def test_precision_is_a_setting_unless_it_is_that_of_earlier_versions():
     command = [sys.executable, "-m", "experiments.nbody", "--dry_run", f"--precision={name}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found[name] = json.loads(said)[0]["settings"]
-  assert runs.differences(found["float32"], found["tf32"]) == ["precision"]
+  assert workdirs.differences(found["float32"], found["tf32"]) == ["precision"]
   assert "precision" not in found["float32"]
 
 
 def test_portable_results_name_no_folder_of_this_machine():
   value = {"command": "python -m x --workdir=/a/b/run --data_file=/c/d.npz", "n": [1, "/e/f"]}
-  found = runs.portable(value)
+  found = workdirs.portable(value)
   assert found == {"command": "python -m x --workdir=run --data_file=d.npz", "n": [1, "f"]}
-  assert runs.portable("../data/x.npz 1e-3/2") == "../data/x.npz 1e-3/2"
+  assert workdirs.portable("../data/x.npz 1e-3/2") == "../data/x.npz 1e-3/2"

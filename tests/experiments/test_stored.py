@@ -7,7 +7,8 @@ import pytest
 
 from ace_jax.errors import ConfigurationError
 from data.errors import DataError
-from experiments import runs, stored, sweep_run
+from experiments.harness import result_files, workdirs
+from experiments.sweep import run as sweep_run
 
 RIVALS = Path(__file__).parent.parent.parent / "results" / "rivals"
 
@@ -20,7 +21,7 @@ def test_remul_of_a_file_without_a_format_is_the_gap_penalty(name):
   written = json.loads(path.read_text())
   assert "format" not in written
   assert written["constraint"] == written["settings"]["constraint"] == "remul"
-  found = stored.read_result(path)
+  found = result_files.read_result(path)
   assert found["constraint"] == found["settings"]["constraint"] == "gap_penalty"
   others = ("predictors", "curve", "environment")
   assert all(found[other] == written[other] for other in others)
@@ -33,10 +34,10 @@ def test_remul_of_format_2_is_remul(tmp_path):
   path = tmp_path / "result.json"
   written = json.loads((RIVALS / "mpnn_gap_penalty_beta1_seed1" / "result.json").read_text())
   path.write_text(json.dumps({"format": 2, **written}))
-  assert stored.read_result(path)["constraint"] == "remul"
+  assert result_files.read_result(path)["constraint"] == "remul"
   path.write_text(json.dumps({"format": 3, **written}))
   with pytest.raises(DataError, match="its format is not 2, that of this version"):
-    stored.read_result(path)
+    result_files.read_result(path)
 
 
 def test_resuming_a_run_of_before_says_what_it_is(tmp_path, capsys):
@@ -44,10 +45,10 @@ def test_resuming_a_run_of_before_says_what_it_is(tmp_path, capsys):
   asked = {**written["settings"], "constraint": "remul"}
   (tmp_path / "config.json").write_text(json.dumps({"settings": written["settings"]}))
   says = r"an earlier version, whose remul is called gap_penalty .*\(constraint: gap_penalty there"
-  with pytest.raises(ConfigurationError, match=says), runs.opened(tmp_path, asked, True):
+  with pytest.raises(ConfigurationError, match=says), workdirs.opened(tmp_path, asked, True):
     pass
   asked["constraint"] = "gap_penalty"
-  with runs.opened(tmp_path, asked, resume=True):
+  with workdirs.opened(tmp_path, asked, resume=True):
     pass
   said = capsys.readouterr().out
   assert said.count("\n") == 1
@@ -55,7 +56,7 @@ def test_resuming_a_run_of_before_says_what_it_is(tmp_path, capsys):
   # From now on it is a run of today.
   config = json.loads((tmp_path / "config.json").read_text())
   assert (config["format"], config["settings"]["constraint"]) == (2, "gap_penalty")
-  with runs.opened(tmp_path, asked, resume=True):
+  with workdirs.opened(tmp_path, asked, resume=True):
     pass
   assert not capsys.readouterr().out
 
@@ -66,7 +67,7 @@ def test_a_sweep_of_before_goes_on(tmp_path):
     "grid": {"constraint": ["strict", "remul"]},
   }
   (tmp_path / "config.json").write_text(json.dumps({"settings": there}))
-  assert runs.read_settings(tmp_path) == {
+  assert workdirs.read_settings(tmp_path) == {
     "given": ["--constraint=gap_penalty", "--lr=1e-3"],
     "grid": {"constraint": ["strict", "gap_penalty"]},
   }

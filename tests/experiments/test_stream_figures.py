@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ace_jax import stream_plots
-from experiments import artifacts
+from ace_jax import plots
+from experiments.harness import artifacts
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -24,21 +24,21 @@ def records(shift, epochs=(1, 2, 3, 6), layers=2):
 
 
 def test_slack_is_sorted_by_stream_and_layer():
-  epochs, streams = stream_plots.table([records(0.0), records(1.0, epochs=(2, 6, 7))], "slack")
+  epochs, streams = plots.table([records(0.0), records(1.0, epochs=(2, 6, 7))], "slack")
   assert epochs.tolist() == [2, 6]
   assert list(streams) == ["features", "positions"]
   np.testing.assert_allclose(streams["features"]["layers_1"], [[1.5, 7 / 6], [2.5, 13 / 6]])
   np.testing.assert_allclose(streams["positions"]["layers_1"], [[0.1, 0.1], [1.1, 1.1]])
   with pytest.raises(ValueError, match="no gamma"):
-    stream_plots.table([records(0.0)], "gamma")
+    plots.table([records(0.0)], "gamma")
   with pytest.raises(ValueError, match="not of the same layers"):
-    stream_plots.table([records(0.0), records(0.0, layers=1)], "slack")
+    plots.table([records(0.0), records(0.0, layers=1)], "slack")
   with pytest.raises(ValueError, match="no epoch in common"):
-    stream_plots.table([records(0.0), records(0.0, epochs=(4, 5))], "slack")
+    plots.table([records(0.0), records(0.0, epochs=(4, 5))], "slack")
 
 
 def test_panels_show_means_over_runs_on_one_colour_scale():
-  figure = stream_plots.by_stream([records(0.0), records(1.0)], "slack")
+  figure = plots.by_stream([records(0.0), records(1.0)], "slack")
   panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
   assert set(panels) == {"features", "positions"}
   line = panels["positions"].get_lines()[1]

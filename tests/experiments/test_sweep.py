@@ -11,11 +11,14 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from ace_jax import sweep_plots
 from ace_jax.errors import AceError, ConfigurationError
-from experiments import programs, sweep_plan, sweep_run, table
-from experiments.sweep_plan import Range, Sweep
-from experiments.usage import UsageError
+from experiments.harness import programs
+from experiments.harness.usage import UsageError
+from experiments.sweep import figures as sweep_plots
+from experiments.sweep import plan as sweep_plan
+from experiments.sweep import run as sweep_run
+from experiments.sweep.plan import Range, Sweep
+from experiments.table import __main__ as table
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--epochs=1", "--batch_size=10", "--hidden_features=4", "--eval_every=1"]
@@ -267,7 +270,7 @@ QUADRATIC = Sweep("nbody", ranges=(("x", Range(-10.0, 10.0)),), search="tpe")
 
 
 def searched(sweep, total, study=None):
-  from experiments import sweep_search
+  from experiments.sweep import search as sweep_search
 
   study = study or sweep_search.open_study(None, "s", sweep)
   while len(study.trials) < total:
@@ -297,7 +300,7 @@ def test_random_search_is_that_of_its_seed_even_if_interrupted():
 
 def test_a_study_belongs_to_one_sweep(tmp_path):
   pytest.importorskip("optuna")
-  from experiments import sweep_search
+  from experiments.sweep import search as sweep_search
 
   url = f"sqlite:///{tmp_path / 'o.db'}"
   sweep_search.open_study(url, "s", QUADRATIC)

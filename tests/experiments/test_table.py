@@ -3,7 +3,10 @@ import json
 import pytest
 
 from data.errors import DataError
-from experiments import reference, rivals_table, table, text
+from experiments.harness import tables
+from experiments.reference import __main__ as reference
+from experiments.table import __main__ as table
+from experiments.table import rivals as rivals_table
 
 
 def result(seed, test, constraint="equality"):
@@ -35,9 +38,9 @@ def test_seeds_are_joined_and_constraints_are_not(tmp_path):
   rows = table.nbody_rows(table.read([str(tmp_path)]))
   assert [row[4] for row in rows] == ["5.00 +- 1.41", "10.00"]
   assert rows[0][3] == "0,1"
-  shown = text.table(table.NBODY_HEADER, rows).splitlines()
+  shown = tables.table(table.NBODY_HEADER, rows).splitlines()
   assert len({len(line) for line in shown}) == 1
-  assert text.markdown(["a", "b"], [["1", "2"]]).splitlines()[2] == "| 1 | 2 |"
+  assert tables.markdown(["a", "b"], [["1", "2"]]).splitlines()[2] == "| 1 | 2 |"
 
 
 def test_nothing_to_read(tmp_path):

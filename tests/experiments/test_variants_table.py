@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from data.errors import DataError
-from experiments import table, variants_table
+from experiments.table import __main__ as table
+from experiments.table import variants as variants_table
 
 
 def result(constraint, seed, test, relaxed=None, epochs=300, seconds=100.0, differs=None, **own):

@@ -13,8 +13,9 @@ from flax import traverse_util
 
 from ace_jax import graphs, homotopy
 from ace_jax.models import steerable
-from ace_jax.models.segnn import SEGNN, NBodySEGNN
+from ace_jax.models.segnn import SEGNN
 from ace_jax.symmetry import random_rotations
+from experiments.nbody.models import NBodySEGNN
 
 
 def published_variables(arrays):
@@ -267,7 +268,7 @@ def test_graph_task_is_invariant():
   class Energy(nn.Module):
     @nn.compact
     def __call__(self, positions, velocities):
-      from ace_jax.models.segnn import nbody_inputs
+      from experiments.nbody.models import nbody_inputs
 
       inputs = nbody_inputs(positions, velocities, charges, graphs.fully_connected(4))
       return SEGNN("1x0e", hidden_features=8, num_layers=1, task="graph")(**inputs)

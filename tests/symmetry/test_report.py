@@ -10,7 +10,7 @@ from ace_jax import Homotopic, homotopy
 from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, groups, report
 from data.errors import DataError
-from experiments import report_run
+from experiments.report import run as report_run
 
 
 class Constant(nn.Module):

@@ -1,0 +1,130 @@
+"""What every training rule is made of: the terms of a Lagrangian, and the unconstrained problem."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, PRNGKeyArray
+
+from ace_jax import homotopy
+from ace_jax.state import Primal
+from ace_jax.task import Batch, Scalar, Task
+
+
+class Terms(NamedTuple):
+  """What a formulation contributes to the Lagrangian at one point.
+
+  Attributes:
+    loss: Mean training loss of the batch.
+    cost: What the formulation adds to it, such as rho/2 norm(u)^2.
+    violation: v, a tree like the multipliers; drives them, and is weighted by them.
+    model_state: New `batch_stats` and the like.
+    aux: Anything that the formulation's own `update` needs.
+  """
+
+  loss: Scalar
+  cost: Scalar
+  violation: Any
+  model_state: dict[str, Any]
+  aux: Any = None
+
+
+@struct.dataclass
+class Formulation:
+  """Base of all formulations: the unconstrained problem.
+
+  A training rule is written by overriding what differs. Leaves (rho, epsilon, ...) are arrays or
+  floats, so that they can be mapped over; nothing here is mutated.
+
+  Attributes:
+    augmented: c of the augmented Lagrangian; 0 is the plain one.
+  """
+
+  augmented: float | Scalar = 0.0
+
+  def init_slack(self, gamma: Any) -> Any:
+    """Returns u at the start: {} where the problem has none."""
+    del gamma
+    return {}
+
+  def init_multipliers(self, gamma: Any) -> Any:
+    """Returns lambda at the start: {} where the problem has no constraint."""
+    del gamma
+    return {}
+
+  def init_state(self, gamma: Any) -> Any:
+    """Returns the formulation's own state, carried from step to step."""
+    del gamma
+    return {}
+
+  def begin_epoch(self, multipliers: Any, own_state: Any) -> Any:
+    """Returns the formulation's own state at the start of an epoch.
+
+    Args:
+      multipliers: lambda there.
+      own_state: What the last step of the epoch before left.
+    """
+    del multipliers
+    return own_state
+
+  def violation(self, primal: Primal) -> Any:
+    """Returns v(gamma, u), a tree like the multipliers."""
+    del primal
+    return {}
+
+  def cost(self, primal: Primal) -> Scalar:
+    """Returns what is added to the loss."""
+    del primal
+    return jnp.zeros(())
+
+  def excess(self, violation: Any) -> Any:
+    """Returns what the augmented term squares: v, or [v]_+ for inequalities."""
+    return violation
+
+  def terms(
+    self,
+    task: Task,
+    primal: Primal,
+    model_state: dict[str, Any],
+    batch: Batch,
+    key: PRNGKeyArray,
+    own_state: Any,
+  ) -> Terms:
+    """Evaluates loss, cost and violation on a batch.
+
+    Args:
+      task: The model and its loss.
+      primal: The point (theta, gamma, slack).
+      model_state: `batch_stats` and the like.
+      batch: The samples of this device.
+      key: Drives whatever is random in the model or the formulation.
+      own_state: What `init_state` and `update` returned.
+    """
+    del own_state
+    variables = homotopy.merge(primal.theta, primal.gamma, model_state)
+    prediction, model_state = task.apply(variables, batch, key)
+    loss = jnp.mean(task.loss(prediction, batch))
+    return Terms(loss, self.cost(primal), self.violation(primal), model_state)
+
+  def update(
+    self, primal: Primal, multipliers: Any, own_state: Any, aux: Any, step: Array
+  ) -> tuple[Primal, Any, Any]:
+    """Has the last word on a step, after the optimizers moved every block: the projections.
+
+    Args:
+      primal: (theta, gamma, slack) after the descent step.
+      multipliers: lambda after the ascent step.
+      own_state: The formulation's own state.
+      aux: `Terms.aux` of this step.
+      step: Number of steps done before this one.
+
+    Returns:
+      (primal, multipliers, own_state) after projection.
+    """
+    del aux, step
+    return primal, multipliers, own_state
+
+
+@struct.dataclass
+class Unconstrained(Formulation):
+  """min loss: the relaxed model (or, without gamma, the plain one) without a constraint."""

@@ -1,0 +1,39 @@
+"""Figures from records alone; functions return a matplotlib Figure, `save` writes it."""
+
+from ace_jax.plots.curves import (
+  PALETTE,
+  against_reference,
+  equivariance_error,
+  gamma_and_multipliers,
+  layers,
+  sample_efficiency,
+  save,
+  series,
+  trajectories,
+  validation_curve,
+)
+from ace_jax.plots.landscape import along_training, contours, save_animation, sharpness, surface
+from ace_jax.plots.report import equivariance, misalignment
+from ace_jax.plots.streams import by_stream, table
+
+__all__ = [
+  "PALETTE",
+  "against_reference",
+  "along_training",
+  "by_stream",
+  "contours",
+  "equivariance",
+  "equivariance_error",
+  "gamma_and_multipliers",
+  "layers",
+  "misalignment",
+  "sample_efficiency",
+  "save",
+  "save_animation",
+  "series",
+  "sharpness",
+  "surface",
+  "table",
+  "trajectories",
+  "validation_curve",
+]

@@ -1,0 +1,112 @@
+"""How a group acts on a data set, and how far a predictor is from equivariant on it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ace_jax import homotopy
+from ace_jax.errors import ConfigurationError
+from ace_jax.symmetry.groups import Group
+from ace_jax.task import Batch, Scalar, Task, size
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Symmetry:
+  """How a group acts on a batch and on predictions; static, and equal only to itself.
+
+  Attributes:
+    group: Whose elements are drawn.
+    act_batch: rho_X on inputs and rho_Y on targets, `act_batch(element, batch) -> batch`. Written
+      for any number of leading axes: it is mapped over samples.
+    act_prediction: rho_Y, `act_prediction(element, prediction, batch) -> prediction`; the batch is
+      the one before it was moved, for actions about a point of it.
+  """
+
+  group: Group
+  act_batch: Callable[[Any, Batch], Batch]
+  act_prediction: Callable[[Any, Any, Batch], Any]
+
+  def move(self, key: PRNGKeyArray, batch: Batch) -> Batch:
+    """Moves every sample of a batch, inputs and targets, by an element of its own."""
+    return jax.vmap(self.act_batch)(self.group.sample(key, size(batch)), batch)
+
+  def move_together(self, key: PRNGKeyArray, batch: Batch) -> Batch:
+    """Moves all samples of a batch, inputs and targets, by one element."""
+    return self.act_batch(jax.tree.map(lambda x: x[0], self.group.sample(key, 1)), batch)
+
+  def gaps(
+    self, predict: Callable[[Batch], Any], prediction: Any, batch: Batch, key: PRNGKeyArray
+  ) -> Float[Array, " samples"]:
+    """Returns the mean square of f(rho_X(g) x) - rho_Y(g) f(x) of every sample, for one g each.
+
+    Args:
+      predict: f, from a batch to predictions.
+      prediction: f(x).
+      batch: x.
+      key: Draws the elements.
+    """
+    elements = self.group.sample(key, size(batch))
+    found = predict(jax.vmap(self.act_batch)(elements, batch))
+    expected = jax.vmap(self.act_prediction)(elements, prediction, batch)
+    return jnp.mean(jnp.square(found - expected).reshape(size(batch), -1), axis=1)
+
+
+def required(symmetry: Symmetry | None, what: str) -> Symmetry:
+  """Returns the symmetry.
+
+  Raises:
+    ConfigurationError: there is none.
+  """
+  if symmetry is None:
+    raise ConfigurationError(
+      f"{what} needs to know how the group acts on these data; give it a Symmetry (of an "
+      "experiment: Problem.symmetry)."
+    )
+  return symmetry
+
+
+def measure(
+  task: Task,
+  symmetry: Symmetry,
+  variables: tuple[Any, Any, Any],
+  data: Batch,
+  key: PRNGKeyArray,
+  elements: int = 4,
+  batch_size: int = 100,
+) -> tuple[Scalar, Scalar, Scalar]:
+  """Measures the gap of a predictor on held-out data.
+
+  Args:
+    task: The model.
+    symmetry: The group and its action.
+    variables: (theta, gamma, model_state), an entry of `AceState.current()` or `selected()`.
+    data: The samples.
+    key: Draws the group elements.
+    elements: Of the group, for every sample.
+    batch_size: Samples measured at once.
+
+  Returns:
+    (gap, its standard error over samples, its root over the root mean square of the prediction):
+    the error is what of the gap that many samples can resolve.
+  """
+
+  def predict(batch):
+    return task.apply(homotopy.merge(*variables), batch, None)[0]
+
+  def one(argument):
+    sample, key = argument
+    alone = jax.tree.map(lambda x: x[None], sample)
+    prediction = predict(alone)
+    keys = jax.random.split(key, elements)
+    gaps = jax.vmap(lambda k: symmetry.gaps(predict, prediction, alone, k)[0])(keys)
+    return jnp.mean(gaps), jnp.mean(jnp.square(prediction))
+
+  count = size(data)
+  keys = jax.random.split(key, count)
+  gaps, squares = jax.lax.map(one, (data, keys), batch_size=batch_size)
+  gap = jnp.mean(gaps)
+  return gap, jnp.std(gaps) / jnp.sqrt(count), jnp.sqrt(gap / jnp.mean(squares))

@@ -1,0 +1,267 @@
+"""Checkpoints: written by Orbax, sealed by a manifest of checksums, verified before they are read.
+
+A folder holds the newest few, `checkpoints/000120/` after 120 epochs: `state/` is Orbax's, and
+`manifest.json`, written last, lists the sha256 of every file in it. A folder without a manifest
+is a save that was cut short. Orbax itself restores flipped bits without a word, hence the sums.
+"""
+
+import contextlib
+import gc
+import hashlib
+import io
+import json
+import logging as std_logging
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from flax import serialization, traverse_util
+
+from ace_jax import files
+from ace_jax.errors import CheckpointError
+from ace_jax.state import AceState
+from ace_jax.training import hosts
+
+_MANIFEST = "manifest.json"
+
+
+def save(
+  folder: Path,
+  state: AceState,
+  keep: int = 3,
+  keep_period: int | None = None,
+  records: Sequence[Path] = (),
+) -> Path:
+  """Saves a state; older checkpoints are removed only after it is complete.
+
+  Of several processes all must call it; Orbax writes what each of them holds.
+
+  Args:
+    folder: Holds the checkpoints of one run; made if missing.
+    state: What to save, all of it; with or without a leading axis of replicas.
+    keep: How many to keep, this one included.
+    keep_period: Checkpoints after a multiple of so many epochs are kept beyond that, for good.
+    records: Files that the run appends to, whose content up to here the manifest seals too.
+
+  Returns:
+    The new checkpoint's folder, named by the number of epochs done.
+
+  Raises:
+    CheckpointError: the disk is full or read-only, say; what was saved before is untouched.
+  """
+  epoch, step = (int(np.max(number)) for number in hosts.fetch((state.epoch, state.step)))
+  place = folder.absolute() / f"{epoch:06d}"
+  try:
+    if hosts.first():
+      place.mkdir(parents=True, exist_ok=True)
+      (place / _MANIFEST).unlink(missing_ok=True)
+      _check_space(place, state)
+    failure = _write(place / "state", _arrays(state))
+    if failure:
+      raise OSError(failure)
+    if not hosts.first():
+      return place
+    manifest = {"epoch": epoch, "step": step, "sha256": _sums(place)}
+    manifest["records"] = {os.path.relpath(path, place): _start(path) for path in records}
+    files.write_json(place / _MANIFEST, manifest)
+  except OSError as error:
+    reason = error.strerror or _first_line(error)
+    raise CheckpointError(
+      f"cannot write checkpoint {place}: {reason}; free or change the disk, then "
+      "resume: earlier checkpoints are untouched."
+    ) from error
+  for cut_short in _folders(folder):
+    if cut_short.name < place.name and not (cut_short / _MANIFEST).exists():
+      shutil.rmtree(cut_short, ignore_errors=True)
+  for old in _sealed(folder)[keep:]:
+    if keep_period is None or int(old.name) % keep_period:
+      shutil.rmtree(old, ignore_errors=True)
+  return place
+
+
+def restore(folder: Path, state: AceState) -> AceState:
+  """Restores the newest checkpoint that is whole, falling back from damaged ones.
+
+  Args:
+    folder: Holds the checkpoints of one run.
+    state: A state of the same structure, such as a fresh one.
+
+  Raises:
+    CheckpointError: no checkpoint is whole, or it belongs to another model or formulation.
+  """
+  return load(newest_whole(folder), state)
+
+
+def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
+  """Returns the newest checkpoint that is whole; each damaged one is named in a warning.
+
+  Args:
+    folder: Holds the checkpoints of one run.
+    records: Files given to `save`; a checkpoint is whole only if they still begin as they did then.
+
+  Raises:
+    CheckpointError: there is none.
+  """
+  for place in _folders(folder):
+    damage = _damage(place) or _damage_of_records(place, records)
+    if damage:
+      logging.warning("checkpoint %s; falling back to the one before it.", damage)
+      continue
+    return place
+  raise CheckpointError(
+    f"{folder} holds no whole checkpoint; start afresh with another workdir, or remove this one."
+  )
+
+
+def restore_all(folder: Path, state: AceState, last: int | None = None) -> list[AceState]:
+  """Restores every checkpoint that is whole, the oldest first: the run along its training.
+
+  Args:
+    folder: Holds the checkpoints of one run.
+    state: A state of the same structure, such as a fresh one.
+    last: Epoch after which they are left out; None takes all.
+
+  Raises:
+    CheckpointError: one belongs to another model or formulation.
+  """
+  places = [place for place in _sealed(folder) if last is None or int(place.name) <= last]
+  return [load(place, state) for place in reversed(places) if not _damage(place)]
+
+
+def exists(folder: Path) -> bool:
+  """Whether a folder holds a checkpoint that was completed (and perhaps damaged since)."""
+  return bool(_sealed(folder))
+
+
+def newest(folder: Path) -> Path:
+  """Returns the newest completed checkpoint of a folder that has one."""
+  return _sealed(folder)[0]
+
+
+def _sealed(folder: Path) -> list[Path]:
+  return sorted((path.parent for path in folder.glob(f"[0-9]*/{_MANIFEST}")), reverse=True)
+
+
+def _folders(folder: Path) -> list[Path]:
+  return sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), reverse=True)
+
+
+def _write(place: Path, arrays: Any) -> str:
+  """Lets Orbax write; returns what went wrong, "" if nothing.
+
+  When a disk fails, so do several of Orbax's threads, tasks and callbacks, which print tracebacks
+  or log errors while it goes on, or when they are collected. They are silenced until then; what
+  it raised is returned as text, since the exception itself would keep them alive.
+  """
+  known, level, reason = {*threading.enumerate()}, std_logging.root.manager.disable, ""
+  std_logging.disable(std_logging.CRITICAL)
+  try:
+    with contextlib.redirect_stderr(io.StringIO()):
+      try:
+        with ocp.StandardCheckpointer() as checkpointer:
+          checkpointer.save(place, arrays, force=True)
+          checkpointer.wait_until_finished()
+      except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+      if reason:
+        for thread in {*threading.enumerate()} - known:
+          thread.join(0.5)
+        gc.collect()
+  finally:
+    std_logging.disable(level)
+  return reason
+
+
+def _check_space(place: Path, state: AceState) -> None:
+  # Asked of the disk beforehand, since Orbax's writers, when they fail half-way, leave threads
+  # behind that print tracebacks.
+  needed = int(1.25 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))) + 2**20
+  probe = place / ".probe"
+  try:
+    with probe.open("wb") as file:
+      os.posix_fallocate(file.fileno(), 0, needed)
+  finally:
+    probe.unlink(missing_ok=True)
+
+
+def load(place: Path, state: AceState) -> AceState:
+  """Restores a checkpoint that is known to be whole.
+
+  Args:
+    place: Its folder.
+    state: A state of the same structure, such as a fresh one.
+
+  Raises:
+    CheckpointError: it belongs to another model or formulation.
+  """
+  target = _arrays(state)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      saved = checkpointer.restore(place.absolute() / "state", target)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(
+      f"checkpoint {place} does not fit this model and constraint: {_first_line(error)}"
+    ) from error
+  # Empty containers are not stored; they come back from the given state.
+  flat = traverse_util.flatten_dict(serialization.to_state_dict(state), keep_empty_nodes=True)
+  flat |= traverse_util.flatten_dict(saved)
+  restored: Any = serialization.from_state_dict(state, traverse_util.unflatten_dict(flat))
+  return restored
+
+
+def _arrays(state: AceState) -> Any:
+  flat = traverse_util.flatten_dict(serialization.to_state_dict(state))
+  return traverse_util.unflatten_dict({k: v for k, v in flat.items() if _is_array(v)})
+
+
+def _is_array(leaf: Any) -> bool:
+  return bool(jax.tree.leaves(leaf))
+
+
+def _sums(place: Path) -> dict[str, str]:
+  files = sorted(path for path in (place / "state").rglob("*") if path.is_file())
+  return {
+    str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+  }
+
+
+def _start(path: Path, size: int | None = None) -> list[Any]:
+  content = path.read_bytes()[:size]
+  return [len(content), hashlib.sha256(content).hexdigest()]
+
+
+def _damage_of_records(place: Path, records: Sequence[Path]) -> str:
+  sealed = json.loads((place / _MANIFEST).read_text()).get("records", {})
+  for path in records:
+    expected = sealed.get(os.path.relpath(path, place))
+    if expected and (not path.exists() or _start(path, expected[0]) != expected):
+      return f"{place} is whole, but {path} is damaged before its end"
+  return ""
+
+
+def _damage(place: Path) -> str:
+  """Returns what is wrong with a checkpoint, "" if nothing."""
+  try:
+    manifest = json.loads((place / _MANIFEST).read_text())["sha256"]
+  except FileNotFoundError:
+    return f"{place} is incomplete (it has no {_MANIFEST})"
+  except (OSError, ValueError, KeyError, TypeError):
+    return f"{place / _MANIFEST} is damaged"
+  found = _sums(place)
+  for name, digest in manifest.items():
+    if name not in found:
+      return f"{place / name} is missing"
+    if found[name] != digest:
+      return f"{place / name} is damaged (its sha256 is not the manifest's)"
+  return ""
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,150 @@
+"""An epoch of training and an evaluation, each as one device program for all replicas.
+
+Every compiled function takes and returns trees with a leading axis of replicas
+(`parallel.stack`); what is written here is what happens to one of them.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from ace_jax import primal_dual
+from ace_jax.state import AceState, Best
+from ace_jax.task import Batch, Task, size, take
+from ace_jax.training import parallel
+
+
+def compile_epoch(mesh: Mesh, batch_size: int):
+  """Compiles `epoch(state, data) -> (state, outputs)`; the state is donated.
+
+  All steps of an epoch are one `lax.scan`. The order is one permutation of all samples, a
+  function of the run's key and the epoch alone; the last incomplete batch is dropped. A replica
+  that is not active comes back as it was. So does one that meets a number that is not finite;
+  `failed` then holds the epoch, and it is no longer active.
+
+  Args:
+    mesh: Devices; they share every batch.
+    batch_size: Samples in a batch, over all devices.
+
+  Returns:
+    The compiled function; its outputs are a `StepOutput` with leading axes of replicas and steps.
+
+  Raises:
+    ConfigurationError: the batch does not divide over the devices.
+  """
+  parallel.check_divides(batch_size, mesh)
+  devices = mesh.shape[parallel.DATA]
+
+  def epoch(state: AceState, data: Batch):
+    samples = size(data)
+    steps = samples // batch_size
+    key = jax.random.fold_in(state.stream(primal_dual.ORDER_STREAM), state.epoch)
+    order = jax.random.permutation(key, samples)[: steps * batch_size]
+    order = order.reshape(steps, devices, batch_size // devices)
+    order = order[:, jax.lax.axis_index(parallel.DATA)]
+
+    def step(state, index):
+      batch = take(data, index)
+      return primal_dual.primal_dual_step(state, batch, parallel.DATA)
+
+    own_state = state.formulation.begin_epoch(state.multipliers, state.formulation_state)
+    begun = state.replace(formulation_state=own_state)  # pyright: ignore[reportAttributeAccessIssue]
+    trained, outputs = jax.lax.scan(step, begun, order)
+    trained = trained.replace(epoch=state.epoch + 1)  # pyright: ignore[reportAttributeAccessIssue]
+    finite = jnp.all(jnp.isfinite(jnp.stack(outputs.scalars())))
+    going = state.active & finite
+    keep = jax.tree.map(lambda new, old: jnp.where(going, new, old), trained, state)
+    return _fail(keep, state.active & ~finite, state.epoch + 1), outputs
+
+  return parallel.over_replicas(epoch, mesh, donate_argnums=(0,))
+
+
+def _fail(state: AceState, failing: Any, epoch: Any) -> AceState:
+  failed = jnp.where(failing, epoch, state.failed)
+  return state.replace(failed=failed, active=state.active & ~failing)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def compile_evaluation(mesh: Mesh, batch_size: int, patience: int | None = None):
+  """Compiles `evaluate(state, data) -> (state, errors)`; the state is donated.
+
+  Evaluates every predictor on all samples, keeps for each the variables of its lowest error,
+  and makes a replica inactive once every predictor has stalled for `patience` evaluations. One
+  whose error is not finite fails, as in an epoch.
+
+  Args:
+    mesh: Devices; they share the samples.
+    batch_size: Samples evaluated at once, over all devices (at most; does not change results).
+    patience: Evaluations without improvement that are waited for; None never stops.
+  """
+  mean_error = _mean_error(mesh, batch_size)
+
+  def evaluate(state: AceState, data: Batch):
+    current = state.current()
+    errors, best = {}, dict(state.best)  # after a finish has begun, more than are trained
+    for name, variables in current.items():
+      errors[name] = mean_error(state.task, variables, data)
+      best[name] = _better(state.best[name], errors[name], state.epoch, variables)
+    active = state.active
+    if patience is not None:
+      going = [best[name].stalled < patience for name in current]
+      active = active & jnp.any(jnp.stack(going))
+    kept = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), best, state.best)
+    failing = state.active & ~jnp.all(jnp.isfinite(jnp.stack(list(errors.values()))))
+    state = state.replace(best=kept, active=active)  # pyright: ignore[reportAttributeAccessIssue]
+    return _fail(state, failing, state.epoch), errors
+
+  return parallel.over_replicas(evaluate, mesh, donate_argnums=(0,))
+
+
+def compile_errors(mesh: Mesh, batch_size: int, task: Task):
+  """Compiles `errors(predictors, data) -> {name: mean error}`, without touching a state.
+
+  Args:
+    mesh: Devices; they share the samples.
+    batch_size: Samples evaluated at once, over all devices.
+    task: Model and metric.
+
+  Returns:
+    The compiled function; predictors are `AceState.current()` or `AceState.selected()` of a state
+    with replicas, and errors have a leading axis of replicas.
+  """
+  mean_error = _mean_error(mesh, batch_size)
+
+  def errors(predictors: dict[str, Any], data: Batch):
+    return {name: mean_error(task, variables, data) for name, variables in predictors.items()}
+
+  return parallel.over_replicas(errors, mesh)
+
+
+def _mean_error(mesh: Mesh, batch_size: int):
+  devices = mesh.shape[parallel.DATA]
+  share = max(1, batch_size // devices)
+
+  def mean_error(task: Task, variables, data: Batch) -> Float[Array, ""]:
+    theta, gamma, model_state = variables
+    samples = size(data)
+    chunks = -(-samples // (share * devices))
+    # The last chunk is filled up with copies of the last sample, which weigh nothing.
+    index = jnp.arange(chunks * devices * share).reshape(chunks, devices, share)
+    index = index[:, jax.lax.axis_index(parallel.DATA)]
+
+    def total(index):
+      batch = take(data, jnp.minimum(index, samples - 1))
+      errors = task.evaluate(theta, gamma, model_state, batch)
+      return jnp.sum(jnp.where(index < samples, errors, 0))
+
+    sums = jax.lax.map(total, index)
+    return jax.lax.psum(jnp.sum(sums), parallel.DATA) / samples
+
+  return mean_error
+
+
+def _better(best: Best, error: Float[Array, ""], epoch, variables) -> Best:
+  better = error < best.error  # False for a NaN
+  theta, gamma, model_state = variables
+  found = Best(error, epoch, jnp.zeros_like(best.stalled), theta, gamma, model_state)
+  old = best.replace(stalled=best.stalled + 1)  # pyright: ignore[reportAttributeAccessIssue]
+  return jax.tree.map(lambda new, old: jnp.where(better, new, old), found, old)

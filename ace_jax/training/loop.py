@@ -1,0 +1,332 @@
+"""The host's side of a run: epochs, evaluations, checkpoints, and what to do when asked to end."""
+
+import contextlib
+import dataclasses
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from ace_jax import task
+from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
+from ace_jax.primal_dual import StepOutput
+from ace_jax.state import AceState
+from ace_jax.task import Batch
+from ace_jax.training import checkpoints, epochs, history, hosts, memory, parallel
+from ace_jax.training.finishing import Finish
+from ace_jax.training.history import Record
+from ace_jax.training.sinks import JsonlLogger, Logger
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How long to train, and what to do on the way.
+
+  Attributes:
+    epochs: Passes over the training data.
+    batch_size: Samples in a batch, over all devices; the last incomplete batch is dropped.
+    eval_every: Evaluate after epochs 1, 1 + eval_every, 1 + 2 eval_every, ..., and the last.
+    eval_batch_size: Samples evaluated at once; only memory and speed depend on it.
+    checkpoint_every: Save after every so many epochs, and after the last.
+    keep_period: Of the checkpoints, of which only the newest few are kept, keep those after a
+      multiple of so many epochs too (a multiple of checkpoint_every); None keeps no others.
+    patience: Stop once every predictor has gone so many evaluations without improving; None
+      never stops early.
+  """
+
+  epochs: int = 100
+  batch_size: int = 32
+  eval_every: int = 1
+  eval_batch_size: int = 500
+  checkpoint_every: int = 10
+  keep_period: int | None = None
+  patience: int | None = None
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value is not None and value < 1:
+        raise ConfigurationError(f"{field.name} is {value}; it must be at least 1.")
+    if self.keep_period and self.keep_period % self.checkpoint_every:
+      raise ConfigurationError(
+        f"keep_period is {self.keep_period}; it must be a multiple of checkpoint_every, "
+        f"{self.checkpoint_every}."
+      )
+
+  def evaluates(self, epoch: int) -> bool:
+    """Whether an evaluation follows when `epoch` epochs are done."""
+    return (epoch - 1) % self.eval_every == 0 or epoch == self.epochs
+
+
+@hosts.watched()
+def train(
+  state: AceState,
+  data: Batch,
+  valid: Batch,
+  settings: Settings,
+  *,
+  mesh: Mesh | None = None,
+  workdir: Path | None = None,
+  names: Sequence[str] = ("",),
+  resume: bool = False,
+  progress: Callable[[int], Logger] | None = None,
+  loggers: Callable[[str, int], Sequence[Logger]] = lambda name, done: (),
+  measure: Callable[[AceState], dict[str, Any]] | None = None,
+  finish: Finish | None = None,
+  report_memory: Callable[[memory.Peak], None] = lambda peak: None,
+) -> tuple[AceState, list[list[Record]]]:
+  """Trains one or many replicas, as one device program, to the end of their epochs.
+
+  A replica that stops early is frozen while the others go on. So is one that meets a number that
+  is not finite, at its state before that epoch; `state.failed` says so, and a warning.
+
+  Args:
+    state: Fresh states (`state.create`) with a leading axis of replicas (`parallel.stack`);
+      donated.
+    data: Training samples.
+    valid: Validation samples, which select each predictor's best variables.
+    settings: Lengths and intervals.
+    mesh: Devices; by default all (of all hosts), to replicas first, then to data.
+    workdir: Gets checkpoints/, and NAME/metrics.jsonl of every replica; None keeps nothing.
+    names: Of the replicas; the folder of "" is `workdir` itself.
+    resume: Continue from the newest whole checkpoint of `workdir`, if it has one.
+    progress: Called with the number of epochs done; returns a sink of the replicas' mean record.
+    loggers: Called with a replica's name and the epochs done; returns further sinks of its records.
+    measure: Further numbers to record at every evaluation, from the state; each an array with
+      one number a replica.
+    finish: When gamma and branches go, if they do; every record then has `finish`, 0 before and 1
+      from then on. Such a run does not stop early.
+    report_memory: Called with the expected peak once the programs are compiled, before the first
+      step; not if there is none left to do.
+
+  Returns:
+    The final state (with each predictor's best variables), and for each replica the record of
+    every epoch.
+
+  Raises:
+    ConfigurationError: sizes that do not fit (the data, or the memory: says what would), or a
+      workdir that holds a run while not resuming.
+    NonFiniteError: a loss or gradient of every replica is not finite; names epoch and step.
+    CheckpointError: a checkpoint cannot be written, or none can be read.
+    Interrupted: SIGTERM came; the state was saved.
+    HostError: another process of this run was lost.
+  """
+  samples = task.size(data)
+  if samples < settings.batch_size:
+    raise ConfigurationError(
+      f"a batch of {settings.batch_size} is larger than the {samples} training samples; "
+      "lower the batch size or take more samples."
+    )
+  count = parallel.replicas(state)
+  if len(names) != count:
+    raise ConfigurationError(f"{count} replicas, but {len(names)} names for them.")
+  if finish and (settings.patience is not None or finish.after >= settings.epochs):
+    raise ConfigurationError(
+      f"a finish after {finish.after} epochs needs a run of more, without patience; it has "
+      f"{settings.epochs}, and patience is {settings.patience}."
+    )
+  mesh = parallel.default_mesh(count) if mesh is None else mesh
+  run_epoch = epochs.compile_epoch(mesh, settings.batch_size)
+  run_evaluation = epochs.compile_evaluation(mesh, settings.eval_batch_size, settings.patience)
+  writes = workdir if hosts.first() else None
+  files = [writes / name / history.FILE for name in names] if writes else []
+  state, records = _start(state, workdir, files, resume, finish)
+  epoch = saved = int(np.max(state.epoch))
+  going = np.flatnonzero(state.active[:count])
+  memory.check_data(data, valid, mesh)
+  state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
+  finish = finish and finish.on(mesh)
+  data, valid = parallel.replicate((data, valid), mesh)
+  if epoch < settings.epochs and going.size:
+    # Compiled here, and not again by the calls below.
+    programs = {
+      memory.EPOCH: run_epoch.lower(state, data).compile(),
+      memory.EVALUATION: run_evaluation.lower(state, valid).compile(),
+    }
+    peak = memory.expect(state, (data, valid), programs, mesh, workdir is not None)
+    report_memory(peak)
+    sizes = {memory.EPOCH: settings.batch_size, memory.EVALUATION: settings.eval_batch_size}
+    memory.check_programs(peak, sizes, mesh)
+  steps = samples // settings.batch_size
+
+  with contextlib.ExitStack() as stack:
+    asked_to_end = stack.enter_context(_sigterm())
+    bar = progress(epoch) if progress and hosts.first() else None
+    sinks = [[*loggers(name, epoch)] if hosts.first() else [] for name in names]
+    for own, file in zip(sinks, files, strict=bool(files)):
+      own.append(JsonlLogger(file))
+    for sink in [*itertools.chain(*sinks), *([bar] if bar else [])]:
+      stack.callback(sink.close)
+    while epoch < settings.epochs and going.size:
+      if finish and epoch == finish.after:
+        state = finish.begin(state)
+      start = time.perf_counter()
+      state, outputs = run_epoch(state, data)
+      outputs = hosts.fetch(outputs)
+      epoch += 1
+      problems = {i: _not_finite(parallel.select(outputs, i), epoch, steps) for i in going}
+      new = history.records(state, outputs, time.perf_counter() - start)
+      for record in new if finish else ():
+        record["finish"] = int(finish is not None and epoch > finish.after)
+      if settings.evaluates(epoch):
+        state, errors = run_evaluation(state, valid)
+        found = {f"valid/{name}": values for name, values in hosts.fetch(errors).items()}
+        for i in going:
+          problems[i] = problems[i] or _not_finite_errors(parallel.select(found, i), epoch)
+        if measure is not None:
+          found |= hosts.fetch(measure(state))
+        for i in going:
+          new[i] |= {name: float(values[i]) for name, values in found.items()}
+      going = _without_failures(going, problems, names, workdir)
+      for i in going:
+        records[i].append(new[i])
+        for sink in sinks[i]:
+          sink.log(new[i])
+      if bar:
+        bar.log(history.mean([new[i] for i in going]))
+      going = np.flatnonzero(hosts.fetch(state.active)[:count])
+      asked = hosts.any_of(asked_to_end.is_set())
+      ending = asked or epoch == settings.epochs or not going.size
+      if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
+        alive = parallel.select(state, slice(count))
+        checkpoints.save(
+          workdir / CHECKPOINTS, alive, keep_period=settings.keep_period, records=files
+        )
+        saved = epoch
+      if asked and epoch < settings.epochs:
+        where = (
+          f"saved in {workdir}; resume to continue" if workdir else "nothing saved: no workdir"
+        )
+        raise Interrupted(f"asked to end (SIGTERM) after epoch {epoch}; {where}.")
+    end = parallel.select(state, slice(count))
+    return hosts.fetch(end) if hosts.several() else end, records
+
+
+def test_errors(
+  state: AceState, test: Batch, batch_size: int = 500, mesh: Mesh | None = None
+) -> list[dict[str, float]]:
+  """Returns for each replica each predictor's test error, at its own lowest validation error.
+
+  Args:
+    state: A trained state, with a leading axis of replicas.
+    test: Test samples.
+    batch_size: Samples evaluated at once.
+    mesh: Devices.
+  """
+  return test_errors_of_sets(state, {"": test}, batch_size, mesh)[""]
+
+
+@hosts.watched()
+def test_errors_of_sets(
+  state: AceState, sets: Mapping[str, Batch], batch_size: int = 500, mesh: Mesh | None = None
+) -> dict[str, list[dict[str, float]]]:
+  """Returns the `test_errors` on several sets of test samples of one size, by one program.
+
+  Args:
+    state: A trained state, with a leading axis of replicas.
+    sets: Test samples, by name.
+    batch_size: Samples evaluated at once.
+    mesh: Devices.
+  """
+  count = parallel.replicas(state)
+  mesh = parallel.default_mesh(count) if mesh is None else mesh
+  errors = epochs.compile_errors(mesh, batch_size, state.task)
+  selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
+  result = {}
+  for label, test in sets.items():
+    found = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
+    result[label] = [{name: float(v[i]) for name, v in found.items()} for i in range(count)]
+  return result
+
+
+def _start(
+  state: AceState, workdir: Path | None, files: list[Path], resume: bool, finish: Finish | None
+) -> tuple[AceState, list[list[Record]]]:
+  if workdir is None:
+    return state, [[] for _ in range(parallel.replicas(state))]
+  folder = workdir / CHECKPOINTS
+  try:
+    epoch = hosts.from_first(lambda: _begin_after(folder, files, resume))
+    if epoch:
+      like = finish.after_epochs(state, epoch) if finish else state
+      state = checkpoints.load(folder / f"{epoch:06d}", like)
+    records = [history.truncate(file, epoch) for file in files]
+  except OSError as error:
+    raise CheckpointError(
+      f"cannot write to workdir {workdir}: {error.strerror}; choose another one."
+    ) from error
+  return state, records or [[] for _ in range(parallel.replicas(state))]
+
+
+def _begin_after(folder: Path, files: list[Path], resume: bool) -> int:
+  """Returns the epoch of the checkpoint to start from, 0 for none; makes the folders."""
+  for file in files:
+    file.parent.mkdir(parents=True, exist_ok=True)
+  if not checkpoints.exists(folder):
+    if resume:
+      logging.warning("%s holds no checkpoint yet; starting at epoch 0.", folder.parent)
+    return 0
+  if not resume:
+    raise ConfigurationError(
+      f"{folder.parent} already holds a run; resume it, or choose another workdir."
+    )
+  return int(checkpoints.newest_whole(folder, files).name)
+
+
+def _not_finite(outputs: StepOutput, epoch: int, steps: int) -> str:
+  found = history.first_non_finite(outputs)
+  if found is None:
+    return ""
+  step, quantity = found
+  return f"the {quantity} is not finite in epoch {epoch}, step {step + 1} of {steps}"
+
+
+def _not_finite_errors(errors: dict[str, Any], epoch: int) -> str:
+  bad = [name for name, error in errors.items() if not np.isfinite(error)]
+  return f"the error {bad[0]} is not finite after epoch {epoch}" if bad else ""
+
+
+def _without_failures(
+  going: np.ndarray, problems: dict[Any, str], names: Sequence[str], workdir: Path | None
+) -> np.ndarray:
+  """Returns the replicas that go on; raises if none does, else warns of those that do not."""
+  advice = "lower the step sizes or clip gradients."
+  left = np.array([i for i in going if not problems[i]], int)
+  if not left.size:
+    raise NonFiniteError(f"{problems[going[0]]}; {advice} {_last_good(workdir)}")
+  for i in going:
+    if problems[i]:
+      logging.warning(
+        "replica %s: %s; it is left behind, the others go on; %s", names[i], problems[i], advice
+      )
+  return left
+
+
+def _last_good(workdir: Path | None) -> str:
+  folder = None if workdir is None else workdir / CHECKPOINTS
+  if folder is None or not checkpoints.exists(folder):
+    return "No checkpoint had been saved yet."
+  return f"The last good checkpoint is {checkpoints.newest(folder)}."
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+  """Turns SIGTERM into an event for as long as it lasts (in the main thread; elsewhere never)."""
+  asked = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield asked
+    return
+  before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+  try:
+    yield asked
+  finally:
+    signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,118 @@
+"""Where the records of a run go: a JSONL file, TensorBoard, a progress bar."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import tqdm
+
+from ace_jax.training import history
+from ace_jax.training.history import Record
+
+
+class Logger(Protocol):
+  """A sink of records."""
+
+  def log(self, record: Record) -> None:
+    """Takes the record of an epoch."""
+
+  def close(self) -> None:
+    """Writes out what is pending; called once, also after an error."""
+
+
+class JsonlLogger:
+  """Appends each record as a line of JSON, and flushes it.
+
+  Args:
+    path: The file; appended to.
+  """
+
+  def __init__(self, path: Path):
+    self._file = path.open("a")
+
+  def log(self, record: Record) -> None:
+    """Appends a line."""
+    self._file.write(json.dumps(record) + "\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    """Closes the file, after its content has reached the disk."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    self._file.close()
+
+
+class TensorBoardLogger:
+  """Writes each number of a record as a TensorBoard scalar over epochs (needs tensorboardX).
+
+  Args:
+    folder: Where the event files go.
+    resumed_epoch: Epochs that an interrupted run had done; later events in it are hidden.
+
+  Raises:
+    ImportError: tensorboardX is not installed (`pip install ace_jax[tensorboard]`).
+  """
+
+  def __init__(self, folder: Path, resumed_epoch: int = 0):
+    # Optional, and slow to import. Its SummaryWriter is not used: it writes from a thread that dies
+    # of a full disk or a clock that jumps, and then the training waits for it for ever.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2, summary_pb2
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # Protocol buffers, whose classes a type checker cannot see.
+    events: Any = event_pb2
+    summaries: Any = summary_pb2
+    self._event, self._summary = events.Event, summaries.Summary
+    self._writer = EventsWriter(str(folder / "events"))
+    start = events.SessionLog(status=events.SessionLog.START)
+    self._writer.write_event(self._event(step=resumed_epoch + 1, session_log=start))
+
+  def log(self, record: Record) -> None:
+    """Writes the scalars of an epoch."""
+    numbers = {k: v for k, v in record.items() if k not in ("epoch", "time")}
+    values = [self._summary.Value(tag=name, simple_value=v) for name, v in numbers.items()]
+    summary = self._summary(value=values)
+    event = self._event(wall_time=time.time(), step=int(record["epoch"]), summary=summary)
+    self._writer.write_event(event)
+    self._writer.flush()
+
+  def close(self) -> None:
+    """Writes out pending events."""
+    self._writer.close()
+
+
+class ProgressBar:
+  """Shows epochs done, speed, time left, errors, and how far gamma and multipliers are.
+
+  Args:
+    epochs: Length of the run.
+    done: Epochs that were done before (a resumed run).
+  """
+
+  def __init__(self, epochs: int, done: int = 0):
+    self._bar = tqdm.tqdm(
+      total=epochs, initial=done, unit="epoch", dynamic_ncols=True, mininterval=0.5
+    )
+    self._valid: dict[str, float] = {}
+
+  def log(self, record: Record) -> None:
+    """Advances the bar by an epoch."""
+    new = {k: v for k, v in record.items() if k.startswith("valid/")}
+    self._valid.update({k.removeprefix("valid/"): v for k, v in new.items()})
+    shown = {"loss": f"{record['loss']:.3g}"}
+    shown |= {f"valid {name}": f"{value:.3g}" for name, value in self._valid.items()}
+    for kind, label in (("gamma", "max|gamma|"), ("multiplier", "max|multiplier|")):
+      value = history.largest(record, kind)
+      if value is not None and math.isfinite(value):
+        shown[label] = f"{value:.2g}"
+    shown["steps/s"] = f"{record['steps_per_second']:.0f}"
+    self._bar.set_postfix(shown, refresh=False)
+    self._bar.update()
+
+  def close(self) -> None:
+    """Leaves the bar on the terminal."""
+    self._bar.close()

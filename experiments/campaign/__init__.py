@@ -1,0 +1,1 @@
+"""The runs of a plan, each at its commit."""

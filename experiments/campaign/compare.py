@@ -1,0 +1,88 @@
+"""The comparisons of a campaign, tested on collected results. Imports no JAX."""
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+from experiments.campaign.plan import Comparison, Plan
+from experiments.harness import result_files, tables
+
+HEADER = ["claim", "test", "first", "second", "p", "holds"]
+
+
+def welch(first: list[float], second: list[float]) -> float:
+  """Returns the one-sided p-value of Welch's t-test for mean(first) < mean(second).
+
+  .. math:: t = (m_1 - m_2) / \\sqrt{s_1^2 / n_1 + s_2^2 / n_2}
+
+  with the degrees of freedom of Welch and Satterthwaite. NaN where a sample has one number.
+
+  Reference: Welch, "The generalization of Student's problem when several different population
+  variances are involved", Biometrika 1947.
+  """
+  from scipy import stats
+
+  if min(len(first), len(second)) < 2:
+    return math.nan
+  return float(stats.ttest_ind(first, second, equal_var=False, alternative="less").pvalue)
+
+
+def table(plan: Plan, folder: Path) -> str:
+  """Returns a table of the plan's comparisons: means +- standard deviations over seeds.
+
+  "welch" holds at p < 0.05, one-sided; "every_seed" if the first row is below the second with each
+  seed; "within_standard_error" if its mean is at most the second's plus that mean's standard error;
+  "at_most" if it is at most the bound. While seeds of the plan are missing, nothing is decided.
+
+  Args:
+    plan: The plan.
+    folder: What `campaign_run.collect` filled.
+
+  Raises:
+    DataError: a result is damaged, or lacks a number.
+  """
+  return tables.table(HEADER, [_row(plan, one, folder) for one in plan.comparisons])
+
+
+def _row(plan: Plan, comparison: Comparison, folder: Path) -> list[str]:
+  sides, missing = [], 0
+  for row, number in zip(comparison.rows, comparison.numbers, strict=True):
+    runs = [run for run in plan.runs if run.row == row]
+    found = {run.flag("seed") or run.name: _numbers(folder / run.name, number) for run in runs}
+    missing += sum(not values for values in found.values())
+    sides.append({key: values for key, values in found.items() if values})
+  values = [[value for own in side.values() for value in own] for side in sides]
+  shown = [f"{text.spread(one)} ({len(one)})" if one else "" for one in values]
+  if comparison.bound is not None:
+    shown.append(f"<= {comparison.bound:g}")
+  p = welch(*values) if comparison.test == "welch" and all(values) else math.nan
+  holds = "" if missing else ("yes" if _holds(comparison, sides, values, p) else "no")
+  decided = holds or f"{missing} runs missing"
+  return [comparison.name, comparison.test, *shown, "" if math.isnan(p) else f"{p:.2g}", decided]
+
+
+def _holds(comparison: Comparison, sides: list[Any], values: list[list[float]], p: float) -> bool:
+  if comparison.test == "welch":
+    return p < 0.05
+  if comparison.test == "at_most":
+    assert comparison.bound is not None
+    return statistics.mean(values[0]) <= comparison.bound
+  if comparison.test == "every_seed":
+    shared = sides[0].keys() & sides[1].keys()
+    return bool(shared) and all(sides[0][key] < sides[1][key] for key in shared)
+  error = statistics.stdev(values[1]) / math.sqrt(len(values[1])) if len(values[1]) > 1 else 0.0
+  return statistics.mean(values[0]) <= statistics.mean(values[1]) + error
+
+
+def _numbers(folder: Path, path: str) -> list[float]:
+  found = []
+  for file in sorted(folder.rglob("result.json")):
+    value: Any = result_files.read_json(file, "collect it again")
+    for key in path.split("/"):
+      value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+      raise DataError(f"{file}: has no number {path}; mend the plan, or collect it again.")
+    found.append(float(value))
+  return found

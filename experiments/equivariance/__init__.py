@@ -1,0 +1,1 @@
+"""Equivariance errors of a run."""

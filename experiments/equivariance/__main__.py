@@ -1,0 +1,35 @@
+"""How equivariant an N-body run is: `python -m experiments.equivariance --run=runs/a`.
+
+Errors of both predictors under several groups, of every layer, and against gamma, beside a bound
+from exact constants on a network small enough to have them.
+"""
+
+from absl import flags
+
+from experiments.harness import app
+from experiments.harness.usage import UsageError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("run", None, "Folder of a finished N-body run with gamma.")
+flags.DEFINE_string("out", None, "Folder of the figure; equivariance/ in the run by default.")
+flags.DEFINE_integer("samples", 200, "Held-out samples to measure on.", lower_bound=1)
+flags.DEFINE_integer("elements", 16, "Group elements to draw.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Draws the elements.")
+
+
+def main() -> None:
+  """Measures, prints and draws.
+
+  Raises:
+    UsageError: no run is named.
+  """
+  if not FLAGS.run:
+    raise UsageError("name a finished run: --run=FOLDER.")
+  app.set_up_jax()
+  from experiments.equivariance import run as equivariance_run
+
+  equivariance_run.run(FLAGS.run, FLAGS.out, FLAGS.samples, FLAGS.elements, FLAGS.seed)
+
+
+if __name__ == "__main__":
+  app.launch(main)

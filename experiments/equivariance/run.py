@@ -1,0 +1,222 @@
+"""What `experiments.equivariance` does once its flags are checked."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ace_jax import files, homotopy, plots, relaxations, symmetry, task
+from ace_jax.errors import ConfigurationError
+from ace_jax.symmetry import actions, bounds, groups
+from experiments.harness import problems, workdirs
+from experiments.nbody import run as nbody_run
+from experiments.report import run as report_run
+
+LEVELS = np.geomspace(1e-4, 1, 9)
+"""Values of every gamma at which errors and bounds are computed."""
+_SMALL = LEVELS <= 1e-2  # where errors are fitted by a power of gamma
+
+
+def run(folder: str, out: str | None, samples: int, elements: int, seed: int) -> None:
+  """Writes equivariance.json and equivariance.png of a run.
+
+  Args:
+    folder: A finished N-body run with gamma.
+    out: Where to write; equivariance/ in the run by default.
+    samples: Held-out samples to measure on.
+    elements: Group elements to draw.
+    seed: Draws them.
+
+  Raises:
+    ConfigurationError: the run has no gamma.
+  """
+  found = report_run.restore(Path(folder))
+  if not found.end.primal.gamma:
+    raise ConfigurationError(f"{folder} trained a strict model; name a run with a --constraint.")
+  batch = task.take(found.problem.test, slice(0, samples))
+  key = jax.random.key(seed)
+  by_group = errors_by_group(found, batch, key, elements)
+  by_layer = errors_by_layer(found, batch, key, elements)
+  by_gamma = errors_by_gamma(found, batch, key, elements)
+  bounded = bounds_by_gamma(key, elements)
+  slopes = {name: _slope(values) for name, values in {**by_gamma, **bounded}.items()}
+  rows = [[name, *(f"{e:.1e}" for e in errors.values())] for name, errors in by_group.items()]
+  print(f"\nRelative equivariance errors\n{text.table(['group', *_predictors(found)], rows)}\n")
+  rows = [[name, *(f"{e:.1e}" for e in errors.values())] for name, errors in by_layer.items()]
+  print(f"The same of every layer, SO(3)\n{text.table(['layer', *_predictors(found)], rows)}\n")
+  print("Powers of gamma: " + ", ".join(f"{name} {slope:.3f}" for name, slope in slopes.items()))
+  place = Path(out or Path(folder) / "equivariance")
+  place.mkdir(parents=True, exist_ok=True)
+  report = {
+    "run": folder,
+    "samples": samples,
+    "elements": elements,
+    "by_group": by_group,
+    "by_layer": by_layer,
+    "gamma": LEVELS.tolist(),
+    "by_gamma": by_gamma,
+    "bounds": bounded,
+    "slopes": slopes,
+    "settings": found.settings,
+    "environment": workdirs.environment(),
+  }
+  files.write_json(place / "equivariance.json", workdirs.portable(report))
+  figure = plots.equivariance(by_group, by_layer, LEVELS, by_gamma, bounded)
+  plots.save(figure, place / "equivariance.png")
+  print(f"\nWrote {place}/equivariance.json and equivariance.png")
+
+
+def _predictors(found: report_run.Run) -> list[str]:
+  return list(found.end.current())
+
+
+def errors_by_group(
+  found: report_run.Run, batch: Any, key: jax.Array, elements: int
+) -> dict[str, dict[str, float]]:
+  """Returns each predictor's relative error under each group."""
+  motions = nbody_run.act_on_batch
+  swap = actions.permuted(1)
+
+  def compiled(act_input, act_output):
+    @jax.jit
+    def measure(variables, drawn):
+      predict = partial(problems.predict, found.end, variables)
+      return symmetry.equivariance_error(predict, batch, drawn, act_input, act_output)
+
+    return measure
+
+  by_motions = compiled(motions, actions.position)
+  by_swaps = compiled(swap_particles, swap)
+  turned = (*map(groups.so2, "xyz"), groups.so3(), groups.o3())
+  moved = (*turned, groups.translations(report_run.radius(batch)))
+  cases = [
+    *((group, by_motions) for group in moved),
+    (groups.permutations(batch["positions"].shape[1]), by_swaps),
+  ]
+  return {
+    group.name: {
+      name: float(measure(variables, group.sample(key, elements)))
+      for name, variables in found.end.current().items()
+    }
+    for group, measure in cases
+  }
+
+
+def swap_particles(order: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """Puts the particles of a batch in another order, and renames the senders of edges."""
+  swap = actions.permuted(1)
+  swapped = {name: swap(order, array) for name, array in batch.items()}
+  if "senders" in batch:
+    swapped["senders"] = jnp.argsort(order)[swapped["senders"]]
+  return swapped
+
+
+def errors_by_layer(
+  found: report_run.Run, batch: Any, key: jax.Array, elements: int
+) -> dict[str, dict[str, float]]:
+  """Returns the relative error under SO(3) of the features after every homotopic layer."""
+  network, inputs = found.problem.network, found.problem.inputs
+  relaxed = homotopy.merge(*found.end.current()["relaxed"])
+  layouts = symmetry.layer_irreps(network, relaxed, *inputs(batch))
+  features = {
+    name: actions.irreps(layout.y, component_major=True) for name, layout in layouts.items()
+  }
+  drawn = groups.so3().sample(key, elements)
+
+  @jax.jit
+  def measure(variables):
+    def outputs(batch):
+      return symmetry.layer_outputs(network, homotopy.merge(*variables), *inputs(batch))
+
+    motions = nbody_run.act_on_batch
+    return symmetry.equivariance_statistics(outputs, batch, drawn, motions, features)
+
+  errors: dict[str, dict[str, float]] = {}
+  for name, variables in found.end.current().items():
+    for layer, statistics in measure(variables).items():
+      errors.setdefault(layer, {})[name] = float(statistics.relative)
+  return errors
+
+
+def errors_by_gamma(
+  found: report_run.Run, batch: Any, key: jax.Array, elements: int
+) -> dict[str, list[float]]:
+  """Returns relative errors under SO(3), and distances from the projection, at every level."""
+  theta, gamma, model_state = found.end.current()["relaxed"]
+  drawn = groups.so3().sample(key, elements)
+  motions = nbody_run.act_on_batch
+  projection = problems.predict(found.end, (theta, {}, model_state), batch)
+
+  @jax.jit
+  def measure(level):
+    same = jax.tree.map(lambda g: jnp.full_like(g, level), gamma)
+    predict = partial(problems.predict, found.end, (theta, same, model_state))
+    error = symmetry.equivariance_error(predict, batch, drawn, motions, actions.position)
+    moved = jnp.mean(jnp.linalg.norm(predict(batch) - projection, axis=-1))
+    return error, moved / jnp.mean(jnp.linalg.norm(projection, axis=-1))
+
+  errors, distances = zip(*(map(float, measure(level)) for level in LEVELS), strict=True)
+  return {"equivariance error": list(errors), "distance from projection": list(distances)}
+
+
+_CHANNELS, _LAYERS, _RADIUS = 2, 3, 2.0
+_BRANCH = relaxations.MLP(3 * _CHANNELS, (4,), jnp.tanh)
+
+
+def bounds_by_gamma(key: jax.Array, elements: int) -> dict[str, list[float]]:
+  """Returns the largest error, certificate and estimate of a stack of channel mixings.
+
+  Each of three layers mixes the two channels of vectors [3, channels] linearly, which is
+  equivariant, and adds gamma times a perceptron with tanh: all constants of the bound are exact
+  over the ball of radius 2.
+  """
+  keys = jax.random.split(key, 2 * _LAYERS + 3)
+  shape = (_CHANNELS, _CHANNELS)
+  mixings = [jax.random.normal(k, shape) / 1.5 for k in keys[:_LAYERS]]
+  branches = [_BRANCH.init(k, jnp.zeros(3 * _CHANNELS)) for k in keys[_LAYERS : 2 * _LAYERS]]
+  x = jax.random.normal(keys[-3], (200, 3, _CHANNELS))
+  x = _RADIUS * x / jnp.linalg.norm(x, axis=(1, 2), keepdims=True)
+  rotations = groups.random_rotations(keys[-2], elements)
+
+  def branch(variables, x):
+    return _BRANCH.apply(variables, x.reshape(*x.shape[:-2], -1)).reshape(x.shape)  # pyright: ignore[reportAttributeAccessIssue]
+
+  def stack(level, x, upto=_LAYERS):
+    for mixing, variables in zip(mixings[:upto], branches[:upto], strict=True):
+      x = x @ mixing + level * branch(variables, x)
+    return x
+
+  def constants(level, certified):
+    layers, radius = [], _RADIUS
+    for i, (mixing, variables) in enumerate(zip(mixings, branches, strict=True)):
+      own = partial(branch, variables)
+      if certified:
+        lipschitz = bounds.perceptron_lipschitz(variables["params"], "tanh")
+        at_zero = jnp.linalg.norm(own(jnp.zeros((3, _CHANNELS))))
+        size = bounds.ball_size(at_zero, lipschitz, radius)
+      else:
+        points = stack(level, x, i)
+        orbit = jnp.concatenate([points, *(g @ points for g in rotations)])
+        lipschitz = bounds.estimate_lipschitz(own, points, keys[-1])
+        size = bounds.estimate_size(own, orbit)
+      mixed = bounds.operator_norm(mixing)
+      layers.append(bounds.LayerConstants(level, mixed, lipschitz, size, certified))
+      radius = bounds.output_radius(layers[-1], radius)
+    return layers
+
+  @jax.jit
+  def measure(level):
+    turned = jnp.stack([stack(level, g @ x) - g @ stack(level, x) for g in rotations])
+    limits = [bounds.equivariance_bound(constants(level, sure)).value for sure in (True, False)]
+    return jnp.max(jnp.linalg.norm(turned, axis=(-2, -1))), *limits
+
+  names = ("largest error", "certificate", "estimate")
+  columns = zip(*(map(float, measure(level)) for level in LEVELS), strict=True)
+  return dict(zip(names, map(list, columns), strict=True))
+
+
+def _slope(values: list[float]) -> float:
+  return float(np.polyfit(np.log(LEVELS[_SMALL]), np.log(np.asarray(values)[_SMALL]), 1)[0])

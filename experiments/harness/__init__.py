@@ -1,0 +1,1 @@
+"""What all experiments share: flags, settings, training, workdirs, results, tables."""

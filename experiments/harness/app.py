@@ -1,0 +1,186 @@
+"""How every experiment binary starts and ends: flags first, JAX later, errors in one line."""
+
+import errno
+import faulthandler
+import functools
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags, logging
+
+FLAGS = flags.FLAGS
+_DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
+
+
+def launch(main: Callable[[], Any], argv: list[str] | None = None) -> None:
+  """Parses the flags, runs `main`, and turns errors that a user can mend into an exit code.
+
+  Exit codes: 0 done, or saved after SIGTERM; 1 the run failed; 2 wrong usage.
+
+  Args:
+    main: Imports JAX and does the work; raises errors with a one-line message.
+    argv: The command line; sys.argv if None.
+  """
+
+  def guarded(argv: list[str]) -> None:
+    if len(argv) > 1:
+      _end(f"unexpected argument {argv[1]!r}; flags start with --.", 2)
+    from experiments.harness.usage import UsageError
+
+    logging.set_verbosity(logging.WARNING)
+    warnings.showwarning = _warn
+    try:
+      main()
+    except UsageError as error:
+      _end(str(error), 2)
+    except KeyboardInterrupt:
+      _end("interrupted; continue with the same flags (and --resume, if it was training).", 130)
+    except OSError as error:
+      if error.errno not in _DISK:
+        _defect()
+      place = error.filename or "to disk"
+      _end(f"cannot write {place}: {error.strerror}; mend the disk, then add --resume.", 1)
+    except Exception as error:
+      # The libraries' own errors carry an exit code or are DataErrors; anything else is a defect
+      # and keeps its traceback.
+      code = _exit_code(error)
+      _defect() if code is None else _end(str(error), code)
+
+  app.run(guarded, argv, _parse)
+
+
+def launch_with_rest(main: Callable[[list[str]], Any]) -> None:
+  """Launches a program whose command line ends with flags of another one, after a --.
+
+  Args:
+    main: Called with those flags.
+  """
+  end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+  launch(functools.partial(main, sys.argv[end + 1 :]), sys.argv[:end])
+
+
+def set_up_jax(precision: str = "float32", replicas: int = 1) -> None:
+  """Turns on the persistent compilation cache (JAX_COMPILATION_CACHE_DIR has precedence).
+
+  With --coordinator, joins the other processes too; only the first then writes to stdout.
+
+  Args:
+    precision: Of matrix products, as in `set_precision`.
+    replicas: That are trained at once: a CPU becomes as many devices as they and its cores allow.
+
+  Raises:
+    ConfigurationError: the coordinator is unclear.
+    HostError: the other processes did not come.
+  """
+  import jax
+  import platformdirs
+
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    folder = platformdirs.user_cache_path("ace_jax") / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  if _several():
+    from ace_jax.training import hosts
+
+    hosts.join(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
+    # If the first process dies, the runtime aborts the others with a message of its own, which the
+    # traceback of every thread would bury.
+    faulthandler.disable()
+    if not hosts.first():
+      sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
+  elif "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    jax.config.update("jax_num_cpu_devices", min(replicas, cores()))
+  set_precision(precision)
+
+
+def cores() -> int:
+  """Returns the number of cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _several() -> bool:
+  # Flags that could not be parsed cannot be read either.
+  return FLAGS.is_parsed() and getattr(FLAGS, "coordinator", None) is not None
+
+
+def set_precision(precision: str) -> None:
+  """Sets what the factors of all matrix products are rounded to; starts JAX's devices.
+
+  Without a call JAX leaves it to the device, and a recent GPU takes tf32.
+
+  Args:
+    precision: "float32", "tf32" or "bfloat16"; products are summed in float32. A CPU has float32
+      alone: another choice is warned of, and changes nothing.
+  """
+  import jax
+
+  platform = jax.default_backend()
+  if platform == "cpu":
+    if precision != "float32":
+      warnings.warn(
+        f"--precision={precision} changes nothing on a CPU, which multiplies in float32.",
+        stacklevel=2,
+      )
+    return
+  jax.config.update("jax_default_matmul_precision", matmul_precision(precision, platform))
+
+
+def matmul_precision(precision: str, platform: str) -> str:
+  """Returns JAX's name of a precision: what `jax.default_matmul_precision` takes.
+
+  Args:
+    precision: "float32", "tf32" or "bfloat16".
+    platform: "cpu", "gpu", "tpu", ...; the short name of bfloat16 is tf32 to a GPU.
+  """
+  names = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
+  if (precision, platform) == ("bfloat16", "gpu"):
+    return "BF16_BF16_F32"
+  return names[precision]
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+  sys.stderr.write(f"warning: {message}\n")
+
+
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    return FLAGS(argv)
+  except flags.Error as error:
+    return _end(f"{' '.join(str(error).split())} (--help lists the flags)", 2)
+
+
+def _exit_code(error: Exception) -> int | None:
+  from ace_jax.errors import AceError
+  from data.errors import DataError, RequestError
+
+  if isinstance(error, AceError):
+    return error.exit_code
+  if isinstance(error, RequestError):
+    return 2
+  return 1 if isinstance(error, DataError) else None
+
+
+def _defect() -> None:
+  """Raises the exception that is being handled; of several processes, ends this one at once."""
+  if not _several():
+    raise
+  traceback.print_exc()
+  _end("the traceback above is of a defect.", 1)
+
+
+def _end(message: str, code: int) -> Any:
+  prefix = "error: " if code in (1, 2) else ""
+  sys.stderr.write(f"{prefix}{message}\n")
+  if _several():
+    # At the exit of Python the runtime waits for all processes, and this one may be why they hang.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)

@@ -1,0 +1,422 @@
+"""Flags that mean the same in every experiment, and the checks that need no data.
+
+Nothing here imports JAX, so that `--help` and a usage error answer at once.
+"""
+
+import json
+from typing import Any
+
+from absl import flags
+
+from experiments.harness import regularisation, replicas
+from experiments.harness.choices import (
+  CONSTRAINTS,
+  FUNCTIONAL,
+  PLAIN_MODELS,
+  PRESCRIBED,
+  SIZES,
+  WEIGHTED,
+)
+from experiments.harness.usage import UsageError
+
+FLAGS = flags.FLAGS
+
+_FOR_PLAIN = {"strict", *WEIGHTED, "augment", *FUNCTIONAL}
+_WITH_MULTIPLIERS = {
+  *("equality", "inequality", "resilient", "one_sided", "published_resilient"),
+  *FUNCTIONAL,
+}
+_RELAXED = {*CONSTRAINTS} - {"strict"}
+_LEARNED = _RELAXED - {*PRESCRIBED}
+
+flags.DEFINE_enum(
+  "constraint",
+  "equality",
+  CONSTRAINTS,
+  "Constraint on every layer's gamma; or on the equivariance error of any network (functional, "
+  "functional_resilient); or a rival training rule (schedule, remul, gap_penalty, augment); or a "
+  "gamma that nobody learns (swing, random_homotopy).",
+)
+flags.DEFINE_float("rho", None, "Price of slack (resilient) or weight of the penalty (ridge).")
+flags.DEFINE_float(
+  "epsilon",
+  None,
+  "Bound on abs(gamma) (inequality), or on the mean squared equivariance error (functional).",
+)
+flags.DEFINE_float(
+  "beta",
+  None,
+  "Weight of the loss of moved samples (remul) or of the equivariance error (gap_penalty); 1 by "
+  "default.",
+)
+flags.DEFINE_enum(
+  "weighting",
+  None,
+  ["constant", "gradnorm"],
+  "Weights of the two losses of remul and gap_penalty: 1 and --beta, or by GradNorm.",
+)
+flags.DEFINE_integer(
+  "schedule_epochs", None, "Length of the schedule; by default --epochs.", lower_bound=1
+)
+flags.DEFINE_float("augmented", None, "c of the augmented Lagrangian term.")
+flags.DEFINE_float("lr", None, "Adam step size of theta.")
+flags.DEFINE_float("gamma_lr", None, "Step size of gamma; by default the preset's, or --lr.")
+flags.DEFINE_enum("gamma_optimizer", "adam", ["adam", "sgd"], "Moves gamma; sgd has no momentum.")
+flags.DEFINE_float("slack_lr", None, "Adam step size of the slack (resilient).")
+flags.DEFINE_float(
+  "dual_lr",
+  None,
+  "Step size of the multipliers; by default the preset's, but under --preset=quick 0.1 for a "
+  "functional constraint.",
+)
+flags.DEFINE_enum("dual_optimizer", None, ["sgd", "adam", "nu_pi"], "Moves the multipliers.")
+flags.DEFINE_float("dual_eps", None, "Epsilon of Adam on the multipliers.")
+flags.DEFINE_float("clip_norm", None, "Largest gradient norm, of theta and gamma together.")
+flags.DEFINE_integer(
+  "decay_epochs",
+  None,
+  "Epochs in which the step sizes of theta, gamma and slack fall to 0, as a cosine; 0 leaves them "
+  "as they are. By default 0, but under --preset=quick --epochs for a functional constraint.",
+  lower_bound=0,
+)
+flags.DEFINE_enum(
+  "relaxation", "mlp", ["mlp", "linear", "spectral_mlp", "low_rank"], "The branch f_neq."
+)
+flags.DEFINE_integer(
+  "relaxation_features",
+  None,
+  "Width of both hidden layers of the branch (mlp, spectral_mlp); by default 2 n and n, where it "
+  "has n outputs.",
+  lower_bound=1,
+)
+flags.DEFINE_integer("rank", None, "Rank of the branch (low_rank); 4 by default.", lower_bound=1)
+flags.DEFINE_enum(
+  "gamma", None, ["layer", "channel"], "One gamma a layer (the default), or one a channel."
+)
+flags.DEFINE_enum(
+  "relaxation_scale",
+  None,
+  ["free", "fixed"],
+  "Whether f_neq is divided by its root mean square; fixed is the default of inequality and "
+  "resilient under --preset=quick.",
+)
+flags.DEFINE_enum(
+  "preset", "quick", ["quick", "paper"], "quick: minutes on two cores; paper: published settings."
+)
+flags.DEFINE_string("model", None, "Which model; each experiment has its own.")
+flags.DEFINE_integer("hidden_features", None, "Width of the model.", lower_bound=1)
+flags.DEFINE_integer("layers", None, "Layers of the model.", lower_bound=1)
+flags.DEFINE_enum(
+  "centring",
+  None,
+  ["none", "center_of_mass"],
+  "Origin of the positions that the model (motion capture: its relaxation) sees.",
+)
+flags.DEFINE_integer("epochs", None, "Passes over the training data.", lower_bound=1)
+flags.DEFINE_integer("batch_size", None, "Samples in a batch.", lower_bound=1)
+flags.DEFINE_integer("eval_every", None, "Epochs between evaluations.", lower_bound=1)
+flags.DEFINE_integer("checkpoint_every", None, "Epochs between checkpoints.", lower_bound=1)
+flags.DEFINE_integer(
+  "keep_period",
+  None,
+  "Checkpoints after a multiple of so many epochs are kept beside the newest, for landscapes along "
+  "training.",
+  lower_bound=1,
+)
+flags.DEFINE_integer("patience", None, "Evaluations without improvement to stop at.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Moves initial values and the order of samples, never the data.")
+flags.DEFINE_integer("data_seed", 0, "Moves simulated data.", lower_bound=0)
+flags.DEFINE_list("train_samples", None, "Training set size; several, by commas, give a curve.")
+flags.DEFINE_string("workdir", None, "Where the run writes; runs/EXPERIMENT_CONSTRAINT_TIME.")
+flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
+flags.DEFINE_bool("log_test", False, "Record test errors while training; selects nothing.")
+flags.DEFINE_bool("dry_run", False, "Print the settings of every replica as JSON, and end.")
+flags.DEFINE_list("seeds", None, "Several seeds, trained at once as replicas of one program.")
+flags.DEFINE_multi_string(
+  "grid",
+  [],
+  f"NAME=VALUE,VALUE: replicas that differ in a constant ({', '.join(replicas.GRIDDED)}); may be "
+  "repeated, and joined with --seeds.",
+)
+flags.DEFINE_enum(
+  "precision",
+  "float32",
+  ["float32", "tf32", "bfloat16"],
+  "Of the factors of matrix products on an accelerator; sums, and all else, stay float32. A CPU "
+  "multiplies in float32 whatever is said here, and warns.",
+)
+flags.DEFINE_string(
+  "mesh", None, "Devices, as replica:2,data:4; by default all, to replicas first, then to data."
+)
+
+flags.DEFINE_string(
+  "coordinator",
+  None,
+  "HOST:PORT of the first of several processes, of which each is started with the same flags but "
+  "--process; auto reads all three from SLURM, Open MPI, Kubernetes or Cloud TPU.",
+)
+flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
+flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
+
+flags.DEFINE_float(
+  "weight_decay", None, "Decoupled weight decay of theta, times its step size; 0 by default."
+)
+flags.DEFINE_float(
+  "dropout", None, "Rate at which whole channels are dropped in training (segnn); 0 by default."
+)
+flags.DEFINE_integer(
+  "finish_epochs",
+  None,
+  "The last epochs train the pruned model, without gamma and branches; 0 by default.",
+  lower_bound=0,
+)
+flags.DEFINE_enum(
+  "finish_from",
+  None,
+  ["best", "last"],
+  "What the finish begins with: f_eq at its lowest validation error (the default), or the last.",
+)
+flags.DEFINE_enum(
+  "homotopy_draw",
+  None,
+  ["all", "layer"],
+  "random_homotopy draws one gamma for all layers (the default), or one a layer.",
+)
+flags.DEFINE_float("swing_amplitude", None, "What the swing's amplitude falls to; 0.4 by default.")
+flags.DEFINE_float("swing_initial", None, "What it falls from; 1 by default.")
+flags.DEFINE_float("swing_period", None, "Steps of a whole swing of gamma; 2000 by default.")
+flags.DEFINE_float(
+  "swing_time_constant", None, "Steps in which the amplitude falls by a factor e; 900 by default."
+)
+flags.DEFINE_float(
+  "swing_phase", None, "Lead of each layer over the one before it, in periods; 0 by default."
+)
+flags.DEFINE_integer(
+  "swing_start", None, "Steps at gamma = 0 before the swing; 0 by default.", lower_bound=0
+)
+flags.DEFINE_integer(
+  "swing_epochs",
+  None,
+  "Epochs by which the amplitude has also fallen to 0, as a line; by default it never does.",
+  lower_bound=1,
+)
+
+_COMMON = [
+  *("constraint", "rho", "epsilon", "beta", "weighting", "schedule_epochs", "augmented"),
+  *("lr", "gamma_lr", "gamma_optimizer", "slack_lr", "dual_lr", "decay_epochs"),
+  *("dual_optimizer", "clip_norm", "relaxation", "relaxation_features", "rank", "gamma"),
+  *("relaxation_scale", "preset", "epochs"),
+  *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
+  *("seed", "data_seed", "train_samples", "log_test"),
+  *("dual_eps", "model", "hidden_features", "layers", "centring", "precision"),
+  *regularisation.NAMES,
+]
+
+
+def settings(
+  preset: dict[str, Any], own: tuple[str, ...], models: tuple[str, ...]
+) -> dict[str, Any]:
+  """Returns all settings of a run: flags where given, else the preset's values.
+
+  Args:
+    preset: Values of the chosen preset for flags left alone.
+    own: Names of the experiment's own flags.
+    models: Names of the experiment's models.
+
+  Raises:
+    UsageError: flags contradict each other, or a value is out of range.
+  """
+  given = {name: FLAGS[name].value for name in (*_COMMON, *own)}
+  _check(given)
+  if given["model"] is not None and given["model"] not in models:
+    raise UsageError(f"--model={given['model']} does not exist here; take {'|'.join(models)}.")
+  _check_only("relaxation", "mlp", given, _RELAXED)
+  _check_only("gamma_optimizer", "adam", given, _RELAXED - {"schedule"})
+  _check_plain(given["model"] or preset["model"], given)
+  merged = {**given, **{k: v for k, v in preset.items() if given[k] is None}}
+  sizes = merged["train_samples"] = _sizes(merged["train_samples"])
+  if sizes and given["batch_size"] is None:
+    merged["batch_size"] = min(merged["batch_size"], max(sizes))
+  if merged["relaxation_scale"] is None:
+    scaled = given["constraint"] in ("inequality", "resilient") and given["preset"] == "quick"
+    merged["relaxation_scale"] = "fixed" if scaled else "free"
+  merged = regularisation.complete(merged, FLAGS["patience"].present)
+  constraint = given["constraint"]
+  constrained = merged["epochs"] - merged.get("finish_epochs", 0)
+  for name, default, users in (
+    ("rho", 1.0, ("resilient", "ridge", "functional_resilient")),
+    ("epsilon", 0.1, ("inequality",)),
+    ("epsilon", 1e-3, ("functional",)),
+    ("weighting", "constant", WEIGHTED),
+    ("beta", 1.0, WEIGHTED if given["weighting"] != "gradnorm" else ()),
+    ("schedule_epochs", constrained, ("schedule",)),
+  ):
+    if constraint in users and merged[name] is None:
+      merged[name] = default
+  if constraint in FUNCTIONAL and given["preset"] == "quick":
+    for name, default in (("dual_lr", 0.1), ("decay_epochs", merged["epochs"])):
+      merged[name] = default if given[name] is None else given[name]
+  # As in runs that were made before there was a choice.
+  decay = merged["decay_epochs"] = merged["decay_epochs"] or None
+  epochs = merged["epochs"]
+  if decay is not None and decay < epochs:
+    raise UsageError(
+      f"--decay_epochs={decay} is shorter than the run of {epochs} epochs, which would stand still "
+      "at its end; raise it, or lower --epochs."
+    )
+  if constraint == "schedule":
+    _check_schedule(merged, constrained)
+    merged["relaxation"] = "linear"
+  for name, branches in SIZES.items():
+    if merged[name] is not None and merged["relaxation"] not in branches:
+      raise UsageError(
+        f"--{name} has no meaning with --relaxation={merged['relaxation']}; leave it out, or take "
+        f"--relaxation={'|'.join(branches)}."
+      )
+  for name in _CHOSEN_LATER:
+    if merged[name] == FLAGS[name].default:
+      del merged[name]  # as in runs that were made before there was a choice
+  return merged
+
+
+_CHOSEN_LATER = ("precision", "gamma_optimizer")
+"""Settings that are recorded only where they are not the default."""
+
+
+def _check_plain(model: str, given: dict[str, Any]) -> None:
+  if model not in PLAIN_MODELS:
+    return
+  constraint = given["constraint"]
+  if constraint not in _FOR_PLAIN:
+    raise UsageError(
+      f"--model={model} is not equivariant and has nothing to relax, so that "
+      f"--constraint={constraint} has no meaning; add --constraint=strict (without a constraint) "
+      f"or --constraint={'|'.join(sorted(_FOR_PLAIN - {'strict'}))}."
+    )
+  of_branches = ("relaxation", "relaxation_features", "rank", "relaxation_scale")
+  for name in (*of_branches, "gamma", "gamma_lr", "gamma_optimizer"):
+    if given[name] != FLAGS[name].default:
+      raise UsageError(f"--{name} has no meaning with --model={model}, which has no branches.")
+
+
+def _check_schedule(merged: dict[str, Any], epochs: int) -> None:
+  length = merged["schedule_epochs"]
+  if length > epochs:
+    raise UsageError(
+      f"--schedule_epochs={length} is longer than the run of {epochs} epochs, which would end with "
+      "gamma above 0; lower it, or raise --epochs."
+    )
+  if FLAGS["relaxation"].present and merged["relaxation"] != "linear":
+    raise UsageError(
+      f"--relaxation={merged['relaxation']}: the schedule's penalty is for a linear branch; leave "
+      "it out."
+    )
+
+
+def plan(settings: dict[str, Any]) -> replicas.Plan:
+  """Returns the replicas that --seeds, --grid and --mesh ask for.
+
+  Args:
+    settings: Of the command, from `settings`.
+
+  Raises:
+    UsageError: flags contradict each other, or a value is out of range.
+  """
+  found = replicas.Plan(
+    replicas.parse_seeds(FLAGS.seeds),
+    replicas.parse_grid(FLAGS.grid),
+    replicas.parse_mesh(FLAGS.mesh),
+  )
+  if found.seeds and FLAGS["seed"].present:
+    raise UsageError("--seed and --seeds contradict each other; leave out one.")
+  for name, values in found.grid:
+    if FLAGS[name].present:
+      raise UsageError(f"--{name} and --grid={name}=... contradict each other; leave out one.")
+    for value in values:
+      _check({**dict.fromkeys(_CHECKED), "constraint": settings["constraint"], name: value})
+  return found
+
+
+def describe(settings: dict[str, Any], plan: replicas.Plan) -> str:
+  """Returns what --dry_run prints, a line of JSON: [{"replica": name, "settings": {...}}, ...]."""
+  found = [{"replica": name, "settings": own} for name, own in plan.expand(settings)]
+  return json.dumps(found)
+
+
+_CHECKED: dict[str, set[str]] = {
+  "rho": {"resilient", "ridge", "functional_resilient"},
+  "epsilon": {"inequality", "functional"},
+  "beta": {*WEIGHTED},
+  "weighting": {*WEIGHTED},
+  "schedule_epochs": {"schedule"},
+  "slack_lr": {"resilient", "functional_resilient"},
+  "dual_lr": _WITH_MULTIPLIERS,
+  "dual_optimizer": _WITH_MULTIPLIERS,
+  "dual_eps": _WITH_MULTIPLIERS,
+  "augmented": _WITH_MULTIPLIERS,
+  "gamma_lr": _LEARNED,
+  "gamma": _LEARNED,
+  "relaxation_features": _RELAXED - {"schedule"},
+  "rank": _RELAXED - {"schedule"},
+  "relaxation_scale": _RELAXED - {"schedule"},
+  "lr": set(CONSTRAINTS),
+  "clip_norm": set(CONSTRAINTS),
+  **regularisation.USERS,
+}
+"""The constraints with which a setting has a meaning."""
+
+
+def _check(given: dict[str, Any]) -> None:
+  for name, users in _CHECKED.items():
+    _check_only(name, None, given, users)
+  for name in ("lr", "gamma_lr", "slack_lr", "dual_lr", "dual_eps", "rho", "beta", "clip_norm"):
+    if given[name] is not None and not 0 < given[name] < float("inf"):
+      raise UsageError(f"--{name}={given[name]:g} must be positive and finite.")
+  for name in ("epsilon", "augmented"):
+    if given[name] is not None and not 0 <= given[name] < float("inf"):
+      raise UsageError(f"--{name}={given[name]:g} must not be negative, and finite.")
+  regularisation.check(given)
+  if given["weighting"] == "gradnorm" and given["beta"] is not None:
+    raise UsageError("--beta and --weighting=gradnorm contradict each other; leave out one.")
+  if FLAGS.resume and not FLAGS.workdir:
+    raise UsageError("--resume needs to know what: add --workdir=FOLDER of the run to continue.")
+  _check_hosts()
+
+
+def _check_hosts() -> None:
+  processes, process = FLAGS.processes, FLAGS.process
+  if FLAGS.coordinator is None:
+    if processes is not None or process is not None:
+      raise UsageError("--processes and --process need --coordinator=HOST:PORT.")
+    return
+  if not FLAGS.workdir:
+    raise UsageError("several processes write into one folder that all can see: add --workdir.")
+  if FLAGS.coordinator != "auto" and (processes is None or process is None):
+    raise UsageError("--coordinator=HOST:PORT needs --processes and --process.")
+  if None not in (processes, process) and process >= processes:
+    raise UsageError(
+      f"--process={process} must be below --processes={processes}; they count from 0."
+    )
+
+
+def _check_only(name: str, default: Any, given: dict[str, Any], users: set[str]) -> None:
+  if given[name] != default and given["constraint"] not in users:
+    raise UsageError(
+      f"--{name} has no meaning with --constraint={given['constraint']}; "
+      f"leave it out, or take --constraint={'|'.join(sorted(users))}."
+    )
+
+
+def _sizes(train_samples: list[str] | list[int] | None) -> list[int] | None:
+  if train_samples is None:
+    return None
+  try:
+    sizes = [int(size) for size in train_samples]
+  except ValueError:
+    sizes = []
+  if not sizes or min(sizes) < 1:
+    raise UsageError(
+      f"--train_samples={','.join(map(str, train_samples))} must be positive whole numbers, "
+      "separated by commas."
+    )
+  return sizes

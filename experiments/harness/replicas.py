@@ -1,0 +1,119 @@
+"""Which runs one command trains at once: seeds, and a grid over constants. Imports no JAX.
+
+--seeds=0,1,2 --grid=dual_lr=1e-4,1e-3    six replicas, one device program
+"""
+
+import dataclasses
+import itertools
+from typing import Any
+
+from experiments.harness.usage import UsageError
+
+GRIDDED = (
+  *("lr", "gamma_lr", "slack_lr", "dual_lr", "rho", "epsilon", "beta", "augmented"),
+  *("weight_decay", "swing_amplitude", "swing_period", "swing_time_constant", "swing_phase"),
+)
+"""Settings that ride in the state as arrays, so that replicas may differ in them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The replicas of a command, and how devices are shared out among them.
+
+  Attributes:
+    seeds: Seeds; empty for the one of --seed.
+    grid: Values of each setting that replicas differ in.
+    mesh: Devices along ("replica", "data"); None takes all, for replicas first.
+  """
+
+  seeds: tuple[int, ...] = ()
+  grid: tuple[tuple[str, tuple[float, ...]], ...] = ()
+  mesh: tuple[int, int] | None = None
+
+  def expand(self, settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Returns (name, settings) of every replica; the name of a run alone is "".
+
+    Args:
+      settings: All settings of the command; replicas share what the plan does not change.
+    """
+    seeds = self.seeds or (settings["seed"],)
+    names = [name for name, _ in self.grid]
+    if len(seeds) == 1 and not names:
+      return [("", {**settings, "seed": seeds[0]})]
+    found = []
+    for values in itertools.product(*(values for _, values in self.grid)):
+      for seed in seeds:
+        own = dict(zip(names, values, strict=True))
+        label = "_".join([*(f"{name}{value:g}" for name, value in own.items()), f"seed{seed}"])
+        found.append((label, {**settings, **own, "seed": seed}))
+    return found
+
+  def on_devices(self, settings: dict[str, Any]) -> int:
+    """Returns how many devices the replicas can use if none are asked for."""
+    return 1 if self.mesh else len(self.expand(settings))
+
+  def identity(self) -> dict[str, Any]:
+    """Returns what, beside the settings, a resumed command must share: {} for a run alone."""
+    seeds = {"seeds": list(self.seeds)} if len(self.seeds) > 1 else {}
+    grid = {"grid": {name: list(values) for name, values in self.grid}} if self.grid else {}
+    return {**seeds, **grid}
+
+
+def parse_seeds(words: list[str] | None) -> tuple[int, ...]:
+  """Reads --seeds.
+
+  Raises:
+    UsageError: not different whole numbers.
+  """
+  if words is None:
+    return ()
+  try:
+    seeds = tuple(int(word) for word in words)
+  except ValueError:
+    seeds = ()
+  if not seeds or len({*seeds}) < len(seeds):
+    raise UsageError(f"--seeds={','.join(words)} must be different whole numbers, by commas.")
+  return seeds
+
+
+def parse_grid(entries: list[str]) -> tuple[tuple[str, tuple[float, ...]], ...]:
+  """Reads --grid=NAME=VALUE,VALUE, given any number of times.
+
+  Raises:
+    UsageError: says which entry is wrong and what may stand there.
+  """
+  grid: dict[str, tuple[float, ...]] = {}
+  for entry in entries:
+    name, _, words = entry.partition("=")
+    if name not in GRIDDED or name in grid:
+      raise UsageError(
+        f"--grid={entry}: {name!r} {'is there twice' if name in grid else 'cannot be gridded'}; "
+        f"take NAME=VALUE,VALUE with NAME one of {', '.join(GRIDDED)}."
+      )
+    try:
+      values = tuple(float(word) for word in words.split(","))
+    except ValueError:
+      values = ()
+    if not values or len({*values}) < len(values):
+      raise UsageError(f"--grid={entry}: the values must be different numbers, by commas.")
+    grid[name] = values
+  return tuple(grid.items())
+
+
+def parse_mesh(text: str | None) -> tuple[int, int] | None:
+  """Reads --mesh=replica:2,data:4; an axis that is left out has one device.
+
+  Raises:
+    UsageError: it is written in another way.
+  """
+  if text is None:
+    return None
+  sizes: dict[str, int] = {}
+  for part in text.split(","):
+    axis, _, number = part.partition(":")
+    if (
+      axis not in ("replica", "data") or axis in sizes or not number.isdecimal() or not int(number)
+    ):
+      raise UsageError(f"--mesh={text} must be written as replica:2,data:4.")
+    sizes[axis] = int(number)
+  return sizes.get("replica", 1), sizes.get("data", 1)

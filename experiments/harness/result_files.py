@@ -1,0 +1,214 @@
+"""Reading what runs wrote, result.json and config.json, which may be damaged. Imports no JAX.
+
+Both name their `format`. Before 2, in files that name none, `remul` was the rule that is called
+`gap_penalty` since then; it is read as that.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+from experiments.harness import regularisation
+
+TRAININGS = ("nbody", "mocap")
+FORMAT = 2
+"""Of the files that are written now."""
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+  **{"model": str, "constraint": str, "seeds": list, "epochs": int, "train_samples": int},
+  **{"settings": dict, "data": dict, "predictors": dict, "curve": list},
+  "differs_from_published": dict,
+}
+_ERRORS = ("test_mse", "valid_mse")
+_SIZES = ("hidden_features", "layers", "batch_size")
+_CONSTANTS = ("rho", "epsilon", "beta", "decay_epochs", "particles", "neighbours")
+"""Settings that may be null, or left out."""
+
+
+def read_result(path: Path) -> dict[str, Any]:
+  """Reads a result.json; that of a training has everything that tables and curves need.
+
+  Raises:
+    DataError: it cannot be read, or is no result; names what is wrong.
+  """
+  remedy = "remove it or run again"
+  result = read_json(path, remedy)
+  if not isinstance(result.get("experiment"), str):
+    raise DataError(f"{path}: names no experiment; {remedy}.")
+  if result["experiment"] in TRAININGS:
+    wrong = _wrong(result)
+    if wrong:
+      raise DataError(f"{path}: {wrong} is missing or no result of a training; {remedy}.")
+  return result
+
+
+def read_settings(path: Path, remedy: str) -> dict[str, Any]:
+  """Reads the settings in a config.json.
+
+  Raises:
+    DataError: it cannot be read, or has none.
+  """
+  return read_config(path, remedy)[0]
+
+
+def read_config(path: Path, remedy: str) -> tuple[dict[str, Any], bool]:
+  """Reads the settings in a config.json, and whether one of them has another name since then.
+
+  Raises:
+    DataError: it cannot be read, or has no settings.
+  """
+  config, renamed = _read(path, remedy, dict)
+  settings = config.get("settings")
+  if not isinstance(settings, dict):
+    raise DataError(f"{path}: damaged (no settings); {remedy}.")
+  return settings, renamed
+
+
+def but_for_seed(result: dict[str, Any]) -> str:
+  """Returns what the runs of one configuration share: experiment and settings, but for the seed.
+
+  A setting that is None counts as left out, so that runs from before there was a choice are
+  grouped with new ones.
+
+  Args:
+    result: Content of result.json.
+  """
+  settings = {k: v for k, v in result["settings"].items() if k != "seed" and v is not None}
+  return json.dumps([result["experiment"], settings], sort_keys=True)
+
+
+def graph_label(result: dict[str, Any]) -> list[str]:
+  """Returns what tables say of N-body graphs other than those of 5 particles and all pairs.
+
+  Args:
+    result: Content of result.json.
+  """
+  if result["experiment"] != "nbody":
+    return []
+  settings, data = result["settings"], result["data"]
+  particles = data.get("particles", settings.get("particles")) or 5
+  label = [f"{particles} particles"] if particles != 5 else []
+  neighbours = settings.get("neighbours")
+  return [*label, *([] if neighbours is None else [f"{neighbours} nearest"])]
+
+
+def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
+  """Reads a JSON object, or a list; one of an earlier format as if it were written today.
+
+  Args:
+    path: The file.
+    remedy: What to do about a bad file, for the error message.
+    kind: dict or list.
+
+  Raises:
+    DataError: it cannot be read, or is something else.
+  """
+  return _read(path, remedy, kind)[0]
+
+
+def _read(path: Path, remedy: str, kind: type) -> tuple[Any, bool]:
+  """Returns the value of today, and whether it is another than the one written."""
+  try:
+    written = json.loads(path.read_bytes())
+    value = _today(written)
+  except OSError as error:
+    raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}.") from error
+  except (ValueError, RecursionError) as error:
+    reason = str(error).splitlines()[0]
+    raise DataError(f"{path}: damaged ({reason}); {remedy}.") from error
+  if not isinstance(value, kind):
+    raise DataError(f"{path}: damaged (no JSON {kind.__name__}); {remedy}.")
+  if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:
+    raise DataError(f"{path}: its format is not {FORMAT}, that of this version; {remedy}.")
+  return value, value != written
+
+
+def _today(written: Any) -> Any:
+  if not isinstance(written, dict) or "format" in written:
+    return written
+  known = {name: written[name] for name in ("constraint", "settings") if name in written}
+  return {**written, **_replaced(known)}
+
+
+def _replaced(value: Any) -> Any:
+  # The settings of a sweep hold the flags of its runs.
+  if isinstance(value, dict):
+    return {key: _replaced(item) for key, item in value.items()}
+  if isinstance(value, list):
+    return [_replaced(item) for item in value]
+  return _RENAMED.get(value, value) if isinstance(value, str) else value
+
+
+_RENAMED = {"remul": "gap_penalty", "--constraint=remul": "--constraint=gap_penalty"}
+
+
+def _wrong(result: dict[str, Any]) -> str:
+  for name, kind in _FIELDS.items():
+    if not isinstance(result.get(name), kind) or isinstance(result[name], bool):
+      return name
+  for name, pair in result["differs_from_published"].items():
+    if not isinstance(pair, list) or len(pair) != 2:
+      return f"differs_from_published/{name}"
+  found = _wrong_setting(result)
+  if found:
+    return f"settings/{found}"
+  for name in ("seconds", "epochs", "train_samples"):
+    if not _finite(result.get(name)):
+      return name
+  replicas = result.get("replicas", 1)
+  if not _finite(replicas) or replicas < 1:
+    return "replicas"
+  mocap = result["experiment"] == "mocap"
+  for name in ("subject", "source") if mocap else ():
+    if not isinstance(result["data"].get(name), str):
+      return f"data/{name}"
+  # A network without gamma has one predictor under any constraint.
+  if not {"projection"} <= {*result["predictors"]} <= {"projection", "relaxed"}:
+    return "predictors"
+  for name, found in result["predictors"].items():
+    if not isinstance(found, dict) or not all(_finite(found.get(key)) for key in _ERRORS):
+      return f"predictors/{name}"
+    error = found.get("final_equivariance_error", "")
+    if not _finite(found.get("test_gap", 0)) or not (error is None or _finite(error)):
+      return f"predictors/{name}"
+  bound = result.get("functional", {"asked": 0, "final": {"test_gap": 0}})
+  reached = bound.get("final") if isinstance(bound, dict) else None
+  if not isinstance(reached, dict) or not _finite(bound.get("asked")):
+    return "functional"
+  if not _finite(reached.get("test_gap")):
+    return "functional/final"
+  for number, record in enumerate(result["curve"]):
+    if not isinstance(record, dict) or not _finite(record.get("epoch")):
+      return f"curve[{number}]"
+  return ""
+
+
+def _wrong_setting(result: dict[str, Any]) -> str:
+  settings, constraint = result["settings"], result["constraint"]
+  if settings.get("constraint") != constraint:
+    return "constraint"
+  # Results of N-body runs from before there were several models do not name theirs.
+  texts = ("preset", "model") if result["experiment"] == "mocap" else ("preset",)
+  functional = constraint.startswith("functional")
+  texts += ("dual_optimizer",) if functional else ()
+  for name in texts:
+    if not isinstance(settings.get(name), str):
+      return name
+  # Without multipliers a rate may be null, but it is there; the price of slack is a number.
+  given = (*_SIZES, *(("rho",) if constraint == "resilient" else ()))
+  given += ("dual_lr",) if functional else ()
+  null = () if constraint == "strict" else ("dual_lr", "augmented")
+  null = tuple(name for name in null if settings.get(name, "") is not None)
+  constants = (*_CONSTANTS, *regularisation.NUMBERS)
+  left_out = tuple(name for name in constants if settings.get(name) is not None)
+  for name in (*given, *null, *left_out):
+    if not _finite(settings.get(name)):
+      return name
+  return ""
+
+
+def _finite(value: Any) -> bool:
+  # A whole number may be too large for a float.
+  numeric = isinstance(value, int | float) and not isinstance(value, bool)
+  return numeric and abs(value) < 1e300 and math.isfinite(value)

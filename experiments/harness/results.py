@@ -1,0 +1,154 @@
+"""What a training found: the content of result.json, and the table that ends a run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from ace_jax import state, task
+from ace_jax.training import history
+from ace_jax.training.memory import Peak
+from experiments.harness import result_files, tables, workdirs
+from experiments.harness.problems import Problem
+
+
+def make(
+  problem: Problem,
+  settings: dict[str, Any],
+  end: state.AceState,
+  records: list[history.Record],
+  test: dict[str, float],
+  turned: dict[str, dict[str, float]],
+) -> dict[str, Any]:
+  """Collects what a run found: the content of result.json.
+
+  Args:
+    problem: Model and data.
+    settings: Of the run.
+    end: Its final state.
+    records: Its history.
+    test: Test error of each predictor.
+    turned: The same on test samples that were turned, by the name of the rotations.
+  """
+
+  def last(name):
+    return next((r for r in reversed(records) if f"valid/{name}" in r), {})
+
+  before = [record for record in records if not record.get("finish")]
+  predictors = {
+    name: {
+      "valid_mse": float(best.error),
+      "best_epoch": int(best.epoch),
+      "test_mse": test[name],
+      "test_mse_turned": {rotations: errors[name] for rotations, errors in turned.items()},
+      "final_equivariance_error": last(name).get(f"equivariance/{name}"),
+      **({} if len(before) == len(records) else {"phase": _phase(int(best.epoch), len(before))}),
+    }
+    for name, best in end.best.items()
+  }
+  final = {kind: history.of_kind(before[-1], kind) for kind in ("gamma", "multiplier", "slack")}
+  tail = before[-max(1, len(before) // 10) :]
+  return {
+    "format": result_files.FORMAT,
+    "experiment": problem.experiment,
+    "model": problem.model,
+    "constraint": settings["constraint"],
+    "seeds": [settings["seed"]],
+    "epochs": int(end.epoch),
+    "steps": int(end.step),
+    "train_samples": task.size(problem.train),
+    "linear_mse": problem.summary["linear_mse"]["test"],
+    "predictors": predictors,
+    "curve": [_evaluation(record) for record in records if "valid/projection" in record],
+    "final": final,
+    "largest_gamma_in_last_tenth": max((history.largest(r, "gamma") or 0.0) for r in tail),
+    **({} if len(before) == len(records) else {"finish": _finish(settings, before, records)}),
+    "seconds": sum(record["seconds"] for record in records),
+    "steps_per_second": float(np.median([record["steps_per_second"] for record in records])),
+    "settings": settings,
+    "differs_from_published": {
+      name: [settings.get(name), value]
+      for name, value in problem.published.items()
+      if settings.get(name) != value
+    },
+    "data": problem.summary,
+    "environment": workdirs.environment(),
+  }
+
+
+def _phase(epoch: int, before: int) -> str:
+  return "finish" if epoch > before else "constrained"
+
+
+def _finish(
+  settings: dict[str, Any], before: list[history.Record], records: list[history.Record]
+) -> dict[str, Any]:
+  """Returns when the finish began and from what, and the seconds of an epoch before and in it."""
+  after = records[len(before) :]
+  median = [float(np.median([record["seconds"] for record in part])) for part in (before, after)]
+  names = ("seconds_an_epoch_before", "seconds_an_epoch")
+  return {
+    "after_epoch": len(before),
+    "from": settings["finish_from"],
+    **dict(zip(names, median, strict=True)),
+  }
+
+
+def keep_memory() -> tuple[Callable[[Peak], None], list[Peak]]:
+  """Returns what prints the expected peak of a training, and the list that it is kept in."""
+  kept: list[Peak] = []
+
+  def report(peak: Peak) -> None:
+    kept.append(peak)
+    tqdm.tqdm.write(peak.describe())
+
+  return report, kept
+
+
+def memory(kept: list[Peak]) -> dict[str, Any] | None:
+  """Returns the expected peak for a result.json; None if a resumed run had nothing left to do."""
+  return kept[0].record() if kept else None
+
+
+def _evaluation(record: history.Record) -> history.Record:
+  numbers = {k: float(f"{v:.6g}") for k, v in record.items() if k.startswith(_KEPT)}
+  largest = history.largest(record, "gamma")
+  return {"epoch": record["epoch"], **numbers, **({} if largest is None else {"gamma": largest})}
+
+
+_KEPT = ("loss", "valid/", "test/", "equivariance")
+
+
+def summary_table(results: list[dict[str, Any]], baseline: str, scale: float = 1.0) -> str:
+  """Formats results as the table that ends a run.
+
+  Args:
+    results: Contents of result.json.
+    baseline: What the linear prediction is called, such as "x + v t".
+    scale: What errors are multiplied by: 100 shows them in units of 10^-2.
+  """
+  unit = "" if scale == 1 else f" x 10^-{round(np.log10(scale))}"
+  header = ["predictor", f"test MSE{unit}", f"valid MSE{unit}", "best epoch", "equiv. error"]
+  rows = []
+
+  def shown(error):
+    return f"{scale * error:.5f}" if scale == 1 else f"{scale * error:.2f}"
+
+  linear = results[0]["linear_mse"]
+  rows.append([baseline, shown(linear), "", "", "", "1.0"])
+  for result in results:
+    replica = f", {result['replica']}" if result["replica"] else ""
+    for name, found in result["predictors"].items():
+      equivariance = found["final_equivariance_error"]
+      rows.append(
+        [
+          f"{result['constraint']}, {name}{replica}",
+          shown(found["test_mse"]),
+          shown(found["valid_mse"]),
+          str(found["best_epoch"]),
+          "" if equivariance is None else f"{equivariance:.1e}",
+          f"{linear / found['test_mse']:.1f}",
+        ]
+      )
+  return tables.table([*header, f"{baseline} / test"], rows)

@@ -1,0 +1,174 @@
+"""The training of any experiment: one device program for all replicas, a result.json for each."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ace_jax import files, state
+from ace_jax.errors import CheckpointError, NonFiniteError
+from ace_jax.training import checkpoints, epochs, hosts, loop, parallel
+from ace_jax.training.parallel import default_mesh, make_mesh
+from ace_jax.training.sinks import ProgressBar, TensorBoardLogger
+from experiments.harness import artifacts, gaps, results, workdirs
+from experiments.harness.problems import Problem, finish, start, training_settings
+from experiments.harness.replicas import Plan
+
+_ALONE = Plan()
+
+
+def restore(folder: Path, settings: dict[str, Any], problem: Problem) -> state.AceState:
+  """Returns the final state of a finished run, or of one of the replicas of a command.
+
+  Args:
+    folder: The run's own folder.
+    settings: Its settings.
+    problem: Its model and data.
+
+  Raises:
+    CheckpointError: no checkpoint of it is whole.
+  """
+  place, own, index = _locate(folder, settings)
+  begin, ending = start(own, problem), finish(own, problem)
+  newest = checkpoints.newest_whole(place)
+  like = ending.after_epochs(begin, int(newest.name)) if ending else begin
+  return parallel.select(checkpoints.load(newest, like), index)
+
+
+def trajectory(folder: Path, settings: dict[str, Any], problem: Problem) -> list[state.AceState]:
+  """Returns the states of a run at every checkpoint that it kept, the oldest first.
+
+  Arguments as of `restore`; a run keeps more than its newest few with `keep_period`. A finish is
+  left out, whose states are of another structure.
+  """
+  place, own, index = _locate(folder, settings)
+  before = settings["epochs"] - settings.get("finish_epochs", 0)
+  found = checkpoints.restore_all(place, start(own, problem), before)
+  return [parallel.select(one, index) for one in found]
+
+
+def _locate(folder: Path, settings: dict[str, Any]) -> tuple[Path, list[dict[str, Any]], int]:
+  """Returns a run's checkpoints, settings of all replicas in them, and which of them it is."""
+  own, index, place = [settings], 0, folder
+  together = workdirs.read_settings(folder.parent)
+  if together and not checkpoints.exists(folder / loop.CHECKPOINTS):
+    grid = tuple((name, tuple(values)) for name, values in together.get("grid", {}).items())
+    names, several = zip(
+      *Plan(tuple(together.get("seeds", ())), grid).expand(together), strict=True
+    )
+    if folder.name in names:
+      own, index, place = [*several], names.index(folder.name), folder.parent
+  return place / loop.CHECKPOINTS, own, index
+
+
+def train(
+  problem: Problem,
+  settings: dict[str, Any],
+  place: Path,
+  resume: bool,
+  plan: Plan = _ALONE,
+) -> list[dict[str, Any]]:
+  """Trains the replicas of a plan as one device program; writes everything about each.
+
+  A run alone has config.json, metrics, result.json and figures in `place`; of several replicas
+  each has its own folder there, and they share the checkpoints.
+
+  Args:
+    problem: Model and data.
+    settings: All settings of the command.
+    place: The folder.
+    resume: Continue what is there.
+    plan: The replicas.
+
+  Returns:
+    The content of each result.json; `seconds` and `memory` in it are for all `replicas` together.
+
+  Raises:
+    NonFiniteError: a replica met a number that is not finite; the others are written by then.
+  """
+  names, own = zip(*plan.expand(settings), strict=True)
+  if plan.mesh:
+    replica, data = plan.mesh
+    mesh = make_mesh(data, replica)
+  else:
+    mesh = default_mesh(len(names))
+
+  def loggers(name, done):
+    try:
+      return [TensorBoardLogger(place / name / "tensorboard", done)]
+    except ImportError:
+      return []
+
+  settled = {**settings, **plan.identity()}
+  with workdirs.opened(place, settled, resume) if hosts.first() else contextlib.nullcontext():
+    begin = start(own, problem)
+    test_errors = epochs.compile_errors(mesh, problem.eval_batch_size, begin.task)
+    measured = parallel.over_replicas(problem.measure, mesh)
+    measure_gaps = problem.symmetry and gaps.compile_measure(
+      begin.task, problem.symmetry, problem.eval_batch_size
+    )
+
+    def measure(current):
+      numbers = measured(current)
+      if settings["log_test"]:
+        found = test_errors(current.current(), problem.test)
+        numbers |= {f"test/{name}": error for name, error in found.items()}
+      return numbers
+
+    report_memory, peaks = results.keep_memory()
+    end, records = loop.train(
+      begin,
+      problem.train,
+      problem.valid,
+      training_settings(settings, problem),
+      mesh=mesh,
+      workdir=place,
+      names=names,
+      resume=resume,
+      progress=lambda done: ProgressBar(settings["epochs"], done),
+      loggers=loggers,
+      measure=measure,
+      finish=finish(own, problem),
+      report_memory=report_memory,
+    )
+    turned = artifacts.turned(problem.rotations, problem.test)
+    tests = loop.test_errors_of_sets(
+      end, {"": problem.test, **turned}, problem.eval_batch_size, mesh
+    )
+    found, failed = [], []
+    for i, name in enumerate(names):
+      alone = jax.device_get(parallel.select(end, i))
+      if int(alone.failed):
+        failed.append(f"{name} in epoch {int(alone.failed)}")
+        continue
+      errors = {label: tests[label][i] for label in turned}
+      result = results.make(problem, own[i], alone, records[i], tests[""][i], errors)
+      if measure_gaps:
+        result = gaps.add(result, measure_gaps, alone, problem.train, problem.test)
+      together = {"replica": name, "replicas": len(names), "memory": results.memory(peaks)}
+      found.append({**result, **together})
+      if hosts.first():
+        _write(place / name, problem, own[i], alone, records[i], found[-1])
+  if failed:
+    raise NonFiniteError(
+      f"of {len(names)} replicas, these met numbers that are not finite: {', '.join(failed)}; "
+      f"the results of the others are in {place}. Lower the step sizes or clip gradients."
+    )
+  return found
+
+
+def _write(folder, problem, settings, end, records, result) -> None:
+  try:
+    workdirs.write_config(folder, settings)
+    predictions = problem.predictions(end)
+    artifacts.write(folder, end, records, predictions)
+    (folder / "figures").mkdir(exist_ok=True)
+    problem.draw(folder / "figures", end, records, predictions)
+    # Last: a folder with a result has everything.
+    files.write_json(folder / workdirs.RESULT, workdirs.portable(result))
+  except OSError as error:
+    raise CheckpointError(
+      f"cannot write results to {folder}: {error.strerror}; the checkpoints are whole: mend the "
+      "disk and add --resume."
+    ) from error

@@ -1,0 +1,164 @@
+"""The second part of `experiments.images`: constraints, with and without a position bias."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ace_jax import homotopy, symmetry
+from ace_jax.models import cnn
+from ace_jax.symmetry import actions, report
+from ace_jax.training import history
+from ace_jax.training.parallel import DATA
+from data import digits
+from experiments.images import training as images_training
+
+CANVAS = images_training.CANVAS
+NETWORK = cnn.ConvNet(relaxation_scale="fixed", axis_name=DATA)
+"""Circular, with a branch that knows the position in every layer."""
+BROKEN = {"none": set(), "x": {"shift_x"}, "y": {"shift_y"}}
+"""The truth: generators that the labels break."""
+_POINTS = 8
+
+
+class Found(NamedTuple):
+  """What the second part found.
+
+  Attributes:
+    rows: Numbers of every bias, constraint and seed.
+    reports: By (bias, constraint), over the seeds: the generators.
+    layers: By (bias, constraint), of the first seed: the layers.
+    records: By (bias, constraint), of the first seed: the history.
+  """
+
+  rows: list[dict[str, Any]]
+  reports: dict[tuple[str, str], list[report.GeneratorReport]]
+  layers: dict[tuple[str, str], list[report.LayerReport]]
+  records: dict[tuple[str, str], list[history.Record]]
+
+
+def run(settings: dict[str, Any], place: Path, progress: Any) -> Found:
+  """Trains every constraint on every data set, and reports on what has a gamma.
+
+  Args:
+    settings: Of the command.
+    place: Gets a folder a training.
+    progress: Called after each training.
+  """
+  found = Found([], {}, {}, {})
+  measure = compile_measure()
+  for bias in settings["bias"]:
+    data = digits.load(bias, canvas=CANVAS, data_seed=settings["data_seed"])
+    test = images_training.visible(data["test"])
+    for constraint in settings["constraint"]:
+      measured = []
+      for seed in settings["seeds"]:
+        own = place / f"{constraint}_bias_{bias}_seed{seed}_epochs{settings['epochs']}"
+        one = images_training.train(NETWORK, data, constraint, seed, settings, own)
+        row = summarise(bias, constraint, seed, one, test)
+        if one.end.primal.gamma:
+          measured.append(jax.device_get(measure(one.relaxed, test)))
+          called = {r.name for r in report.generator_reports(measured[-1:]) if r.broken}
+          row |= {"called_broken": sorted(called), "right": called == BROKEN[bias]}
+          if seed == settings["seeds"][0]:
+            variables = homotopy.merge(*one.end.current()["relaxed"])
+            inputs = (test["image"],)
+            layers = report.layer_reports(NETWORK, variables, inputs, one.records)
+            found.layers[bias, constraint] = layers
+            found.records[bias, constraint] = one.records
+        found.rows.append(row)
+        progress(f"bias {bias}, {constraint}, seed {seed}")
+      if measured:
+        found.reports[bias, constraint] = report.generator_reports(measured)
+  return found
+
+
+def summarise(
+  bias: str, constraint: str, seed: int, one: images_training.Trained, test: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns the numbers of one training."""
+  network = jax.jit(NETWORK.apply)
+  relaxed = "relaxed" if "relaxed" in one.test else "projection"
+  last = one.records[-1]
+  kinds = {"gamma": "gamma", "multiplier": "multipliers", "slack": "slack"}
+  return {
+    "bias": bias,
+    "constraint": constraint,
+    "seed": seed,
+    "projection_test_loss": one.test["projection"],
+    "relaxed_test_loss": one.test[relaxed],
+    **{
+      f"{name}_test_accuracy": float(
+        images_training.accuracy(network(variables, test["image"]), test["label"])
+      )
+      for name, variables in (("projection", one.projection), ("relaxed", one.relaxed))
+    },
+    **{plural: history.of_kind(last, kind) for kind, plural in kinds.items()},
+    "memory": one.memory,
+  }
+
+
+def compile_measure():
+  """Compiles what a report needs of a predictor.
+
+  Returns:
+    `measure(variables, batch)`: for every generator the relative error of one step, and what every
+    sample loses, on average over shifts around the torus.
+  """
+  group, act = images_training.SYMMETRY.group, images_training.SYMMETRY.act_batch
+  times = jnp.arange(1, _POINTS) * (CANVAS // _POINTS)
+
+  @jax.jit
+  def measure(variables, batch) -> report.Measured:
+    def predict(batch) -> Any:
+      return NETWORK.apply(variables, batch["image"])
+
+    def loss(batch):
+      return images_training.cross_entropy(predict(batch), batch)
+
+    errors = {
+      name: symmetry.equivariance_error(
+        predict, batch, curve(jnp.ones((), int))[None], act, actions.invariant
+      )
+      for name, curve in group.generators.items()
+    }
+    lost = {
+      name: symmetry.data_fit_loss(loss, batch, curve, act, times)
+      for name, curve in group.generators.items()
+    }
+    return report.Measured(errors, lost, jnp.mean(loss(batch)))
+
+  return measure
+
+
+def table(found: Found) -> tuple[list[str], list[list[str]]]:
+  """Returns header and rows of the table: means over seeds, and how often verdicts are right."""
+  header = ["bias, constraint", "f_eq accuracy", "relaxed accuracy", "max|gamma|", "max|lambda|"]
+  header += ["called broken (seeds)", "right"]
+  shown = []
+  for key in dict.fromkeys((row["bias"], row["constraint"]) for row in found.rows):
+    own = [row for row in found.rows if (row["bias"], row["constraint"]) == key]
+    judged = [row for row in own if "right" in row]
+    names = sorted({name for row in judged for name in row["called_broken"]})
+    counts = [f"{name} {sum(name in row['called_broken'] for row in own)}" for name in names]
+    shown.append(
+      [
+        ", ".join(key),
+        *(_percent(own, f"{name}_test_accuracy") for name in ("projection", "relaxed")),
+        *(_largest(own, kind) for kind in ("gamma", "multipliers")),
+        ", ".join(counts),
+        f"{sum(row['right'] for row in judged)} of {len(judged)}" if judged else "",
+      ]
+    )
+  return header, shown
+
+
+def _percent(rows: list[dict[str, Any]], key: str) -> str:
+  return f"{100 * np.mean([row[key] for row in rows]):.1f}%"
+
+
+def _largest(rows: list[dict[str, Any]], kind: str) -> str:
+  values = [max((abs(v) for v in row[kind].values()), default=None) for row in rows]
+  return "" if None in values else f"{np.mean(values):.3f}"

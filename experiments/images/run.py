@@ -1,0 +1,94 @@
+"""What `experiments.images` does once its flags are checked: both parts, result, figures."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+from ace_jax.symmetry import report
+from experiments.harness import tables, workdirs
+from experiments.images import bias as images_bias
+from experiments.images import shifts as images_shifts
+from experiments.images import training as images_training
+
+
+def run(settings: dict[str, Any], workdir: str | None) -> None:
+  """Runs the parts that are asked for, and prints, writes and draws what came out.
+
+  Args:
+    settings: Networks and placings of the first part, constraints and biases of the second, seeds,
+      data_seed, epochs and rho.
+    workdir: Where to write; what was trained there is not trained again.
+  """
+  place = Path(workdir) if workdir else workdirs.default_workdir("images", "all")
+  trainings = len(settings["seeds"]) * (
+    len(settings["networks"]) * len(settings["placing"])
+    + len(settings["constraint"]) * len(settings["bias"])
+  )
+  rows, found = [], images_bias.Found([], {}, {}, {})
+  # What decides a training and is not in the name of its folder.
+  shared = {"data_seed": settings["data_seed"], "rho": settings["rho"], **images_training.SETTINGS}
+  with workdirs.opened(place, shared, resume=(place / workdirs.CONFIG).exists()):
+    with tqdm.tqdm(total=trainings, unit="training") as bar:
+
+      def progress(what):
+        bar.set_postfix_str(what)
+        bar.update()
+
+      if settings["networks"]:
+        rows = images_shifts.run(settings, place / "trainings", progress)
+      if settings["constraint"]:
+        found = images_bias.run(settings, place / "trainings", progress)
+    result = {
+      "experiment": "images",
+      "settings": {**settings, **shared},
+      "networks": rows,
+      "constraints": found.rows,
+      "reports": [
+        {
+          "bias": bias,
+          "constraint": constraint,
+          "verdict": report.verdict(generators),
+          "generators": [dataclasses.asdict(one) for one in generators],
+          "layers": [dataclasses.asdict(one) for one in found.layers[bias, constraint]],
+        }
+        for (bias, constraint), generators in found.reports.items()
+      ],
+    }
+    workdirs.write_result(place, result)
+    (place / "figures").mkdir(exist_ok=True)
+    draw(place / "figures", rows, found)
+  say(rows, found)
+  print(f"\nEverything is in {place}: result.json, figures/")
+
+
+def say(rows: list[dict[str, Any]], found: images_bias.Found) -> None:
+  """Prints the tables and the verdicts."""
+  if rows:
+    print(f"\n{text.table(*images_shifts.table(rows))}")
+  if found.rows:
+    print(f"\n{text.table(*images_bias.table(found))}")
+  for (bias, constraint), generators in found.reports.items():
+    header, lines = report.generator_rows(generators, "error of a step")
+    print(f"\nbias {bias}, {constraint}: {report.verdict(generators)}")
+    print(tables.table(header, lines))
+
+
+def draw(folder: Path, rows: list[dict[str, Any]], found: images_bias.Found) -> None:
+  """Draws flips against shift, accuracies, and gammas and report of every constraint."""
+  from ace_jax import plots
+  from experiments.images import figures as image_plots
+
+  if rows:
+    plots.save(image_plots.flips(rows), folder / "flips.png")
+  if found.rows:
+    plots.save(image_plots.accuracies(found.rows), folder / "accuracy.png")
+  for (bias, constraint), generators in found.reports.items():
+    if constraint == "none":
+      continue
+    name = f"{constraint}_bias_{bias}.png"
+    records = found.records[bias, constraint]
+    plots.save(plots.gamma_and_multipliers(records), folder / f"gamma_{name}")
+    figure = plots.misalignment(found.layers[bias, constraint], generators)
+    plots.save(figure, folder / f"report_{name}")

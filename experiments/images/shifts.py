@@ -1,0 +1,141 @@
+"""The first part of `experiments.images`: what subsampling and padding do to ordinary CNNs."""
+
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ace_jax.models import cnn
+from ace_jax.symmetry import actions, equivariance_statistics, groups, layer_outputs
+from data import digits
+from experiments.images import training as images_training
+
+CANVAS = images_training.CANVAS
+_PLAIN = (1, 1, 1)
+_LOGITS = "logits"
+_ELEMENTS, _MEASURED = 16, 200
+
+NETWORKS = {
+  "strided": cnn.ConvNet(dilations=_PLAIN, downsample=cnn.subsample),
+  "pooled": cnn.ConvNet(dilations=_PLAIN, downsample=cnn.max_pool),
+  "anti_aliased": cnn.ConvNet(dilations=_PLAIN, downsample=cnn.blur_pool),
+  "zero_padded": cnn.ConvNet(padding="SAME"),
+  "circular": cnn.ConvNet(),
+}
+"""Equal numbers of parameters and equal receptive fields. All but zero_padded pad circularly, so
+that each differs from `circular` in one thing alone; three of them halve the width three times."""
+
+
+def run(settings: dict[str, Any], place: Path, progress: Any) -> list[dict[str, Any]]:
+  """Trains and measures every network.
+
+  Args:
+    settings: Of the command.
+    place: Gets a folder a training.
+    progress: Called after each training.
+
+  Returns:
+    A row of numbers for each network, placing and seed.
+  """
+  uniform = digits.load(canvas=CANVAS, data_seed=settings["data_seed"])["test"]
+  rows = []
+  for placing in settings["placing"]:
+    data = digits.load("none", placing, canvas=CANVAS, data_seed=settings["data_seed"])
+    for name in settings["networks"]:
+      measure = compile_measure(NETWORKS[name])
+      for seed in settings["seeds"]:
+        own = place / f"{name}_{placing}_seed{seed}_epochs{settings['epochs']}"
+        found = images_training.train(NETWORKS[name], data, "strict", seed, settings, own)
+        numbers = measure(found.projection, data["test"], uniform)
+        loss = found.test["projection"]
+        row = {"network": name, "placing": placing, "seed": seed, "test_loss": loss}
+        row["memory"] = found.memory
+        rows.append(row | jax.tree.map(lambda a: np.asarray(a).tolist(), numbers))
+        progress(f"{name}, trained on {placing} digits, seed {seed}")
+  return rows
+
+
+def stride_of(network: cnn.ConvNet, layer: int) -> int:
+  """Returns how many pixels of the image are one pixel of a layer's output."""
+  return 1 if network.downsample is cnn.keep else 2**layer
+
+
+def compile_measure(network: cnn.ConvNet):
+  """Compiles the measurements of one network.
+
+  Returns:
+    `measure(variables, test, uniform)`, which returns, of the test images as the network was
+    trained on them: the accuracy; for every shift along x the share of predictions that differ
+    from the unshifted image's; the same of one pixel down or right, and of random shifts; relative
+    errors under random shifts, of the invariance of logits and of the equivariance of every
+    layer. And the accuracy on uniformly placed images.
+  """
+  group = groups.cyclic_shifts(CANVAS, CANVAS)
+  random = group.sample(jax.random.key(0), _ELEMENTS)
+  act_layers = {
+    f"layers_{i}": actions.translated((1, 2), stride_of(network, i))
+    for i in range(len(network.widths))
+  }
+
+  @jax.jit
+  def measure(variables, test, uniform):
+    def classes(element):
+      return jnp.argmax(network.apply(variables, images_training.shifted(element, images)), -1)
+
+    def flips(elements):
+      moved = jax.lax.map(classes, elements)
+      return jnp.mean(moved != classes(jnp.zeros(2, int)), axis=1)
+
+    def outputs(images):
+      logits: Any = network.apply(variables, images)
+      return {_LOGITS: logits, **layer_outputs(network, variables, images)}
+
+    images = jnp.asarray(test["image"])
+    along_x = flips(jax.vmap(group.generators["shift_x"])(jnp.arange(CANVAS)))
+    one = flips(jnp.array([[1, 0], [0, 1]]))
+    errors = equivariance_statistics(
+      outputs,
+      images[:_MEASURED],
+      random,
+      images_training.shifted,
+      {_LOGITS: actions.invariant, **act_layers},
+    )
+    return {
+      "test_accuracy": images_training.accuracy(network.apply(variables, images), test["label"]),
+      "uniform_accuracy": images_training.accuracy(
+        network.apply(variables, uniform["image"]), uniform["label"]
+      ),
+      "flips_one_pixel": jnp.mean(one),
+      "flips_random_shift": jnp.mean(flips(random)),
+      "flips_along_x": along_x,
+      "invariance_error": errors[_LOGITS].relative,
+      "equivariance_error": {name: errors[name].relative for name in act_layers},
+    }
+
+  return measure
+
+
+def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+  """Returns header and rows of the table: means over seeds."""
+  header = ["network, training digits", "accuracy", "uniform digits", "flips, 1 pixel"]
+  header += ["any shift", "logits' error", "layers' errors"]
+  keys = list(dict.fromkeys((row["network"], row["placing"]) for row in rows))
+  shown = []
+  for key in keys:
+    own = [row for row in rows if (row["network"], row["placing"]) == key]
+    layers = [row["equivariance_error"] for row in own]
+    shown.append(
+      [
+        ", ".join(key),
+        *(f"{100 * mean(row[name] for row in own):.1f}%" for name in _SHARES),
+        f"{mean(row['invariance_error'] for row in own):.1e}",
+        " ".join(f"{mean(errors[name] for errors in layers):.0e}" for name in sorted(layers[0])),
+      ]
+    )
+  return header, shown
+
+
+_SHARES = ("test_accuracy", "uniform_accuracy", "flips_one_pixel", "flips_random_shift")

@@ -1,0 +1,46 @@
+"""Loss landscapes of an N-body run: `python -m experiments.landscape --run=runs/a`.
+
+Slices around the end of training along filter-normalised random directions, at gamma = 0 and
+gamma = 1, their curvature, and an animation from gamma = 1 to 0. Of a run with --keep_period, the
+same along training, and the plane in which it moved most. With --strict=FOLDER the plane through
+the strict and the relaxed optimum, and along the trajectory.
+"""
+
+from absl import flags
+
+from experiments.harness import app
+from experiments.harness.usage import UsageError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("run", None, "Folder of a finished N-body run with gamma.")
+flags.DEFINE_string("strict", None, "Folder of a finished strict run of the same sizes.")
+flags.DEFINE_string("out", None, "Folder of the figures; landscape/ in the run by default.")
+flags.DEFINE_integer("grid", 41, "Points along each direction.", lower_bound=3)
+flags.DEFINE_integer("frames", 11, "Values of gamma in the animation.", lower_bound=2)
+flags.DEFINE_integer("animation_grid", 15, "Points along each direction there.", lower_bound=3)
+flags.DEFINE_integer("snapshots", 5, "Checkpoints at most drawn along training.", lower_bound=3)
+flags.DEFINE_integer("samples", 500, "Fixed training samples.", lower_bound=1)
+flags.DEFINE_float("extent", 1.0, "Half the width of a slice, in norms of the filters.")
+flags.DEFINE_integer("seed", 0, "Draws the directions.")
+
+
+def main() -> None:
+  """Draws the landscapes.
+
+  Raises:
+    UsageError: no run is named, or the extent is not positive.
+  """
+  if not FLAGS.run:
+    raise UsageError("name a finished run: --run=FOLDER.")
+  if not 0 < FLAGS.extent < float("inf"):
+    raise UsageError(f"--extent={FLAGS.extent:g} must be positive and finite.")
+  app.set_up_jax()
+  from experiments.landscape import run as landscape_run
+
+  names = ("run", "strict", "out", "grid", "frames", "animation_grid", "snapshots", "samples")
+  values = {name: FLAGS[name].value for name in (*names, "extent", "seed")}
+  landscape_run.run(landscape_run.Request(**values))
+
+
+if __name__ == "__main__":
+  app.launch(main)

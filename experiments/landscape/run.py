@@ -1,0 +1,305 @@
+"""What `experiments.landscape` does once its flags are checked."""
+
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ace_jax import files, homotopy, landscape, plots, state, task
+from ace_jax.errors import ConfigurationError
+from experiments.harness import training, workdirs
+from experiments.report import run as report_run
+
+LEVELS = (0.0, 1.0)
+"""The values of every gamma at which landscapes are drawn: the strict model, and f_eq + f_neq."""
+_TRAINED, _NEGLIGIBLE = "gamma as trained", 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to draw.
+
+  Attributes:
+    run: Folder of a finished N-body run with gamma.
+    strict: Folder of a strict run, for the plane through it; None leaves that out.
+    out: Folder of the figures; None is landscape/ in the run.
+    grid: Points along each direction.
+    frames: Values of gamma in the animation.
+    animation_grid: Points along each direction there, and along training.
+    snapshots: Checkpoints at most that are drawn along training.
+    samples: Fixed training samples.
+    extent: Half the width of a slice, in norms of the filters.
+    seed: Draws the directions.
+  """
+
+  run: str
+  strict: str | None
+  out: str | None
+  grid: int
+  frames: int
+  animation_grid: int
+  snapshots: int
+  samples: int
+  extent: float
+  seed: int
+
+
+class Landscape:
+  """The loss of a run's model on fixed samples, at gammas that are given.
+
+  Attributes:
+    found: The run.
+    cut: `cut(gamma, end, first, second, a, b)`, the losses on a slice around a state; compiled.
+    curvature: `curvature(gamma, end)`, (loss, top eigenvalues, trace, its error); compiled.
+  """
+
+  def __init__(self, found: report_run.Run, request: Request):
+    self.found = found
+    self._batch = task.take(found.problem.train, slice(0, request.samples))
+    self._keys = jax.random.split(jax.random.key(request.seed), 4)
+    self.cut = jax.jit(self._cut)
+    self.curvature = jax.jit(self._curvature, static_argnames=("iterations", "draws"))
+
+  def gammas(self, end: state.AceState) -> dict[str, Any]:
+    """Returns the gammas at which to draw a state: `LEVELS`, and the state's own.
+
+    The latter are left out if training ended with all of them at 0, where they add nothing.
+    """
+    found = {_label(level): at(level, end) for level in LEVELS}
+    largest = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(self.found.end.primal.gamma))
+    return found | ({_TRAINED: end.primal.gamma} if largest > _NEGLIGIBLE else {})
+
+  def _loss(self, gamma, end: state.AceState, theta):
+    variables = homotopy.merge(theta, gamma, end.model_state)
+    prediction, _ = end.task.apply(variables, self._batch, None)
+    return jnp.mean(end.task.loss(prediction, self._batch))
+
+  def directions(self, theta: Any) -> list[Any]:
+    """Returns two filter-normalised random directions; their noise is the same for every theta."""
+    return [landscape.filter_normalised_direction(key, theta) for key in self._keys[:2]]
+
+  def _cut(self, gamma, end, first, second, a, b):
+    loss = partial(self._loss, gamma, end)
+    return landscape.loss_slice(loss, end.primal.theta, first, second, a, b)
+
+  def _curvature(self, gamma, end, iterations=30, draws=30):
+    loss, theta = partial(self._loss, gamma, end), end.primal.theta
+    top = landscape.top_eigenvalues(loss, theta, self._keys[2], 2, iterations)
+    return (loss(theta), top, *landscape.hessian_trace(loss, theta, self._keys[3], draws))
+
+
+def run(request: Request) -> None:
+  """Draws the landscapes of a run, and writes landscape.json.
+
+  Raises:
+    ConfigurationError: the run has no gamma, or the strict run has other sizes.
+  """
+  found = report_run.restore(Path(request.run))
+  if not found.end.primal.gamma:
+    raise ConfigurationError(
+      f"{request.run} ended without gamma (a strict model, or --finish_epochs); name another run."
+    )
+  place = Path(request.out or Path(request.run) / "landscape")
+  place.mkdir(parents=True, exist_ok=True)
+  drawn = Landscape(found, request)
+  path = training.trajectory(Path(request.run), found.settings, found.problem)
+  path = [path[i] for i in _spread(len(path), request.snapshots)]
+  report = {**dataclasses.asdict(request), "settings": found.settings}
+  report["end"] = around_end(drawn, request, place)
+  animation(drawn, request, place)
+  if len(path) > 2:
+    report["training"] = along_training(drawn, path, request, place)
+    report["explained_by_plane"] = trajectory_plane(drawn, path, request, place)
+  else:
+    print("landscapes along training need a run with --keep_period; this one kept its last alone.")
+  files.write_json(
+    place / "landscape.json", workdirs.portable({**report, "environment": workdirs.environment()})
+  )
+  if request.strict:
+    through_strict(drawn, path, request, place)
+  print(f"Everything is in {place}: {', '.join(sorted(p.name for p in place.iterdir()))}")
+
+
+def around_end(drawn: Landscape, request: Request, place: Path) -> dict[str, Any]:
+  """Draws slices around the end of training, and returns loss and curvature there.
+
+  The slices are kept in slices.npz, to be drawn otherwise.
+  """
+  end = drawn.found.end
+  directions = drawn.directions(end.primal.theta)
+  a = jnp.linspace(-request.extent, request.extent, request.grid)
+  slices, notes, report = {}, {}, {}
+  for label, gamma in drawn.gammas(end).items():
+    begun = time.perf_counter()
+    slices[label] = np.asarray(drawn.cut(gamma, end, *directions, a, a))
+    seconds = time.perf_counter() - begun
+    report[label] = {**_numbers(drawn.curvature(gamma, end)), "slice_seconds": seconds}
+    top, trace = report[label]["top_eigenvalues"][0], report[label]["trace"]
+    error = report[label]["trace_standard_error"]
+    notes[label] = f"top eigenvalue {top:.3g}, trace {trace:.3g} +- {error:.1g}"
+    print(f"{label}: loss {report[label]['loss']:.5f}, {notes[label]}; slice in {seconds:.0f} s")
+  b = np.asarray(a)
+  files.write_binary(
+    place / "slices.npz", lambda file: np.savez_compressed(file, coordinates=b, **slices)
+  )
+  center = {"end of training": np.zeros((1, 2))}
+  plots.save(plots.contours(slices, b, b, center, notes), place / "contours.png")
+  for label, losses in slices.items():
+    name = label.replace(" = ", "").replace(" ", "_")
+    plots.save(plots.surface(losses, b, b, label), place / f"surface_{name}.png")
+  return report
+
+
+def animation(drawn: Landscape, request: Request, place: Path) -> None:
+  """Writes the slice around the end of training while gamma goes from 1 to 0."""
+  end = drawn.found.end
+  directions = drawn.directions(end.primal.theta)
+  a = jnp.linspace(-request.extent, request.extent, request.animation_grid)
+  levels = np.linspace(1, 0, request.frames)
+  slices = [drawn.cut(at(level, end), end, *directions, a, a) for level in levels]
+  movie = np.stack([np.asarray(losses) for losses in slices])
+  plots.save_animation(place / "gamma.gif", levels.tolist(), movie, *[np.asarray(a)] * 2)
+
+
+def along_training(
+  drawn: Landscape, path: list[state.AceState], request: Request, place: Path
+) -> list[dict[str, Any]]:
+  """Draws slices around every checkpoint, and curvature against the epoch; returns the latter."""
+  a = jnp.linspace(-request.extent, request.extent, request.animation_grid)
+  rows: dict[str, list[np.ndarray]] = {label: [] for label in drawn.gammas(drawn.found.end)}
+  report = []
+  for end in path:
+    found: dict[str, Any] = {"epoch": int(end.epoch)}
+    directions = drawn.directions(end.primal.theta)
+    for label, gamma in drawn.gammas(end).items():
+      rows[label].append(np.asarray(drawn.cut(gamma, end, *directions, a, a)))
+      found[label] = _numbers(drawn.curvature(gamma, end, iterations=15, draws=10))
+    report.append(found)
+  epochs = [found["epoch"] for found in report]
+  b = np.asarray(a)
+  plots.save(plots.along_training(rows, epochs, b, b), place / "training.png")
+  plots.save(plots.sharpness(report), place / "sharpness.png")
+  return report
+
+
+def trajectory_plane(
+  drawn: Landscape, path: list[state.AceState], request: Request, place: Path
+) -> list[float]:
+  """Draws the plane in which training moved most, around its end.
+
+  Returns:
+    The shares of the trajectory's squared distance from its end that the two directions explain.
+  """
+  end = drawn.found.end
+  center = end.primal.theta
+  points = [state.primal.theta for state in path]
+  first, second, shares = landscape.principal_directions(center, points)
+  places = np.stack(
+    [np.asarray(landscape.coordinates(center, p, first, second)) for p in [*points, center]]
+  )
+  a, b = _around(places, request.grid)
+  slices = {
+    label: np.asarray(drawn.cut(gamma, end, first, second, a, b))
+    for label, gamma in drawn.gammas(end).items()
+  }
+  one, two = (
+    f"principal direction {i} ({100 * share:.0f} %)" for i, share in enumerate(shares, start=1)
+  )
+  figure = plots.contours(
+    slices, np.asarray(a), np.asarray(b), {"training": places}, None, (one, two)
+  )
+  plots.save(figure, place / "trajectory.png")
+  return [float(share) for share in shares]
+
+
+def through_strict(
+  drawn: Landscape, path: list[state.AceState], request: Request, place: Path
+) -> None:
+  """Draws the plane through the strict and the relaxed optimum, and along the trajectory.
+
+  The plane lies in the strict model's parameters, of which the loss is drawn. Its third point is
+  one principal direction of the trajectory away from the relaxed optimum; of a run that kept no
+  trajectory it is the projection's optimum.
+
+  Raises:
+    ConfigurationError: the strict run has other sizes, or there is no third point.
+  """
+  other = report_run.restore(Path(request.strict or ""))
+  own = other.end.selected()["projection"][0]
+  ends = {name: _plain(best[0]) for name, best in drawn.found.end.selected().items()}
+  relaxed = ends["relaxed"]
+  if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, relaxed):
+    raise ConfigurationError(
+      f"{request.strict}: its model has other sizes; name a strict run of the same."
+    )
+  points = [_plain(one.primal.theta) for one in path]
+  third = ends["projection"]
+  if len(points) > 2:
+    direction, _, _ = landscape.principal_directions(relaxed, points)
+    third = jax.tree.map(jnp.add, relaxed, direction)
+  elif all(map(np.array_equal, *map(jax.tree.leaves, (relaxed, third)))):
+    raise ConfigurationError(
+      f"{request.run}: both predictors were best after the same epoch, so that they make no plane "
+      "with the strict model; train with --keep_period for one along the trajectory."
+    )
+  e1, e2, corners = landscape.plane_through(own, relaxed, third)
+  marks = {name: np.asarray(corners[i : i + 1]) for i, name in enumerate(("strict", "relaxed"))}
+  if len(points) > 2:
+    marks["training, projected"] = np.stack(
+      [np.asarray(landscape.coordinates(own, point, e1, e2)) for point in points]
+    )
+  else:
+    marks["projection"] = np.asarray(corners[2:])
+  a, b = _around(np.concatenate([*marks.values()]), request.grid)
+  batch = task.take(drawn.found.problem.train, slice(0, request.samples))
+
+  def loss(theta):
+    prediction, _ = other.end.task.apply({"params": theta}, batch, None)
+    return jnp.mean(other.end.task.loss(prediction, batch))
+
+  losses = jax.jit(partial(landscape.loss_slice, loss))(own, e1, e2, a, b)
+  figure = plots.contours(
+    {"strict loss": np.asarray(losses)},
+    *(np.asarray(a), np.asarray(b), marks, None, ("distance", "distance")),
+  )
+  plots.save(figure, place / "plane.png")
+
+
+def _plain(theta: Any) -> Any:
+  return homotopy.prune({"params": theta})["params"]
+
+
+def at(level: float | np.floating, end: state.AceState) -> Any:
+  """Returns the gammas of a state, all of them at one value."""
+  return jax.tree.map(lambda g: jnp.full_like(g, level), end.primal.gamma)
+
+
+def _label(level: float) -> str:
+  return f"gamma = {level:g}"
+
+
+def _numbers(curvature: tuple[Any, ...]) -> dict[str, Any]:
+  loss, top, trace, error = (np.asarray(x) for x in curvature)
+  return {
+    "loss": float(loss),
+    "top_eigenvalues": top.tolist(),
+    "trace": float(trace),
+    "trace_standard_error": float(error),
+  }
+
+
+def _around(points: np.ndarray, grid: int) -> tuple[jax.Array, jax.Array]:
+  """Returns coordinates of a square that holds all points, with a margin of a quarter."""
+  low, high = points.min(0), points.max(0)
+  middle, half = (low + high) / 2, 0.75 * float(np.max(high - low))
+  return tuple(jnp.linspace(m - half, m + half, grid) for m in middle)  # pyright: ignore[reportReturnType]
+
+
+def _spread(count: int, most: int) -> list[int]:
+  """Returns at most `most` indices below `count`, evenly spread, the first and last among them."""
+  return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})

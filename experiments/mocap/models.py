@@ -1,0 +1,99 @@
+"""The motion capture models: published inputs around each network, one call for all."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ace_jax import graphs
+from ace_jax.models.egnn import EGNN
+from ace_jax.models.egno import EGNO
+from ace_jax.models.mpnn import MPNN
+from ace_jax.models.radial_field import RadialField
+from ace_jax.models.se3_transformer import SE3Transformer
+from ace_jax.models.tfn import TFN
+from ace_jax.training.parallel import DATA
+from data import mocap
+from experiments.harness import problems
+
+STEPS = {"egno": 5}
+"""Frames that a model predicts; the others predict the last one alone."""
+
+
+def topology(data: mocap.Dataset) -> tuple[graphs.Topology, tuple[float, ...]]:
+  """Returns the skeleton's edges, and the type of each: 1 for bones, 2 for two hops."""
+  joints = len(data.joint_names)
+  senders, receivers, types = mocap.topology_edges(data.bones, joints)
+  return graphs.Topology(joints, senders, receivers), tuple(types[:, 0].tolist())
+
+
+class SkeletonModel(nn.Module):
+  """Makes the published inputs from positions, velocities and heights, and calls a network.
+
+  Node features: the norm of the velocity, and the height. Edge features: the type of the edge,
+  and the squared distance at the start. The MPNN sees positions and velocities as plain features,
+  and predicts the displacement.
+
+  Attributes:
+    network: One of the models; its parameters are used without a prefix.
+    kind: Its name.
+    graph: The skeleton's edges.
+    edge_types: Type of each edge.
+    height: Whether the height is a node feature.
+  """
+
+  network: nn.Module
+  kind: str
+  graph: graphs.Topology
+  edge_types: tuple[float, ...]
+  height: bool = True
+
+  def setup(self):
+    nn.share_scope(self, self.network)
+
+  def __call__(
+    self,
+    positions: Float[Array, "batch joints 3"],
+    velocities: Float[Array, "batch joints 3"],
+    heights: Float[Array, "batch joints 1"],
+    train: bool = False,
+  ) -> Float[Array, "batch joints steps 3"]:
+    """Returns predicted positions at every future frame."""
+    speed = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(velocities), -1, keepdims=True), 1e-12))
+    nodes = jnp.concatenate([speed, heights], -1) if self.height else speed
+    difference = graphs.gather_senders(positions, self.graph)
+    difference = difference - graphs.gather_receivers(positions, self.graph)
+    square = jnp.sum(jnp.square(difference), -1, keepdims=True)
+    types = jnp.asarray(self.edge_types, positions.dtype)[:, None]
+    edges = jnp.concatenate([jnp.broadcast_to(types, square.shape), square], -1)
+    inputs: dict[str, tuple[Array, ...]] = {
+      "radial_field": (positions, velocities, edges),
+      "mpnn": (jnp.concatenate([positions, velocities], -1), edges),
+    }
+    arguments = inputs.get(self.kind, (positions, velocities, nodes, edges))
+    if self.kind == "egno":
+      return self.network(*arguments, self.graph, train=train)[0]
+    output = self.network(*arguments, self.graph)
+    output = output[0] if self.kind == "egnn" else output
+    return (positions + output if self.kind == "mpnn" else output)[:, :, None]
+
+
+def make_model(settings: dict[str, Any], data: mocap.Dataset) -> SkeletonModel:
+  """Builds the model of the settings."""
+  kind, hidden, layers = settings["model"], settings["hidden_features"], settings["layers"]
+  relaxed: dict[str, Any] = {"relaxation_scale": settings["relaxation_scale"], "axis_name": DATA}
+  branch = problems.relaxation(settings)
+  makers: dict[str, Callable[[], nn.Module]] = {
+    "egno": lambda: EGNO(
+      hidden, layers, STEPS[kind], settings["modes"], centring=settings["centring"], **relaxed
+    ),
+    "egnn": lambda: EGNN(hidden, layers, branch, **relaxed),
+    "radial_field": lambda: RadialField(hidden, layers, branch, **relaxed),
+    "tfn": lambda: TFN(hidden, layers, branch, **relaxed),
+    "se3_transformer": lambda: SE3Transformer(hidden, layers, relaxation=branch, **relaxed),
+    "mpnn": lambda: MPNN(hidden, layers),
+  }
+  graph, types = topology(data)
+  return SkeletonModel(makers[kind](), kind, graph, types, settings["height"])

@@ -1,0 +1,1 @@
+"""Stick figures of runs side by side."""

@@ -1,0 +1,92 @@
+"""Charged particles or gravity: `python -m experiments.nbody --constraint=equality`.
+
+From positions, velocities and charges at one moment, a SEGNN (or an MPNN or transformer, which
+keep no rotations) predicts the positions one time unit later.
+"""
+
+from absl import flags
+
+from experiments.harness import app
+from experiments.harness import flags as common
+from experiments.harness.usage import UsageError
+from experiments.nbody.presets import PARTICLES, PRESETS
+
+flags.adopt_module_key_flags(common)
+FLAGS = flags.FLAGS
+
+flags.DEFINE_enum("system", "charged", ["charged", "gravity"], "What is simulated.")
+flags.DEFINE_integer("particles", None, "In a simulated trajectory; 5 by default.", lower_bound=2)
+flags.DEFINE_integer(
+  "neighbours",
+  None,
+  "Every particle receives from so many others, its nearest at the input frame; all by default.",
+  lower_bound=1,
+)
+flags.DEFINE_string("data_file", None, "An .npz of trajectories to learn instead of simulating.")
+flags.DEFINE_string(
+  "symmetry_breaking", None, "gravity:G, wind:W or anisotropy:A; breaks a known symmetry."
+)
+flags.DEFINE_enum(
+  "breaking_from", "input", ["input", "start"], "When the breaking field starts to act."
+)
+flags.DEFINE_enum("force_clip", "component", ["component", "norm"], "Clip of forces at 100.")
+flags.DEFINE_integer("lmax", 1, "Largest degree of the hidden features.", lower_bound=1)
+flags.DEFINE_integer("lmax_attributes", 1, "Largest degree of the attributes.", lower_bound=1)
+flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SEGNN's layers.")
+
+MODELS = ("segnn", "mpnn", "transformer")
+OWN = (
+  *("system", "particles", "neighbours"),
+  *("data_file", "symmetry_breaking", "breaking_from", "force_clip"),
+  *("lmax", "lmax_attributes", "norm"),
+)
+
+
+def check() -> None:
+  """Refuses flags of the simulation where nothing is simulated.
+
+  Raises:
+    UsageError: the flags contradict each other.
+  """
+  simulated = ("system", "particles", "symmetry_breaking", "breaking_from", "force_clip")
+  simulated += ("data_seed",)
+  for name in simulated:
+    if FLAGS.data_file and FLAGS[name].present:
+      raise UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
+  for name in ("lmax", "lmax_attributes", "norm"):
+    if FLAGS.model in common.PLAIN_MODELS and FLAGS[name].present:
+      raise UsageError(f"--{name} is for --model=segnn; leave out one.")
+  if FLAGS.model == "transformer" and FLAGS.neighbours is not None:
+    raise UsageError("--neighbours: a transformer attends to all particles; leave it out.")
+  if not FLAGS.data_file and FLAGS.neighbours is not None:
+    particles = FLAGS.particles or PARTICLES
+    if FLAGS.neighbours >= particles:
+      raise UsageError(
+        f"--neighbours={FLAGS.neighbours}: a particle of {particles} has {particles - 1} others; "
+        "lower it, or raise --particles."
+      )
+  if FLAGS["breaking_from"].present and not FLAGS.symmetry_breaking:
+    raise UsageError("--breaking_from needs --symmetry_breaking, such as gravity:1.")
+
+
+def main() -> None:
+  """Runs what the flags ask for."""
+  check()
+  settings = common.settings(PRESETS[FLAGS.preset], OWN, MODELS)
+  # None where they change nothing: such a run is one that was made before there was a choice.
+  particles = settings["particles"] or PARTICLES
+  settings["particles"] = None if particles == PARTICLES else particles
+  if not settings["data_file"] and settings["neighbours"] == particles - 1:
+    settings["neighbours"] = None
+  plan = common.plan(settings)
+  if FLAGS.dry_run:
+    print(common.describe(settings, plan))
+    return
+  app.set_up_jax(settings.get("precision", "float32"), plan.on_devices(settings))
+  from experiments.nbody import run as nbody_run
+
+  nbody_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)
+
+
+if __name__ == "__main__":
+  app.launch(main)

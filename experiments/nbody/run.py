@@ -1,0 +1,312 @@
+"""What `experiments.nbody` does once its flags are checked: data, model, figures."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from ace_jax import graphs, state, task
+from ace_jax.models.mpnn import MPNN
+from ace_jax.models.segnn import SEGNN
+from ace_jax.models.transformer import Transformer
+from ace_jax.symmetry import actions, equivariance_error, groups
+from ace_jax.symmetry.data import Symmetry
+from ace_jax.training import history
+from ace_jax.training.parallel import DATA
+from data import nbody
+from experiments.harness import problems, result_files, results, training, workdirs
+from experiments.harness.replicas import Plan
+from experiments.nbody.models import NBodyPlain, NBodySEGNN
+from experiments.nbody.presets import PARTICLES, PRESETS
+
+_MEASURED, _ROTATIONS = 100, 4
+
+
+def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan) -> None:
+  """Runs one training, or a sample-efficiency curve if several training sizes are given.
+
+  Args:
+    settings: All settings, from `experiments.harness.flags.settings`.
+    workdir: Where to write; a new folder under runs/ by default.
+    resume: Continue what is in `workdir`.
+    plan: The replicas.
+  """
+  place = Path(workdir) if workdir else workdirs.default_workdir("nbody", settings["constraint"])
+  sizes = settings["train_samples"]
+  data = load(settings, max(sizes) if sizes else None)
+  say_data(data)
+  if settings["preset"] == "quick":
+    print("Preset quick: minutes on two cores. --preset=paper has the published settings.")
+  if sizes and len(sizes) > 1:
+    curve(settings, data, place, resume, plan)
+  else:
+    found = training.train(make_problem(settings, data), settings, place, resume, plan)
+    print(f"\n{results.summary_table(found, 'x + v t')}\n")
+    print(f"Everything is in {place}: result.json, figures/, ...")
+
+
+def load(settings: dict[str, Any], train: int | None) -> nbody.Dataset:
+  """Loads the data that the settings name, with edges where not all particles interact."""
+  data = _load(settings, train)
+  neighbours = settings.get("neighbours")
+  return data if neighbours is None else nbody.with_neighbours(data, neighbours)
+
+
+def _load(settings: dict[str, Any], train: int | None) -> nbody.Dataset:
+  if settings["data_file"]:
+    return nbody.load_file(settings["data_file"], train)
+  with tqdm.tqdm(desc="simulating", unit="trajectory", delay=1, leave=False) as bar:
+
+    def progress(done, total):
+      bar.total = total
+      bar.update(done - bar.n)
+
+    return nbody.load(
+      system=settings["system"],
+      particles=settings.get("particles") or PARTICLES,
+      train=3000 if train is None else train,
+      data_seed=settings["data_seed"],
+      symmetry_breaking=settings["symmetry_breaking"],
+      breaking_from=settings["breaking_from"],
+      clip=settings["force_clip"],
+      progress=progress,
+    )
+
+
+def say_data(data: nbody.Dataset) -> None:
+  """Prints where the data come from and what is known of them."""
+  about, sizes = data.summary, data.summary["sizes"]
+  place = about.get("file") or (about["cache"] if about["source"] == "cache" else "this machine")
+  print(
+    f"Data: {sizes['train']} train, {sizes['valid']} valid, {sizes['test']} test trajectories "
+    f"({about['source']}: {place}); x + v t has test MSE {about['linear_mse']['test']:.4f}."
+  )
+  drift = about.get("energy_drift")
+  if drift:
+    print(
+      f"Relative energy drift of the simulation: quartiles {drift['lower_quartile']:.1e}, "
+      f"{drift['median']:.1e}, {drift['upper_quartile']:.1e} (near-collisions are clipped)."
+    )
+
+
+def make_model(settings: dict[str, Any]) -> nn.Module:
+  """Builds the model of the settings."""
+  kind, width, layers = settings["model"], settings["hidden_features"], settings["layers"]
+  plain = {"mpnn": lambda: MPNN(width, layers), "transformer": lambda: Transformer(width, layers)}
+  if kind in plain:
+    return NBodyPlain(plain[kind](), settings["centring"])
+  network = SEGNN(
+    hidden_features=settings["hidden_features"],
+    num_layers=settings["layers"],
+    lmax_hidden=settings["lmax"],
+    lmax_attributes=settings["lmax_attributes"],
+    norm=settings["norm"],
+    relaxation=problems.relaxation(settings),
+    relaxation_scale=settings["relaxation_scale"],
+    axis_name=DATA,
+    dropout=settings.get("dropout") or 0.0,
+  )
+  return NBodySEGNN(network, centring=settings["centring"])
+
+
+def model_inputs(batch: nbody.Split) -> tuple[Any, ...]:
+  """Returns what the model sees of a batch: the particles, and edges where not all interact."""
+  edges = [graphs.Neighbours(batch["senders"])] if "senders" in batch else []
+  return batch["positions"], batch["velocities"], batch["charges"], *edges
+
+
+def squared_error(prediction: jax.Array, batch: nbody.Split) -> jax.Array:
+  """Returns squared errors, [samples, particles, 3]; their mean is the published MSE."""
+  return jnp.square(prediction - batch["targets"])
+
+
+def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> problems.Problem:
+  """Puts together model, data and figures."""
+  measured = task.take(data.valid, slice(0, _MEASURED))
+  label, baseline = settings["constraint"], data.summary["linear_mse"]["valid"]
+  return problems.Problem(
+    experiment="nbody",
+    model=settings["model"],
+    network=make_model(settings),
+    inputs=model_inputs,
+    loss=squared_error,
+    metric=None,
+    train=data.train,
+    valid=data.valid,
+    test=data.test,
+    summary=data.summary,
+    measure=lambda current: equivariance(current, measured),
+    published=_PUBLISHED,
+    draw=functools.partial(draw, data, label, baseline),
+    symmetry=SYMMETRY,
+    rotations=ROTATIONS,
+    predictions=functools.partial(predictions, data),
+  )
+
+
+_KINDS = {
+  "positions": actions.position,
+  "velocities": actions.vector,
+  "charges": actions.invariant,
+  "targets": actions.position,
+  "senders": actions.invariant,
+}
+
+
+def act_on_batch(element: groups.Motion, batch: nbody.Split) -> nbody.Split:
+  """Moves a batch in space."""
+  return actions.act_on({name: _KINDS[name] for name in batch})(element, batch)
+
+
+# Rotations about the origin; of a model that keeps translations, those about any point.
+SYMMETRY = Symmetry(
+  groups.so3(),
+  act_on_batch,
+  lambda element, prediction, batch: actions.position(element, prediction),
+)
+ROTATIONS = {
+  "vertical": dataclasses.replace(SYMMETRY, group=groups.so2("z")),  # gravity is along -z
+  "random_axes": SYMMETRY,
+}
+
+
+def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.Array]:
+  """Returns the relative equivariance error of each predictor under rotations about the origin."""
+  rotations = SYMMETRY.group.sample(jax.random.key(0), _ROTATIONS)
+  errors = {}
+  for name, variables in current.current().items():
+    predict = functools.partial(problems.predict, current, variables)
+    errors[f"equivariance/{name}"] = equivariance_error(
+      predict, batch, rotations, SYMMETRY.act_batch, actions.position
+    )
+  return errors
+
+
+_PUBLISHED = {
+  **{k: v for k, v in PRESETS["paper"].items() if k not in ("eval_every", "checkpoint_every")},
+  **{"norm": "none", "lmax": 1, "system": "charged", "relaxation_scale": "free"},
+  **{
+    "gamma_lr": None,
+    "gamma_optimizer": None,
+    "clip_norm": None,
+    "patience": None,
+    "relaxation": "mlp",
+  },
+  **{"particles": None, "neighbours": None},
+  **{"relaxation_features": None, "gamma": None, "decay_epochs": None},
+  **{"weight_decay": None, "dropout": None, "finish_epochs": None},
+}
+
+
+def predictions(data: nbody.Dataset, end: state.AceState) -> dict[str, Any]:
+  """Returns the first test trajectories: start, velocities, charges, truth and predicted ends.
+
+  With `paths`, the true positions on the way, where the data have them.
+  """
+  shown = task.take(data.test, slice(0, nbody.SHOWN))
+  predicted = {
+    name: problems.predict(end, variables, shown) for name, variables in end.selected().items()
+  }
+  inputs = {name: shown[name] for name in ("velocities", "charges")}
+  paths = {} if data.paths is None else {"paths": data.paths}
+  return {"start": shown["positions"], **inputs, "truth": shown["targets"], **paths, **predicted}
+
+
+def draw(
+  data: nbody.Dataset,
+  label: str,
+  baseline: float,
+  folder: Path,
+  end: state.AceState,
+  records: list[history.Record],
+  shown: dict[str, Any],
+) -> None:
+  """Draws every figure of a run."""
+  from ace_jax import plots  # Matplotlib is slow to import
+
+  curve = plots.validation_curve({label: records}, baseline=baseline)
+  plots.save(curve, folder / "validation.png")
+  plots.save(plots.equivariance_error(records), folder / "equivariance_error.png")
+  if plots.layers(records, "gamma") or plots.layers(records, "multiplier"):
+    plots.save(plots.gamma_and_multipliers(records), folder / "gamma.png")
+  predicted = {name: np.asarray(shown[name]) for name in end.selected()}
+  figure = plots.trajectories(
+    data.paths, shown["start"], shown["velocities"], shown["truth"], predicted
+  )
+  plots.save(figure, folder / "trajectories.png")
+
+
+_LENGTHS = (
+  *("epochs", "eval_every", "checkpoint_every", "keep_period"),
+  *("schedule_epochs", "decay_epochs", "finish_epochs", "swing_epochs"),
+)
+
+
+def lengths(settings: dict[str, Any], largest: int, steps: int) -> dict[str, int]:
+  """Returns the settings that count epochs for another training set: of as many steps as before.
+
+  Where the steps of an epoch do not divide them, the nearest number of epochs, and one at least.
+
+  Args:
+    settings: All settings, for the largest training set.
+    largest: Steps of an epoch with that.
+    steps: Steps of an epoch with the other.
+  """
+  return {
+    name: max(1, (2 * settings[name] * largest + steps) // (2 * steps))
+    for name in _LENGTHS
+    if settings.get(name)
+  }
+
+
+def curve(
+  settings: dict[str, Any],
+  data: nbody.Dataset,
+  place: Path,
+  resume: bool,
+  plan: Plan,
+) -> None:
+  """Trains on every size of `train_samples`, and strictly too, for the same number of steps.
+
+  Epochs in the settings, those between evaluations too, are of the largest size (`lengths`). Each
+  training has its own folder in `place`; finished ones are not repeated on `--resume`.
+  """
+  from ace_jax import plots  # Matplotlib is slow to import
+
+  constraints = dict.fromkeys([settings["constraint"], "strict"])
+  test: dict[str, dict[int, list[float]]] = {}
+  steps, table = {}, []
+  for size in settings["train_samples"]:
+    subset = nbody.first(data, size)
+    batch_size = min(settings["batch_size"], size)
+    full = len(data.train["positions"]) // settings["batch_size"]
+    own_lengths = lengths(settings, full, size // batch_size)
+    steps[size] = own_lengths["epochs"] * (size // batch_size)
+    for constraint in constraints:
+      changed = {"constraint": constraint, "train_samples": [size], "batch_size": batch_size}
+      own = {**settings, **own_lengths, **changed}
+      folder = place / f"{constraint}_{size}"
+      print(f"\n{constraint}, {size} training trajectories, {own['epochs']} epochs: {folder}")
+      finished = [folder / name / workdirs.RESULT for name, _ in plan.expand(own)]
+      if resume and all(path.exists() for path in finished):
+        found = [*map(result_files.read_result, finished)]
+      else:
+        problem = make_problem(own, subset)
+        found = training.train(problem, own, folder, resume and folder.exists(), plan)
+      for name in found[0]["predictors"]:
+        errors = [result["predictors"][name]["test_mse"] for result in found]
+        test.setdefault(f"{constraint}, {name}", {})[size] = errors
+        table.append(
+          [f"{constraint}, {name}", str(size), str(steps[size]), f"{np.mean(errors):.5f}"]
+        )
+  workdirs.write_result(place, {"experiment": "nbody_samples", "steps": steps, "test_mse": test})
+  (place / "figures").mkdir(exist_ok=True)
+  plots.save(plots.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
+  print(f"\n{text.table(['predictor', 'trajectories', 'steps', 'test MSE'], table)}")
+  print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")

@@ -1,0 +1,1 @@
+"""Time reversal of a pendulum."""

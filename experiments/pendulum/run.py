@@ -1,0 +1,176 @@
+"""What `experiments.pendulum` does once its flags are checked."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ace_jax
+from ace_jax.models.time_reversal import TimeReversalField
+from ace_jax.symmetry import actions, equivariance_statistics
+from ace_jax.training.parallel import DATA
+from data import pendulum
+from experiments.harness import workdirs
+
+CONSTRAINTS = ("strict", "equality", "resilient")
+_EQUIVARIANT = 0.01
+"""A resilient model with a larger relative equivariance error has broken the symmetry, ..."""
+_GAIN = 2.0
+"""... and the data ask for it if its test error is smaller than the strict one's by this factor."""
+
+
+def run(damping: list[float], epochs: int, seed: int, rho: float, workdir: str | None) -> None:
+  """Trains every constraint at every damping, and draws and says what came out.
+
+  Args:
+    damping: Damping constants.
+    epochs: Passes over the training data.
+    seed: Of all trainings.
+    rho: Price of slack of the resilient constraint.
+    workdir: Where to write.
+  """
+  place = Path(workdir) if workdir else workdirs.default_workdir("pendulum", "all")
+  settings = {"damping": damping, "epochs": epochs, "seed": seed, "rho": rho}
+  found: dict[str, dict[float, Any]] = {name: {} for name in CONSTRAINTS}
+  results, rows = [], []
+  with workdirs.opened(place, settings, resume=False):
+    for c in damping:
+      data = pendulum.load(c)
+      for name in CONSTRAINTS:
+        fit = found[name][c] = train(name, data, epochs, seed, rho)
+        results.append(summarise(name, c, fit, data))
+      rows += [row(result) for result in results[-len(CONSTRAINTS) :]]
+    verdicts = {c: verdict(c, results) for c in damping}
+    report = {"experiment": "pendulum", "settings": settings, "results": results}
+    report |= {"verdicts": {f"{c:g}": said for c, said in verdicts.items()}}
+    workdirs.write_result(place, report)
+    (place / "figures").mkdir(exist_ok=True)
+    draw(place / "figures", damping, found, results)
+  header = ["constraint, damping", "f_eq test MSE", "relaxed test MSE", "max|gamma|", "max|lambda|"]
+  print(f"\n{text.table([*header, 'equiv. error'], rows)}\n")
+  print("\n".join(verdicts.values()))
+  print(f"\nEverything is in {place}: result.json, figures/")
+
+
+def model() -> TimeReversalField:
+  """Builds the network; the scale of its branches is fixed, so that gammas can be compared."""
+  return TimeReversalField(relaxation_scale="fixed", axis_name=DATA)
+
+
+def train(name: str, data: dict[str, Any], epochs: int, seed: int, rho: float) -> ace_jax.Fit:
+  """Trains one network."""
+  network = model()
+  splits = {split: (part["state"], part["field"]) for split, part in data.items()}
+  constraints = {
+    "strict": ace_jax.Unconstrained(),
+    "equality": ace_jax.Equality(augmented=1.0),
+    "resilient": ace_jax.Resilient(augmented=1.0, rho=rho),
+  }
+  init = ace_jax.strict(network.init) if name == "strict" else network.init
+  variables = jax.jit(init)(jax.random.key(seed), splits["train"][0][:2])
+  return ace_jax.fit(
+    network,
+    squared_error,
+    splits["train"],
+    splits["valid"],
+    splits["test"],
+    constraint=constraints[name],
+    variables=variables,
+    lr=3e-3,
+    gamma_lr=5e-3,
+    slack_lr=5e-3,
+    dual_lr=2e-3,
+    seed=seed,
+    epochs=epochs,
+    batch_size=50,
+    eval_every=5,
+    checkpoint_every=epochs,
+  )
+
+
+def squared_error(prediction: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Returns squared errors, [samples, 2]."""
+  return jnp.square(prediction - batch[1])
+
+
+def summarise(name: str, c: float, fit: ace_jax.Fit, data: dict[str, Any]) -> dict[str, Any]:
+  """Returns the numbers of one training."""
+  flip = jnp.array([1.0, -1.0])
+  errors = equivariance_statistics(
+    lambda z: model().apply(fit.relaxed, z),
+    data["test"]["state"],
+    jnp.array([-1.0]),
+    # R acts on states, -R on the field.
+    lambda g, z: actions.odd(g, z).at[:, 0].set(z[:, 0]),
+    lambda g, f: jnp.where(g < 0, -flip * f, f),
+  )
+  relaxed = "relaxed" if "relaxed" in fit.test else "projection"
+  return {
+    "constraint": name,
+    "damping": c,
+    "projection_test_mse": fit.test["projection"],
+    "relaxed_test_mse": fit.test[relaxed],
+    "gamma": {layer: float(value) for layer, value in fit.gamma.items()},
+    "multipliers": {layer: float(value) for layer, value in fit.multipliers.items()},
+    "equivariance_error": float(errors.relative),
+    "memory": fit.memory and fit.memory.record(),
+  }
+
+
+def row(result: dict[str, Any]) -> list[str]:
+  """Formats a row of the final table."""
+  largest = {
+    key: max((abs(v) for v in result[key].values()), default=None)
+    for key in ("gamma", "multipliers")
+  }
+  return [
+    f"{result['constraint']}, {result['damping']:g}",
+    f"{result['projection_test_mse']:.2e}",
+    f"{result['relaxed_test_mse']:.2e}",
+    *("" if value is None else f"{value:.3f}" for value in largest.values()),
+    f"{result['equivariance_error']:.1e}",
+  ]
+
+
+def verdict(c: float, results: list[dict[str, Any]]) -> str:
+  """Says whether the data break time reversal, by the resilient model against the strict one."""
+  here = {r["constraint"]: r for r in results if r["damping"] == c}
+  strict, free = here["strict"], here["resilient"]
+  gain = strict["projection_test_mse"] / free["relaxed_test_mse"]
+  broken = gain > _GAIN and free["equivariance_error"] > _EQUIVARIANT
+  numbers = (
+    f"the resilient model's error is {1 / gain:.2g} of the strict one's, its equivariance error "
+    f"{free['equivariance_error']:.1e}"
+  )
+  said = "the data break time reversal" if broken else "the data keep time reversal"
+  return f"damping {c:g}: {said} ({numbers})."
+
+
+def draw(folder: Path, damping: list[float], found: Any, results: list[dict[str, Any]]) -> None:
+  """Draws phase portraits, gamma and multipliers, and error against damping."""
+  from ace_jax import plots
+  from experiments.pendulum import figures as pendulum_plots
+
+  strongest = damping[-1]
+  grid = np.stack(
+    np.meshgrid(
+      np.linspace(-np.pi, np.pi, 31),
+      np.linspace(-pendulum.LARGEST_MOMENTUM, pendulum.LARGEST_MOMENTUM, 27),
+    ),
+    -1,
+  ).astype(np.float32)
+  fields = {"truth": pendulum.field(grid, strongest)}
+  for name in CONSTRAINTS:
+    fit = found[name][strongest]
+    variables = fit.relaxed if name == "resilient" else fit.projection
+    flat = model().apply(variables, grid.reshape(-1, 2))
+    fields[name] = np.asarray(flat).reshape(grid.shape)
+  portraits = pendulum_plots.phase_portraits(grid, fields, strongest)
+  plots.save(portraits, folder / "phase_portraits.png")
+  for name in CONSTRAINTS[1:]:
+    for c in (damping[0], strongest):
+      figure = plots.gamma_and_multipliers(found[name][c].history)
+      plots.save(figure, folder / f"gamma_{name}_damping{c:g}.png")
+  plots.save(pendulum_plots.error_by_damping(results), folder / "error_by_damping.png")

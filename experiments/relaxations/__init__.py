@@ -1,0 +1,1 @@
+"""Branches at equal cost."""

@@ -1,0 +1,74 @@
+"""Relaxation branches at equal cost: `python -m experiments.relaxations --workdir=runs/branches`.
+
+Linear, MLP, spectrally normalised MLP and low rank, with one gamma a layer and one a channel. The
+sizes are chosen for as many relaxation parameters as the linear branch has, which alone has no
+size; and for the time of a training step with the MLP of published size, measured here. Flags of
+the experiment may follow after a --.
+"""
+
+from absl import flags
+
+from experiments.harness import app, replicas
+from experiments.harness.usage import UsageError
+from experiments.sweep import plan as sweep_plan
+
+FLAGS = flags.FLAGS
+BRANCHES = ("linear", "mlp", "spectral_mlp", "low_rank")
+BUDGETS = ("parameters", "time")
+flags.DEFINE_enum("experiment", "nbody", ["nbody", "mocap"], "What is trained.")
+flags.DEFINE_multi_enum("branch", BRANCHES, BRANCHES, "Branches; may be repeated.")
+flags.DEFINE_multi_enum(
+  "gamma", ["layer", "channel"], ["layer", "channel"], "One gamma a layer, or one a channel."
+)
+flags.DEFINE_multi_enum(
+  "budget", BUDGETS, BUDGETS, "What is equal: relaxation parameters, or the time of a step."
+)
+flags.DEFINE_list("seeds", ["0", "1"], "Seeds of every branch.")
+flags.DEFINE_integer("jobs", None, "Programs at once; one a device, one on a CPU.", lower_bound=1)
+flags.DEFINE_string("workdir", None, "Where to write; what is finished there is not repeated.")
+
+SMALL = {
+  "nbody": (
+    *("--constraint=resilient", "--rho=0.1", "--slack_lr=5e-3"),
+    *("--hidden_features=16", "--layers=2", "--centring=center_of_mass"),
+    *("--train_samples=1000", "--batch_size=50", "--epochs=60", "--eval_every=5"),
+  ),
+  "mocap": ("--constraint=resilient", "--rho=0.1", "--model=egnn", "--epochs=60"),
+}
+"""What is trained unless flags after the -- say otherwise. EGNO has branches of one form alone."""
+OWNED = (*sweep_plan.OWNED, "relaxation", "relaxation_features", "rank", "gamma")
+
+
+def main(given: list[str]) -> None:
+  """Runs the comparison.
+
+  Args:
+    given: Flags of the experiment.
+
+  Raises:
+    UsageError: flags contradict each other.
+  """
+  for word in given:
+    name, _, value = word.lstrip("-").partition("=")
+    if name in OWNED:
+      raise UsageError(f"{word} after the --: the comparison sets it itself; see --help.")
+    if name == "model" and value == "egno":
+      raise UsageError("--model=egno: its branches are streams of one form; take --model=egnn.")
+    if name == "constraint" and value in ("strict", "schedule"):
+      raise UsageError(f"--constraint={value} has no choice of branches; take another.")
+  from experiments.relaxations import run as relaxations_run
+
+  relaxations_run.run(
+    FLAGS.experiment,
+    given=(*SMALL[FLAGS.experiment], *given),
+    branches=tuple(dict.fromkeys(FLAGS.branch)),
+    gammas=tuple(dict.fromkeys(FLAGS.gamma)),
+    budgets=tuple(dict.fromkeys(FLAGS.budget)),
+    seeds=replicas.parse_seeds(FLAGS.seeds),
+    workdir=FLAGS.workdir,
+    jobs=FLAGS.jobs,
+  )
+
+
+if __name__ == "__main__":
+  app.launch_with_rest(main)

@@ -1,0 +1,1 @@
+"""The misalignment report of runs."""

@@ -1,0 +1,1 @@
+"""Slack by layer and stream, and equivariance errors, over epochs."""

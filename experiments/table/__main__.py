@@ -1,0 +1,136 @@
+"""Tables from result.json files: `python -m experiments.table --folders=results/nbody`.
+
+Runs that differ in the seed alone are one row, mean +- standard deviation over seeds.
+"""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from data.errors import DataError
+from experiments.harness import app, regularisation, result_files
+from experiments.harness.usage import UsageError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("table", "nbody", ["nbody", "mocap", "rivals", "variants"], "Which table.")
+flags.DEFINE_list("folders", None, "Where to look for result.json files; results/TABLE.")
+flags.DEFINE_string(
+  "figure",
+  None,
+  "Where to draw a PNG: the rivals of networks without symmetry (--table=rivals), or the test "
+  "errors of every row (--table=variants).",
+)
+flags.DEFINE_enum("format", "text", ["text", "markdown", "latex"], "How to write it.")
+
+NBODY_HEADER = ["run", "predictor", "epochs", "seeds", "test MSE x 10^-3", "equiv. error"]
+
+
+def read(folders: list[str]) -> list[dict[str, Any]]:
+  """Returns every result below the folders.
+
+  Raises:
+    DataError: a folder has none, or a file is damaged.
+  """
+  found = []
+  for folder in folders:
+    paths = sorted(Path(folder).rglob("result.json"))
+    if not paths:
+      raise DataError(f"{folder}: no result.json below it; name folders of finished runs.")
+    found += map(result_files.read_result, paths)
+  return found
+
+
+def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
+  """Returns the rows of the N-body table: one a configuration and predictor."""
+  groups: dict[str, list[dict[str, Any]]] = {}
+  for result in results:
+    if result["experiment"] == "nbody":
+      groups.setdefault(result_files.but_for_seed(result), []).append(result)
+  rows = []
+  for group in groups.values():
+    settings = group[0]["settings"]
+    kind = [settings["constraint"], *regularisation.describe(settings)]
+    for name in group[0]["predictors"]:
+      found = [result["predictors"][name] for result in group]
+      errors = [f["final_equivariance_error"] for f in found]
+      rows.append(
+        [
+          ", ".join(
+            [
+              *kind,
+              settings["preset"],
+              f"{group[0]['train_samples']} samples",
+              *result_files.graph_label(group[0]),
+            ]
+          ),
+          name,
+          str(group[0]["epochs"]),
+          ",".join(str(seed) for result in group for seed in result["seeds"]),
+          _spread([1e3 * f["test_mse"] for f in found]),
+          f"{statistics.mean(errors):.1e}" if None not in errors else "",
+        ]
+      )
+  return sorted(rows)
+
+
+def _spread(values: list[float]) -> str:
+  spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+  return f"{statistics.mean(values):.2f}{spread}"
+
+
+def latex(header: list[str], rows: list[list[str]]) -> str:
+  """Formats rows as a LaTeX tabular (package booktabs)."""
+
+  def line(cells):
+    escaped = (cell.replace("_", r"\_").replace(" +- ", r" $\pm$ ") for cell in cells)
+    return " & ".join(cell.replace("^-2", "$^{-2}$").replace("^-3", "$^{-3}$") for cell in escaped)
+
+  body = [rf"{line(row)} \\" for row in rows]
+  columns = "l" + "r" * (len(header) - 1)
+  head = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rf"{line(header)} \\", r"\midrule"]
+  return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"])
+
+
+def _figure() -> Path:
+  if FLAGS.table not in ("rivals", "variants"):
+    raise UsageError(f"--figure is of --table=rivals|variants, not of --table={FLAGS.table}.")
+  figure = Path(FLAGS.figure)
+  if figure.suffix != ".png" or not figure.parent.is_dir():
+    raise UsageError(f"--figure={figure} must be a .png in a folder that exists.")
+  return figure
+
+
+def main() -> None:
+  """Prints the table.
+
+  Raises:
+    UsageError: there is no figure of this table, or it cannot be written there.
+  """
+  from experiments.harness import tables
+  from experiments.table import mocap as mocap_table
+  from experiments.table import rivals as rivals_table
+  from experiments.table import variants as variants_table
+
+  figure = _figure() if FLAGS.figure else None
+  found = read(FLAGS.folders or [f"results/{FLAGS.table}"])
+  header, rows = {
+    "nbody": lambda: (NBODY_HEADER, nbody_rows(found)),
+    "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(found)),
+    "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(found)),
+    "variants": lambda: (variants_table.HEADER, variants_table.rows(found)),
+  }[FLAGS.table]()
+  print(
+    {"text": tables.table, "markdown": tables.markdown, "latex": latex}[FLAGS.format](header, rows)
+  )
+  if figure:
+    try:
+      drawn = {"rivals": rivals_table, "variants": variants_table}[FLAGS.table]
+      drawn.draw(found, figure)
+    except OSError as error:
+      raise UsageError(f"--figure={figure} cannot be written: {error.strerror}.") from error
+
+
+if __name__ == "__main__":
+  app.launch(main)

@@ -1,0 +1,167 @@
+"""What `experiments.tradeoff` does once its flags are checked."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ace_jax import files, plots
+from experiments.harness import comparison_figures, tables, workdirs
+from experiments.harness.replicas import Plan
+from experiments.sweep import run as sweep_run
+from experiments.sweep.plan import Program, Sweep
+
+CONSTANT = {"resilient": "rho", "inequality": "epsilon"}
+_ENDS = ("strict", "none")
+_RATES: dict[str, tuple[tuple[str, float], ...]] = {"resilient": (("slack_lr", 5e-3),)}
+_HEADER = [
+  *("data", "constraint", "seeds", "test MSE", "projection's"),
+  *("equiv. MSE", "equiv. error, relative", "largest gamma"),
+]
+
+
+def programs(
+  grids: Mapping[str, Sequence[float]], data: Sequence[str], seeds: Sequence[int]
+) -> list[Program]:
+  """Returns one program a constraint and data set; its replicas are constants and seeds.
+
+  Args:
+    grids: Constants of the resilient and of the inequality constraint; may be empty.
+    data: Broken symmetries, "none" among them.
+    seeds: Seeds of every point.
+  """
+  found = []
+  for broken in data:
+    for constraint in (*(name for name in CONSTANT if grids[name]), *_ENDS):
+      fixed: list[tuple[str, float | str]] = [("constraint", constraint)]
+      fixed += _RATES.get(constraint, ())
+      fixed += [("symmetry_breaking", broken)] if broken != "none" else []
+      if constraint != "strict":
+        # With branches of free scale no bound on gamma would bind.
+        fixed.append(("relaxation_scale", "fixed"))
+      if constraint in CONSTANT:
+        plan = Plan(tuple(seeds), ((CONSTANT[constraint], tuple(map(float, grids[constraint]))),))
+      else:
+        plan = Plan(tuple(seeds))
+      name = f"{broken.replace(':', '')}_{constraint}"
+      found.append(Program(name, tuple(fixed), plan))
+  return found
+
+
+def run(
+  given: tuple[str, ...],
+  grids: Mapping[str, Sequence[float]],
+  data: Sequence[str],
+  seeds: tuple[int, ...],
+  workdir: str | None,
+  jobs: int | None,
+) -> None:
+  """Trains what is not finished; then writes, prints and draws the curve.
+
+  Args:
+    given: Flags of experiments.nbody.
+    grids: See `programs`.
+    data: See `programs`.
+    seeds: Seeds of every point.
+    workdir: Where to write; a new folder under runs/ by default.
+    jobs: Programs at once.
+  """
+  jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
+  place = Path(workdir) if workdir else workdirs.default_workdir("tradeoff", "nbody")
+  # Not the data sets: more of them may be added to a workdir.
+  identity = {"flags": list(given), "grids": grids, "seeds": list(seeds)}
+  asked = {**identity, "data": list(data)}
+  with workdirs.opened(place, identity, resume=(place / workdirs.CONFIG).exists()):
+    begin = time.monotonic()
+    sweep = Sweep("nbody", given, seeds=seeds)
+    trained = sweep_run.train(sweep, place, programs(grids, data, seeds), jobs)
+    print(f"All programs are finished, after {time.monotonic() - begin:.0f} s in this call.")
+    write(place, asked, [point(result) for _, results in trained for result in results])
+
+
+def point(result: dict[str, Any]) -> dict[str, Any]:
+  """Returns what the curve needs of the result.json of one replica."""
+  settings, constraint = result["settings"], result["constraint"]
+  return {
+    "data": settings["symmetry_breaking"] or "none",
+    "constraint": constraint,
+    "constant": settings[CONSTANT[constraint]] if constraint in CONSTANT else None,
+    "seed": settings["seed"],
+    "epochs": result["epochs"],
+    "train_samples": result["train_samples"],
+    "predictors": result["predictors"],
+    "largest_gamma": max(map(abs, result["final"]["gamma"].values()), default=None),
+    "seconds": result["seconds"] / result["replicas"],
+    "settings": settings,
+    "environment": result["environment"],
+  }
+
+
+def groups(points: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+  """Joins the seeds of each point, in the order in which they come."""
+  found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+  for one in points:
+    found.setdefault((one["data"], one["constraint"], one["constant"]), []).append(one)
+  return list(found.values())
+
+
+def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
+  """Returns the rows of the table: one a point, means over seeds."""
+  lines = []
+  for group in groups(points):
+    first = group[0]
+    name = "relaxed" if "relaxed" in first["predictors"] else "projection"
+    constant = (
+      f", {CONSTANT[first['constraint']]}={first['constant']:g}" if first["constant"] else ""
+    )
+    gammas = [one["largest_gamma"] for one in group if one["largest_gamma"] is not None]
+    lines.append(
+      [
+        first["data"],
+        f"{first['constraint']}{constant}",
+        ",".join(str(one["seed"]) for one in group),
+        tables.spread(values(group, name, "test_mse")),
+        tables.spread(values(group, "projection", "test_mse")),
+        tables.spread(values(group, name, "test_gap"), deviation=False),
+        tables.spread(values(group, name, "test_gap_relative"), deviation=False),
+        tables.spread(gammas, deviation=False),
+      ]
+    )
+  return lines
+
+
+def values(group: Sequence[dict[str, Any]], predictor: str, name: str) -> list[float]:
+  """Returns a number of a predictor, of every seed."""
+  return [one["predictors"][predictor][name] for one in group]
+
+
+def write(place: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> None:
+  """Prints the table, and writes result.json, table.md and tradeoff.png."""
+  lines = rows(points)
+  print(f"\n{text.table(_HEADER, lines)}\n")
+  result = {"experiment": "tradeoff", "asked": asked, "points": points}
+  workdirs.write_result(place, result)
+  files.write_text(place / "table.md", tables.markdown(_HEADER, lines) + "\n")
+  plots.save(comparison_figures.tradeoff(curves(points)), place / "tradeoff.png")
+  print(f"Everything is in {place}: result.json, table.md, tradeoff.png, a folder a program.")
+
+
+def curves(points: Sequence[dict[str, Any]]) -> dict[str, list[comparison_figures.Mark]]:
+  """Returns the marks of the figure, by data set."""
+  found: dict[str, list[comparison_figures.Mark]] = {}
+  for group in groups(points):
+    first = group[0]
+    relaxed = "relaxed" in first["predictors"]
+    name = "relaxed" if relaxed else "projection"
+    mark = comparison_figures.Mark(
+      constraint=first["constraint"],
+      constant=first["constant"],
+      errors=values(group, name, "test_mse"),
+      gaps=values(group, name, "test_gap"),
+      relative=values(group, name, "test_gap_relative"),
+      projection=values(group, "projection", "test_mse") if relaxed else [],
+    )
+    found.setdefault(first["data"], []).append(mark)
+  return found
