@@ -1,9 +1,11 @@
 """What benchmarks ran on, the unit that makes machines comparable, and the report of a campaign."""
 
 import json
-import os
+import platform
+import re
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ace_jax import history
+from experiments import app
 
 REPEATS = 10
 PRODUCT_GFLOP = 2 * 2048**3 / 1e9
@@ -76,18 +79,48 @@ def _seconds(function, *arguments) -> float:
 
 
 def describe() -> dict[str, Any]:
-  """Returns processor, cores, device and the version of JAX."""
-  processor = "unknown"
+  """Returns processor, cores that this process may use, device and the version of JAX."""
   cpuinfo = Path("/proc/cpuinfo")
-  if cpuinfo.exists():
-    lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith("model name"))
-    processor = next(lines, ": unknown").split(":", 1)[1].strip()
   return {
-    "processor": processor,
-    "cores": os.cpu_count(),
+    "processor": processor(cpuinfo.read_text() if cpuinfo.exists() else ""),
+    "cores": app.cores(),
     "device": jax.devices()[0].device_kind,
     "jax": jax.__version__,
   }
+
+
+def processor(cpuinfo: str) -> str:
+  """Returns the name of a processor.
+
+  A virtual machine may hide the model ("AMD EPYC"); family, model and stepping, which are those
+  of a generation and not of one product, are then added.
+
+  Args:
+    cpuinfo: What Linux has in /proc/cpuinfo; "" elsewhere.
+  """
+  pairs = (line.split(":", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
+  fields = {key.strip(): value.strip() for key, value in pairs}
+  name = fields.get("model name") or platform.processor() or platform.machine() or "unknown"
+  if re.search(r"\d{3}", name.partition("@")[0]):  # without its frequency
+    return name
+  known = [
+    f"{what} {fields[key]}"
+    for what, key in (("family", "cpu family"), ("model", "model"), ("stepping", "stepping"))
+    if key in fields
+  ]
+  return f"{name} ({', '.join(known)})" if known else name
+
+
+def title(about: Mapping[str, Any]) -> str:
+  """Returns how a table calls what `describe` found: processor, cores, and a device beside them."""
+  device = "" if about["device"] == "cpu" else f", {about['device']}"
+  return f"{about['processor']}, {about['cores']} cores{device}"
+
+
+def folder(about: Mapping[str, Any]) -> str:
+  """Returns the name of the folder that keeps what was measured there, from `title`."""
+  name = re.sub(r"\((?:R|TM)\)", "", title(about), flags=re.IGNORECASE)
+  return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def report(path: Path, totals: dict[str, Any], details: dict[str, Any]) -> None:
