@@ -3,8 +3,9 @@
 From the published N-body step (SEGNN, 5 particles, all pairs, batch 100, 64 features, 4 layers)
 along particles, batch, width, layers, replicas and training set, each point in a process of its
 own; about ten minutes on two quiet cores. --only=AXIS measures some axes and keeps the others as
-they were. Writes scaling.json and scaling.png into the processor's folder of --results, and prints the slopes on logarithmic
-axes: a step whose time grows as its arithmetic does has both slopes equal.
+they were. Writes scaling.json and scaling.png into this processor's folder of --results, and
+prints the slopes on logarithmic axes: a step whose time grows as its arithmetic does has both
+slopes equal.
 """
 
 import json
