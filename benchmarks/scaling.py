@@ -3,8 +3,9 @@
 From the published N-body step (SEGNN, 5 particles, all pairs, batch 100, 64 features, 4 layers)
 along particles, batch, width, layers, replicas and training set, each point in a process of its
 own; about ten minutes on two quiet cores. --only=AXIS measures some axes and keeps the others as
-they were. Writes scaling.json and scaling.png into --out, and prints the slopes on logarithmic
-axes: a step whose time grows as its arithmetic does has both slopes equal.
+they were. Writes scaling.json and scaling.png into this processor's folder of --results, and
+prints the slopes on logarithmic axes: a step whose time grows as its arithmetic does has both
+slopes equal.
 """
 
 import json
@@ -24,7 +25,7 @@ from experiments import stored, text
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", None, "Names of axes; by default all.")
-flags.DEFINE_string("out", "benchmarks/results", "Folder of scaling.json and scaling.png.")
+flags.DEFINE_string("results", "benchmarks/results", "Has a folder a processor.")
 
 AXES: dict[str, tuple[str, list[dict[str, int]]]] = {
   "particles": ("particles", [{"particles": n} for n in (5, 10, 20)]),
@@ -98,7 +99,7 @@ def main(argv: list[str]) -> None:
   unknown = [name for name in names if name not in AXES]
   if unknown:
     raise app.UsageError(f"--only={unknown[0]} is none of {', '.join(AXES)}.")
-  place = Path(FLAGS.out)
+  place = Path(FLAGS.results) / machine.folder(machine.describe())
   place.mkdir(parents=True, exist_ok=True)
   path = place / JSON
   axes = stored.read_json(path, "remove it").get("axes", {}) if path.exists() else {}
