@@ -2,9 +2,10 @@
 
 From the published N-body step (SEGNN, 5 particles, all pairs, batch 100, 64 features, 4 layers)
 along particles, batch, width, layers, replicas and training set, each point in a process of its
-own; about ten minutes on two quiet cores. --only=AXIS measures some axes and keeps the others as
-they were. Writes scaling.json and scaling.png into --out, and prints the slopes on logarithmic
-axes: a step whose time grows as its arithmetic does has both slopes equal.
+own; about ten minutes on two quiet cores. --axes=AXIS measures some axes and keeps the others as
+they were. Writes scaling.json and scaling.png into this processor's folder of --records, and
+prints the slopes on logarithmic axes: a step whose time grows as its arithmetic does has both
+slopes equal.
 """
 
 import json
@@ -23,8 +24,8 @@ from benchmarks import machine, scaling_figure
 from experiments.harness import result_files, tables
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("only", None, "Names of axes; by default all.")
-flags.DEFINE_string("out", "benchmarks/results", "Folder of scaling.json and scaling.png.")
+flags.DEFINE_list("axes", None, "Names of axes; by default all.")
+flags.DEFINE_string("records", "benchmarks/results", "Has a folder a processor.")
 
 AXES: dict[str, tuple[str, list[dict[str, int]]]] = {
   "particles": ("particles", [{"particles": n} for n in (5, 10, 20)]),
@@ -94,11 +95,11 @@ def main(argv: list[str]) -> None:
   """Measures what is asked for, and writes the report and the figure."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
-  names = FLAGS.only or [*AXES]
+  names = FLAGS.axes or [*AXES]
   unknown = [name for name in names if name not in AXES]
   if unknown:
-    raise app.UsageError(f"--only={unknown[0]} is none of {', '.join(AXES)}.")
-  place = Path(FLAGS.out)
+    raise app.UsageError(f"--axes={unknown[0]} is none of {', '.join(AXES)}.")
+  place = Path(FLAGS.records) / machine.folder(machine.describe())
   place.mkdir(parents=True, exist_ok=True)
   path = place / JSON
   axes = result_files.read_json(path, "remove it").get("axes", {}) if path.exists() else {}

@@ -126,5 +126,5 @@ def test_all_devices_take_the_gamma_that_one_alone_takes():
       out_specs=PartitionSpec(),
     )
     losses.append(float(jax.jit(call)(rule, jnp.ones(8))))
-  assert losses[0] == losses[1]
+  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)  # but for the order of a sum
   assert 0 < losses[0] < 3
