@@ -49,7 +49,12 @@ class Symmetry:
       batch: x.
       key: Draws the elements.
     """
-    elements = self.group.sample(key, size(batch))
+    return self.gaps_at(self.group.sample(key, size(batch)), predict, prediction, batch)
+
+  def gaps_at(
+    self, elements: Any, predict: Callable[[Batch], Any], prediction: Any, batch: Batch
+  ) -> Float[Array, " samples"]:
+    """Returns `gaps` for given elements, a leading axis of one for each sample."""
     found = predict(jax.vmap(self.act_batch)(elements, batch))
     expected = jax.vmap(self.act_prediction)(elements, prediction, batch)
     return jnp.mean(jnp.square(found - expected).reshape(size(batch), -1), axis=1)
@@ -97,16 +102,31 @@ def measure(
   def predict(batch):
     return task.apply(homotopy.merge(*variables), batch, None)[0]
 
-  def one(argument):
-    sample, key = argument
-    alone = jax.tree.map(lambda x: x[None], sample)
-    prediction = predict(alone)
-    keys = jax.random.split(key, elements)
-    gaps = jax.vmap(lambda k: symmetry.gaps(predict, prediction, alone, k)[0])(keys)
-    return jnp.mean(gaps), jnp.mean(jnp.square(prediction))
+  def draw(key):
+    return jax.tree.map(lambda element: element[0], symmetry.group.sample(key, 1))
+
+  def chunk(samples, keys):
+    # The network sees whole batches. Mapped over single samples, its products have an axis more,
+    # which is slower, and ends jaxlib 0.10.2 with a segmentation fault on some CPUs.
+    prediction = predict(samples)
+
+    def gaps(keys):
+      return symmetry.gaps_at(jax.vmap(draw)(keys), predict, prediction, samples)
+
+    draws = jax.vmap(lambda key: jax.random.split(key, elements), out_axes=1)(keys)
+    squares = jnp.square(prediction).reshape(size(samples), -1)
+    return jnp.mean(jax.lax.map(gaps, draws), 0), jnp.mean(squares, 1)
 
   count = size(data)
   keys = jax.random.split(key, count)
-  gaps, squares = jax.lax.map(one, (data, keys), batch_size=batch_size)
+  whole = count // batch_size * batch_size
+  parts = []
+  if whole:
+    shape = (whole // batch_size, batch_size)
+    head = jax.tree.map(lambda x: x[:whole].reshape(*shape, *x.shape[1:]), (data, keys))
+    parts.append([x.reshape(-1) for x in jax.lax.map(lambda part: chunk(*part), head)])
+  if whole < count:
+    parts.append(chunk(*jax.tree.map(lambda x: x[whole:], (data, keys))))
+  gaps, squares = (jnp.concatenate(values) for values in zip(*parts, strict=True))
   gap = jnp.mean(gaps)
   return gap, jnp.std(gaps) / jnp.sqrt(count), jnp.sqrt(gap / jnp.mean(squares))

@@ -231,7 +231,7 @@ def settings(
   if given["model"] is not None and given["model"] not in models:
     raise UsageError(f"--model={given['model']} does not exist here; take {'|'.join(models)}.")
   _check_only("relaxation", "mlp", given, _RELAXED)
-  _check_only("gamma_optimizer", "adam", given, _RELAXED - {"schedule"})
+  _check_only("gamma_optimizer", "adam", given, _LEARNED)
   _check_plain(given["model"] or preset["model"], given)
   merged = {**given, **{k: v for k, v in preset.items() if given[k] is None}}
   sizes = merged["train_samples"] = _sizes(merged["train_samples"])
