@@ -102,7 +102,7 @@ class MLP(nn.Module):
     hidden = (2 * self.features, self.features) if self.hidden is None else self.hidden
     # With more than two axes XLA's CPU compiler would compute the activation's derivative in
     # transposed order for the weight gradient, with index arithmetic for every element.
-    axes, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
+    axes, x = x.shape[:-1], x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     for i, width in enumerate(hidden):
       x = self.activation(torch_dense(width, x.shape[-1], name=f"linear_{i}")(x))
     x = torch_dense(self.features, x.shape[-1], name=f"linear_{len(hidden)}")(x)

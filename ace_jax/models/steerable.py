@@ -288,7 +288,8 @@ def channel_map(
   As a product of two-dimensional arrays, so that its gradient for W is one too: with more axes,
   XLA's CPU compiler copies x to a transposed array first, element by element.
   """
-  return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+  rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+  return (rows @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _dot(a1: Float[Array, "... 3"], v: Float[Array, "... 3 channels"]) -> Array:
