@@ -90,6 +90,10 @@ class Neighbours:
 
 Graph = Topology | Neighbours | jraph.GraphsTuple
 
+# Up to so many nodes the gather's transpose is a product with a constant matrix (see
+# `_gather_tangent`), whose cost grows with nodes * edges; beyond, a scatter-add.
+_LARGEST_INCIDENCE = 64
+
 
 @functools.lru_cache(maxsize=64)
 def fully_connected(num_nodes: int) -> Topology:
@@ -120,6 +124,8 @@ def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
   if isinstance(graph, Neighbours):
     senders = graph.senders.reshape(x.shape[0], -1, *[1] * (x.ndim - 2))
     return jnp.take_along_axis(x, senders, 1, mode="clip")
+  if graph.num_nodes <= _LARGEST_INCIDENCE:
+    return _gather_second(x, graph.senders)
   return x[:, np.asarray(graph.senders)]
 
 
@@ -287,6 +293,19 @@ def _gather_tangent(indices, primals, tangents):
   # that of a product is a product.
   (x,), (tangent,) = primals, tangents
   return x[np.asarray(indices)], _product(_incidence(indices, x.shape[0]).T, tangent)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _gather_second(x: Array, indices: tuple[int, ...]) -> Array:
+  return x[:, np.asarray(indices)]
+
+
+@_gather_second.defjvp
+def _gather_second_tangent(indices, primals, tangents):
+  (x,), (tangent,) = primals, tangents
+  incidence = _incidence(indices, x.shape[1]).T
+  moved = _product(incidence, jnp.moveaxis(tangent, 1, 0))
+  return x[:, np.asarray(indices)], jnp.moveaxis(moved, 0, 1)
 
 
 def _incidence(indices: tuple[int, ...], num_nodes: int) -> np.ndarray:

@@ -100,9 +100,13 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... features"]:
     hidden = (2 * self.features, self.features) if self.hidden is None else self.hidden
+    # With more than two axes XLA's CPU compiler would compute the activation's derivative in
+    # transposed order for the weight gradient, with index arithmetic for every element.
+    axes, x = x.shape[:-1], x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     for i, width in enumerate(hidden):
       x = self.activation(torch_dense(width, x.shape[-1], name=f"linear_{i}")(x))
-    return torch_dense(self.features, x.shape[-1], name=f"linear_{len(hidden)}")(x)
+    x = torch_dense(self.features, x.shape[-1], name=f"linear_{len(hidden)}")(x)
+    return x.reshape(*axes, self.features)
 
 
 class SpectralMLP(nn.Module):
