@@ -293,6 +293,7 @@ class Edges:
     return self._joined(slabs[_indices(indices)])
 
   def _sum(self, slabs):
+    assert not isinstance(self.graph, Neighbours)
     if isinstance(self.graph, Topology):
       return _sum_constant(slabs, self.graph.receivers, self.num_nodes)
     return _segment_sum(slabs, _indices(self.graph.receivers), self.num_nodes)
@@ -363,7 +364,7 @@ _MOST_SLOTS = 16
 
 
 def _slots(indices: tuple[int, ...], count: int) -> np.ndarray:
-  """Returns [k, node], the position of the k-th of a node's edges; len(indices) where it has fewer."""
+  """Returns [k, node], where a node's k-th edge stands; len(indices) where it has fewer."""
   degrees = np.bincount(indices, minlength=count)
   order = np.append(np.argsort(indices, kind="stable"), len(indices))
   ranks = np.arange(degrees.max(initial=0))[:, None]
