@@ -53,8 +53,9 @@ class Attention(nn.Module):
       raise ValueError(f"Attention: channels {self.channels} do not divide by {self.heads} heads.")
     edges = geometry.edges
     queries = self._split(SelfInteraction(self.channels, name="query")(x))
-    keys = self._split(Convolution(self.channels, name="key")(x, geometry))
-    values = self._split(Convolution(self.channels, name="value")(x, geometry))
+    filtered = geometry.filter(x)
+    keys = self._split(Convolution(self.channels, name="key")(filtered, geometry))
+    values = self._split(Convolution(self.channels, name="value")(filtered, geometry))
     size = sum(q.shape[-3] * q.shape[-1] for q in queries)
     logits = sum(
       jnp.sum(edges.at_receivers(q) * k, axis=(-3, -1)) for q, k in zip(queries, keys, strict=True)
@@ -126,7 +127,8 @@ class SE3Transformer(nn.Module):
         name=f"layers_{i}",
       )
       features = layer(features, geometry)
-    messages = Convolution((0, 1), name="output_convolution")(features, geometry)[1]
+    filtered = geometry.filter(features)
+    messages = Convolution((0, 1), name="output_convolution")(filtered, geometry)[1]
     own = SelfInteraction((0, 1), name="output_self")(features)[1]
     vectors = (geometry.edges.mean(messages) + own)[..., 0]
     return graphs.nodes_back(x + v + vectors, graph)

@@ -269,15 +269,27 @@ def tensor_product_l1(
   s, v = x[0][..., 0, :], x[1]
   a0, a1 = attributes[..., :1], attributes[..., 1:]
   scalar_kernel, vector_kernel = kernels
+  n, width = s.shape[-1], scalar_kernel.shape[-1]
   # Scaling s W instead of s keeps the products free of copies of their operands.
-  y1 = a1[..., None] * (s @ vector_kernel[: s.shape[-1]])[..., None, :] + a0[..., None] * (
-    v @ vector_kernel[s.shape[-1] :]
-  )
-  if not scalar_kernel.shape[-1]:
+  from_s = channel_map(s, jnp.concatenate([scalar_kernel[:n], vector_kernel[:n]], -1))
+  s_to_0, s_to_1 = jnp.split(from_s, [width], -1)
+  y1 = a1[..., None] * s_to_1[..., None, :] + a0[..., None] * channel_map(v, vector_kernel[n:])
+  if not width:
     return jnp.zeros((*y1.shape[:-2], 1, 0), y1.dtype), y1
-  products = jnp.concatenate([a0 * s, _dot(a1, v)], -1)
-  y0 = products @ scalar_kernel
+  y0 = a0 * s_to_0 + channel_map(_dot(a1, v), scalar_kernel[n:])
   return (y0 if bias is None else y0 + bias)[..., None, :], y1
+
+
+def channel_map(
+  x: Float[Array, "*axes channels"], kernel: Float[Array, "channels out"]
+) -> Float[Array, "*axes out"]:
+  """Returns x W over the last axis.
+
+  As a product of two-dimensional arrays, so that its gradient for W is one too: with more axes,
+  XLA's CPU compiler copies x to a transposed array first, element by element.
+  """
+  rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+  return (rows @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _dot(a1: Float[Array, "... 3"], v: Float[Array, "... 3 channels"]) -> Array:
@@ -310,23 +322,23 @@ def message_product_l1(
   a0, a1 = attributes[..., :1], attributes[..., 1:]
   n0, n1, extra = s.shape[-1], v.shape[-1], message_scalars.shape[-1]
   sections = np.cumsum([n0, n0, extra, n1])
-  scalar_rows = jnp.split(kernels[0], sections)
-  vector_rows = jnp.split(kernels[1], sections)
-  width0, width1 = kernels[0].shape[1], kernels[1].shape[1]
-  # Columns: what a node sends to (y_0, y_1) as receiver, then as sender.
-  from_s = s @ jnp.concatenate([scalar_rows[0], vector_rows[0], scalar_rows[1], vector_rows[1]], -1)
-  from_v = v @ jnp.concatenate([scalar_rows[3], vector_rows[3], scalar_rows[4], vector_rows[4]], -1)
-  width = width0 + width1
-  extra_s = message_scalars @ jnp.concatenate([scalar_rows[2], vector_rows[2]], -1)
-  edge_s = (
-    graphs.gather_receivers(from_s[..., :width], graph)
-    + graphs.gather_senders(from_s[..., width:], graph)
-    + extra_s
+  rows = [jnp.split(kernel, sections) for kernel in kernels]
+  # Of each input one product: what it sends to (y_0, y_1) as receiver, then as sender. They are
+  # taken apart on nodes, since on edges the derivative of a slice is a pass over a larger array.
+  widths = np.cumsum([kernel.shape[1] for kernel in (*kernels, kernels[0])])
+  from_s, from_v = (
+    jnp.split(
+      channel_map(part, jnp.concatenate([rows[l][k] for k in ks for l in (0, 1)], -1)), widths, -1
+    )
+    for part, ks in ((s, (0, 1)), (v, (3, 4)))
   )
-  edge_v = graphs.gather_receivers(from_v[..., :width], graph) + graphs.gather_senders(
-    from_v[..., width:], graph
-  )
-  y0 = a0 * edge_s[..., :width0] + _dot(a1, edge_v[..., :width0])
+
+  def on_edges(parts, l):
+    return graphs.gather_receivers(parts[l], graph) + graphs.gather_senders(parts[2 + l], graph)
+
+  s_to_0, s_to_1 = (on_edges(from_s, l) + channel_map(message_scalars, rows[l][2]) for l in (0, 1))
+  v_to_0, v_to_1 = (on_edges(from_v, l) for l in (0, 1))
+  y0 = a0 * s_to_0 + _dot(a1, v_to_0)
   y0 = y0 if bias is None else y0 + bias
-  y1 = a1[..., None] * edge_s[..., None, width0:] + a0[..., None] * edge_v[..., width0:]
+  y1 = a1[..., None] * s_to_1[..., None, :] + a0[..., None] * v_to_1
   return y0[..., None, :], y1

@@ -22,9 +22,15 @@ from ace_jax.models.steerable import Features
 
 _DEGREES = (0, 1)
 
+Filtered = dict[tuple[int, int], Array]
+"""Filtered features of the senders by degree of input and output, `EdgeGeometry.filter`."""
+
 
 class EdgeGeometry:
   """What every convolution of a network needs of the edges; computed once.
+
+  Edges and the axes after them (the batch) are one axis here, "rows": every edge of every sample
+  has filters of its own.
 
   Args:
     positions: [nodes, ..., 3].
@@ -39,24 +45,48 @@ class EdgeGeometry:
     edges: graphs.Edges,
   ):
     difference = edges.at_receivers(positions) - edges.at_senders(positions)
+    scalars = jnp.concatenate([steerable.norm(difference), edge_features], -1)
     self.edges = edges
-    self.scalars = jnp.concatenate([steerable.norm(difference), edge_features], -1)
-    self.harmonics = steerable.harmonics(difference, 2 * max(_DEGREES))
+    self.axes = scalars.shape[:-1]
+    self.scalars = scalars.reshape(-1, scalars.shape[-1])
+    harmonics = steerable.harmonics(difference, 2 * max(_DEGREES))
+    self._harmonics = harmonics.reshape(-1, harmonics.shape[-1])
 
-  def kernels(self, l_in: int, l_out: int) -> list[Float[Array, "edges *axes out in"]]:
+  def filter(self, x: Features) -> Filtered:
+    """Applies the kernels of all degrees to the features of the senders.
+
+    .. math:: f_{ij}^{l J l'} = K_J(r_{ij}) x_j^l
+
+    Returns:
+      {(l, l'): [rows, 2 l' + 1, filters, channels]}, an entry for every pair of degrees whose
+      input has channels.
+    """
+    senders = [self.edges.at_senders(part) for part in x]
+    senders = [part.reshape(len(self._harmonics), *part.shape[-2:]) for part in senders]
+    return {
+      (l_in, l_out): jnp.einsum("roji,ric->rojc", self.kernels(l_in, l_out), part)
+      for l_in, part in enumerate(senders)
+      for l_out in _DEGREES
+      if part.shape[-1]
+    }
+
+  def kernels(self, l_in: int, l_out: int) -> Float[Array, "rows out filters in"]:
     """Returns the steerable kernels from degree l_in to l_out, one for each degree of filter.
 
     .. math:: K_J = \\sum_m C^{J m}_{l_{in} l_{out}} Y_{J m}(r / |r|), \\quad
       |l_{in} - l_{out}| \\le J \\le l_{in} + l_{out}
     """
-    return [
-      jnp.einsum(
-        "oij,...j->...oi",
-        jnp.asarray(_clebsch_gordan(l_in, l_out, j), self.harmonics.dtype),
-        self.harmonics[..., j**2 : (j + 1) ** 2],
-      )
-      for j in range(abs(l_in - l_out), l_in + l_out + 1)
-    ]
+    return jnp.stack(
+      [
+        jnp.einsum(
+          "oij,rj->roi",
+          jnp.asarray(_clebsch_gordan(l_in, l_out, j), self._harmonics.dtype),
+          self._harmonics[:, j**2 : (j + 1) ** 2],
+        )
+        for j in range(abs(l_in - l_out), l_in + l_out + 1)
+      ],
+      axis=2,
+    )
 
 
 @cache
@@ -85,30 +115,28 @@ class Convolution(nn.Module):
   hidden: int = 32
 
   @nn.compact
-  def __call__(self, x: Features, geometry: EdgeGeometry) -> Features:
-    """Returns the message of every edge, entry l of shape [edges, ..., 2 l + 1, channels]."""
-    edges, outputs = geometry.edges, []
-    senders = [edges.at_senders(part) for part in x]
+  def __call__(self, filtered: Filtered, geometry: EdgeGeometry) -> Features:
+    """Returns the message of every edge, entry l of shape [edges, ..., 2 l + 1, channels].
+
+    Args:
+      filtered: `geometry.filter` of the features.
+      geometry: Of the edges.
+    """
+    outputs = []
     for l_out, width in enumerate(self.channels):
-      total: Array | float = 0.0
-      for l_in, part in enumerate(senders):
-        if not part.shape[-1] or not width:
+      size = 2 * l_out + 1
+      total = jnp.zeros((len(geometry.scalars), size, width), geometry.scalars.dtype)
+      for (l_in, degree), part in filtered.items():
+        if degree != l_out or not width:
           continue
-        kernels = geometry.kernels(l_in, l_out)
-        inputs = part.shape[-1]
+        inputs = part.shape[2] * part.shape[3]
         radial = relaxations.MLP(
-          len(kernels) * inputs * width,
-          (self.hidden, self.hidden),
-          nn.relu,
-          name=f"radial_{l_in}_{l_out}",
+          inputs * width, (self.hidden, self.hidden), nn.relu, name=f"radial_{l_in}_{l_out}"
         )(geometry.scalars)
-        radial = radial.reshape(*radial.shape[:-1], len(kernels), inputs, width)
-        for k, kernel in enumerate(kernels):
-          filtered = jnp.einsum("...oi,...ic->...oc", kernel, part)
-          total = total + jnp.einsum("...oc,...cd->...od", filtered, radial[..., k, :, :])
-      if not isinstance(total, Array):
-        total = jnp.zeros((*geometry.scalars.shape[:-1], 2 * l_out + 1, width))
-      outputs.append(total)
+        # All filters are contracted at once: few larger products instead of many small ones.
+        part = part.reshape(-1, size, inputs)
+        total = total + jnp.einsum("roc,rcd->rod", part, radial.reshape(-1, inputs, width))
+      outputs.append(total.reshape(*geometry.axes, size, width))
     return tuple(outputs)
 
 
@@ -123,10 +151,16 @@ class SelfInteraction(nn.Module):
 
   @nn.compact
   def __call__(self, x: Features) -> Features:
-    return tuple(
-      nn.Dense(width, use_bias=False, name=f"degree_{l}")(part) if width else part[..., :0]
-      for l, (part, width) in enumerate(zip(x, self.channels, strict=True))
-    )
+    outputs = []
+    for l, (part, width) in enumerate(zip(x, self.channels, strict=True)):
+      if width:
+        # Two-dimensional, as in `steerable.channel_map`.
+        flat = part.reshape(-1, part.shape[-1])
+        flat = nn.Dense(width, use_bias=False, name=f"degree_{l}")(flat)
+        outputs.append(flat.reshape(*part.shape[:-1], width))
+      else:
+        outputs.append(part[..., :0])
+    return tuple(outputs)
 
 
 class NormActivation(nn.Module):
@@ -226,7 +260,7 @@ class TFN(nn.Module):
 
 
 def _convolve(x: Features, geometry: EdgeGeometry, channels: tuple[int, ...], name: str):
-  messages = Convolution(channels, name=f"{name}_convolution")(x, geometry)
+  messages = Convolution(channels, name=f"{name}_convolution")(geometry.filter(x), geometry)
   own = SelfInteraction(channels, name=f"{name}_self")(x)
   return tuple(geometry.edges.mean(m) + o for m, o in zip(messages, own, strict=True))
 

@@ -230,3 +230,10 @@ def training_settings(settings: dict[str, Any], problem: Problem) -> loop.Settin
 def predict(current: state.AceState, variables: tuple[Any, Any, Any], batch: task.Batch) -> Any:
   """Returns a predictor's output; variables are an entry of `current()` or `selected()`."""
   return current.task.apply(homotopy.merge(*variables), batch, None)[0]
+
+
+def predictions(end: state.AceState, batch: task.Batch) -> dict[str, jax.Array]:
+  """Returns the output of each predictor at its lowest validation error."""
+  # Operation by operation, hundreds of small programs would be compiled.
+  compiled = jax.jit(lambda variables: predict(end, variables, batch))
+  return {name: compiled(variables) for name, variables in end.selected().items()}

@@ -202,9 +202,7 @@ def predictions(data: mocap.Dataset, end: state.AceState) -> dict[str, Any]:
   """Returns bones, and start, true and predicted poses of one window of each test trial."""
   ends = np.cumsum(list(data.summary["trials"]["test"].values()))
   shown = task.take(data.test, ends - 1)
-  predicted = {
-    name: problems.predict(end, variables, shown) for name, variables in end.selected().items()
-  }
+  predicted = problems.predictions(end, shown)
   poses = {"start": shown["positions"], "truth": shown["targets"]}
   return {"bones": data.bones, **poses, **predicted}
 

@@ -210,9 +210,7 @@ def predictions(data: nbody.Dataset, end: state.AceState) -> dict[str, Any]:
   With `paths`, the true positions on the way, where the data have them.
   """
   shown = task.take(data.test, slice(0, nbody.SHOWN))
-  predicted = {
-    name: problems.predict(end, variables, shown) for name, variables in end.selected().items()
-  }
+  predicted = problems.predictions(end, shown)
   inputs = {name: shown[name] for name in ("velocities", "charges")}
   paths = {} if data.paths is None else {"paths": data.paths}
   return {"start": shown["positions"], **inputs, "truth": shown["targets"], **paths, **predicted}
