@@ -13,6 +13,7 @@ Two layouts are understood by every function here:
 import dataclasses
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -200,80 +201,118 @@ def nodes_back(x: Float[Array, "nodes ..."], graph: Graph) -> Array:
   return x if isinstance(graph, jraph.GraphsTuple) else jnp.moveaxis(x, 0, 1)
 
 
+def flat(x: Float[Array, "*axes channels"]) -> Float[Array, "rows channels"]:
+  """Joins all axes but the last.
+
+  Two-dimensional arrays cost a CPU less than those of more axes: a derivative that is transposed
+  on its way into a weight's gradient is one loop then, without index arithmetic.
+  """
+  return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 @dataclasses.dataclass(frozen=True)
 class Edges:
   """Gathers and sums over edges, for arrays whose *leading* axis runs over nodes or edges.
 
-  The layout [nodes, time, batch, channels] lets a `Topology` gather whole slabs of memory and sum
-  by one product with a constant matrix, forwards and backwards; nothing is scattered. With
-  `Neighbours` the second axis must be the batch's: they gather along the axis of nodes, and sum by
-  a reshape.
+  The layout [nodes, time, batch, channels] lets a `Topology` gather and sum whole slabs of memory;
+  nothing is scattered, forwards or in a gradient. With `Neighbours` the second axis (or the rows)
+  must be the batch's: they gather along the axis of nodes, and sum by a reshape.
 
   Attributes:
     graph: The connectivity.
     num_nodes: Number of nodes (of all graphs together for a GraphsTuple).
+    rows: Rows of the leading axis that belong to one node (edge): 1, or time * batch where
+      arrays are two-dimensional, [nodes * time * batch, channels].
   """
 
   graph: Graph
   num_nodes: int
+  rows: int = 1
 
   def at_senders(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
     """Returns for each edge the features of its sender."""
+    slabs = self._slabs(x)
     if isinstance(self.graph, Neighbours):
       batch = self.graph.senders.shape[0]
-      senders = jnp.moveaxis(self.graph.senders, 0, -1).reshape(-1, batch, *[1] * (x.ndim - 2))
-      return jnp.take_along_axis(x, senders, 0, mode="clip")
-    return self._gather(x, self.graph.senders)
+      senders = jnp.moveaxis(self.graph.senders, 0, -1)
+      senders = senders.reshape(-1, batch, *[1] * (slabs.ndim - 2))
+      return self._joined(jnp.take_along_axis(slabs, senders, 0, mode="clip"))
+    return self._joined(self._gather(slabs, self.graph.senders))
 
   def at_receivers(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
     """Returns for each edge the features of its receiver."""
+    slabs = self._slabs(x)
     if isinstance(self.graph, Neighbours):
-      return jnp.repeat(x, self.graph.in_degree, axis=0)
-    return self._gather(x, self.graph.receivers)
+      return self._joined(jnp.repeat(slabs, self.graph.in_degree, axis=0))
+    return self._joined(self._gather(slabs, self.graph.receivers))
 
   def sum(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Sums messages over the edges into each node."""
-    if isinstance(self.graph, Neighbours):
-      return self._grouped(messages).sum(1)
-    if isinstance(self.graph, Topology):
-      return _product(_incidence(self.graph.receivers, self.num_nodes), messages)
-    return _segment_sum(messages, _indices(self.graph.receivers), self.num_nodes)
+    return self._joined(self._sum(self._slabs(messages)))
 
   def mean(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Averages messages over the edges into each node; nodes without edges give 0."""
+    slabs = self._slabs(messages)
     if isinstance(self.graph, Neighbours):
-      return self._grouped(messages).mean(1)
+      return self._joined(self._grouped(slabs).mean(1))
     if isinstance(self.graph, Topology):
-      incidence = _incidence(self.graph.receivers, self.num_nodes)
-      return _product(incidence / np.maximum(incidence.sum(1, keepdims=True), 1), messages)
-    receivers = _indices(self.graph.receivers)
-    degrees = _segment_sum(jnp.ones(receivers.shape, messages.dtype), receivers, self.num_nodes)
-    shape = (self.num_nodes, *[1] * (messages.ndim - 1))
-    return self.sum(messages) / jnp.maximum(degrees, 1).reshape(shape)
+      degrees = np.bincount(self.graph.receivers, minlength=self.num_nodes).astype(messages.dtype)
+    else:
+      receivers = _indices(self.graph.receivers)
+      degrees = _segment_sum(jnp.ones(receivers.shape, messages.dtype), receivers, self.num_nodes)
+    degrees = jnp.maximum(degrees, 1).reshape(-1, *[1] * (slabs.ndim - 1))
+    return self._joined(self._sum(slabs) / degrees)
 
   def max(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Returns the largest message into each node, a constant of the gradient; 0 without edges."""
-    messages = jax.lax.stop_gradient(messages)
+    slabs = self._slabs(jax.lax.stop_gradient(messages))
     if isinstance(self.graph, Neighbours):
-      return self._grouped(messages).max(1)
+      return self._joined(self._grouped(slabs).max(1))
     receivers = self.graph.receivers
     receivers = np.asarray(receivers) if isinstance(self.graph, Topology) else _indices(receivers)
-    largest = jax.ops.segment_max(messages, receivers, self.num_nodes)
-    return jnp.where(jnp.isfinite(largest), largest, 0)
+    largest = jax.ops.segment_max(slabs, receivers, self.num_nodes)
+    return self._joined(jnp.where(jnp.isfinite(largest), largest, 0))
 
   def graph_mean(self, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
-    """Returns the mean over the nodes of each graph, at every node (or to be broadcast there)."""
-    if not isinstance(self.graph, jraph.GraphsTuple):
-      return x.mean(0, keepdims=True)
-    return pool_mean(x, self.graph)[_graph_of_node(self.graph, self.num_nodes)]
+    """Returns the mean over the nodes of each graph, at every node."""
+    slabs = self._slabs(x)
+    if isinstance(self.graph, jraph.GraphsTuple):
+      means = pool_mean(slabs, self.graph)
+      return self._joined(means[_graph_of_node(self.graph, self.num_nodes)])
+    return self._joined(jnp.broadcast_to(slabs.mean(0, keepdims=True), slabs.shape))
 
-  def _grouped(self, messages):
-    return messages.reshape(self.num_nodes, -1, *messages.shape[1:])
-
-  def _gather(self, x, indices):
+  def _gather(self, slabs, indices):
     if isinstance(self.graph, Topology):
-      return _gather_constant(x, indices)
-    return x[_indices(indices)]
+      return _gather_constant(slabs, indices)
+    return slabs[_indices(indices)]
+
+  def _sum(self, slabs):
+    if isinstance(self.graph, Neighbours):
+      return self._grouped(slabs).sum(1)
+    if isinstance(self.graph, Topology):
+      return _sum_constant(slabs, self.graph.receivers, self.num_nodes)
+    return _segment_sum(slabs, _indices(self.graph.receivers), self.num_nodes)
+
+  def _grouped(self, slabs):
+    return slabs.reshape(self.num_nodes, -1, *slabs.shape[1:])
+
+  def _slabs(self, x):
+    # The last axis stays what it is: a reshape that splits it would, fused into a loop, cost index
+    # arithmetic for every element.
+    if self.rows == 1:
+      return x
+    return x.reshape(x.shape[0] // self.rows, self.rows, *x.shape[1:])
+
+  def _joined(self, slabs):
+    if self.rows == 1:
+      return slabs
+    return slabs.reshape(slabs.shape[0] * self.rows, *slabs.shape[2:])
+
+
+# Gathers and sums by constant indices are each other's transposes, and JAX would transpose a gather
+# to a scatter, which is slow on CPUs and not deterministic on GPUs. So each has a tangent that is
+# written as the other's transpose: a gradient gathers, and only a derivative along a direction
+# scatters.
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -283,10 +322,44 @@ def _gather_constant(x: Array, indices: tuple[int, ...]) -> Array:
 
 @_gather_constant.defjvp
 def _gather_tangent(indices, primals, tangents):
-  # The transpose of a gather is a scatter, which is slow on CPUs and not deterministic on GPUs;
-  # that of a product is a product.
   (x,), (tangent,) = primals, tangents
-  return x[np.asarray(indices)], _product(_incidence(indices, x.shape[0]).T, tangent)
+  slots = _slots(indices, x.shape[0])
+  if len(slots) > _MOST_SLOTS:
+    return _gather_constant(x, indices), _product(_incidence(indices, x.shape[0]).T, tangent)
+  moved = jnp.zeros((len(indices), *x.shape[1:]), x.dtype)
+  for slot in slots:
+    moved = moved.at[slot].add(tangent, mode="drop", unique_indices=True)
+  return _gather_constant(x, indices), moved
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _sum_constant(x: Array, indices: tuple[int, ...], count: int) -> Array:
+  slots = _slots(indices, count)
+  if len(slots) > _MOST_SLOTS:
+    return _product(_incidence(indices, count), x)
+  total = jnp.zeros((count, *x.shape[1:]), x.dtype)
+  for slot in slots:
+    total = total + x.at[slot].get(mode="fill", fill_value=0)
+  return total
+
+
+@_sum_constant.defjvp
+def _sum_tangent(indices, count, primals, tangents):
+  (x,), (tangent,) = primals, tangents
+  return _sum_constant(x, indices, count), _segment_sum(tangent, np.asarray(indices), count)
+
+
+_MOST_SLOTS = 16
+"""Up to so many edges a node, sums are sums of gathers, and products with a matrix above."""
+
+
+def _slots(indices: tuple[int, ...], count: int) -> np.ndarray:
+  """Returns [k, node], the place of the k-th of a node's edges; len(indices) where it has fewer."""
+  degrees = np.bincount(indices, minlength=count)
+  order = np.append(np.argsort(indices, kind="stable"), len(indices))
+  ranks = np.arange(degrees.max(initial=0))[:, None]
+  place = np.minimum(np.cumsum(degrees) - degrees + ranks, len(indices))
+  return order[np.where(ranks < degrees, place, len(indices))]
 
 
 def _incidence(indices: tuple[int, ...], num_nodes: int) -> np.ndarray:

@@ -38,6 +38,22 @@ gelu: Callable[[Array], Array] = (
 )
 """The exact GELU, x Phi(x) (Flax's default is the tanh approximation)."""
 
+
+@jax.custom_jvp
+def silu(x: Array) -> Array:
+  """x sigma(x), with a derivative that is computed from x again."""
+  return x * jax.nn.sigmoid(x)
+
+
+@silu.defjvp
+def _silu_tangent(primals, tangents):
+  # Another expression of sigma, so that XLA does not keep the first one for it: a pass over
+  # memory less.
+  (x,), (tangent,) = primals, tangents
+  sigma = 0.5 + 0.5 * jnp.tanh(0.5 * x)
+  return silu(x), tangent * (sigma * (1 + x * (1 - sigma)))
+
+
 # PyTorch's default initialisation of a linear layer: both weight and bias uniform within
 # +-1 / sqrt(inputs). The published relaxations start from it.
 _torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

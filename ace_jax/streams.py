@@ -105,7 +105,7 @@ class PositionStream(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "... 3"], train: bool = False) -> Float[Array, "... 3"]:
     x = batch_norm("norm_0", train, self.axis_name)(self.shared(x))
-    x = nn.silu(SpectralDense(self.hidden, name="linear_0")(x, train))
+    x = relaxations.silu(SpectralDense(self.hidden, name="linear_0")(x, train))
     x = batch_norm("norm_1", train, self.axis_name)(x)
     return SpectralDense(self.features, name="linear_1")(x, train)
 

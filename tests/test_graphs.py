@@ -45,13 +45,45 @@ def test_indices_out_of_range():
     graphs.Topology(2, (0, 2), (1, 1))
 
 
-def test_gathers_differentiate_forwards_and_backwards_without_a_scatter():
-  edges = graphs.Edges(graphs.Topology(4, (0, 2, 3, 1, 0), (1, 1, 2, 3, 3)), 4)
+IRREGULAR = graphs.Topology(4, (0, 2, 3, 1, 0), (1, 1, 2, 3, 3))
+
+
+@pytest.mark.parametrize("most_slots", [0, 2])
+@pytest.mark.parametrize("name", ["at_senders", "at_receivers", "sum", "mean"])
+def test_gathers_and_sums_have_gradients_without_a_scatter(name, most_slots, monkeypatch):
+  monkeypatch.setattr(graphs, "_MOST_SLOTS", most_slots)
+  operation = getattr(graphs.Edges(IRREGULAR, 4), name)
+  x = jax.random.normal(jax.random.key(1), (4 if name.startswith("at") else 5, 3))
 
   def energy(x):
-    return jnp.sum(jnp.sin(edges.at_senders(x)))
+    return jnp.sum(jnp.sin(operation(x)))
 
-  x, direction = X[0], jnp.cos(X[0])
+  direction = jnp.cos(x)
   _, forward = jax.jvp(energy, (x,), (direction,))
   np.testing.assert_allclose(forward, jnp.vdot(jax.grad(energy)(x), direction), rtol=1e-5)
   assert "scatter" not in str(jax.make_jaxpr(jax.grad(energy))(x))
+
+
+@pytest.mark.parametrize("most_slots", [0, 2])
+def test_sums_over_edges(most_slots, monkeypatch):
+  monkeypatch.setattr(graphs, "_MOST_SLOTS", most_slots)
+  edges = graphs.Edges(IRREGULAR, 4)  # by receiver: none, 0 and 2, 3, 0 and 1
+  messages = edges.at_senders(X[0])
+  expected = jnp.stack([jnp.zeros(3), X[0, 0] + X[0, 2], X[0, 3], X[0, 0] + X[0, 1]])
+  np.testing.assert_allclose(edges.sum(messages), expected, rtol=1e-5)
+  degrees = jnp.array([[1], [2], [1], [2]])
+  np.testing.assert_allclose(edges.mean(messages), expected / degrees, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["at_senders", "at_receivers", "sum", "mean", "max", "graph_mean"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_of_a_node_are_those_of_an_array_of_more_axes(name, sparse):
+  graph = IRREGULAR
+  if sparse:
+    senders, receivers = jnp.array(graph.senders), jnp.array(graph.receivers)
+    graph = jraph.GraphsTuple(None, None, receivers, senders, None, jnp.array([4]), jnp.array([5]))
+  over_nodes = name in ("at_senders", "at_receivers", "graph_mean")
+  x = jax.random.normal(jax.random.key(2), (4 if over_nodes else 5, 2, 3))
+  expected = getattr(graphs.Edges(graph, 4), name)(x)
+  rows = getattr(graphs.Edges(graph, 4, rows=2), name)(graphs.flat(x))
+  np.testing.assert_array_equal(rows, graphs.flat(jnp.asarray(expected)))

@@ -32,10 +32,10 @@ class EdgeLinear(nn.Module):
   @nn.compact
   def __call__(
     self,
-    h: Float[Array, "nodes *axes features"],
-    e: Float[Array, "edges *axes scalars"],
+    h: Float[Array, "nodes features"],
+    e: Float[Array, "edges scalars"],
     edges: graphs.Edges,
-  ) -> Float[Array, "edges *axes out"]:
+  ) -> Float[Array, "edges out"]:
     """Returns the map's output at every edge; receivers are i, senders j."""
     inputs = 2 * h.shape[-1] + e.shape[-1]
 
@@ -71,21 +71,20 @@ class EGNNLayer(nn.Module):
   @nn.compact
   def __call__(
     self,
-    positions: Float[Array, "nodes *axes 3"],
-    velocities: Float[Array, "nodes *axes 3"],
-    features: Float[Array, "nodes *axes hidden"],
-    edge_features: Float[Array, "edges *axes scalars"],
+    positions: Float[Array, "nodes 3"],
+    velocities: Float[Array, "nodes 3"],
+    features: Float[Array, "nodes hidden"],
+    edge_features: Float[Array, "edges scalars"],
     edges: graphs.Edges,
-  ) -> tuple[Float[Array, "nodes *axes 3"], Float[Array, "nodes *axes hidden"]]:
-    """Returns the new positions and features; every array has nodes (edges) leading."""
-    perceptron = partial(relaxations.MLP, hidden=(self.hidden,), activation=nn.silu)
+  ) -> tuple[Float[Array, "nodes 3"], Float[Array, "nodes hidden"]]:
+    """Returns the new positions and features; every array has `edges.rows` rows a node (edge)."""
+    perceptron = partial(relaxations.MLP, hidden=(self.hidden,), activation=relaxations.silu)
     difference = edges.at_receivers(positions) - edges.at_senders(positions)
     square = jnp.sum(jnp.square(difference), -1, keepdims=True)
-    shape = (*square.shape[:-1], edge_features.shape[-1])
-    scalars = jnp.concatenate([square, jnp.broadcast_to(edge_features, shape)], -1)
-    message = nn.silu(EdgeLinear(self.hidden, name="message_0")(features, scalars, edges))
+    scalars = jnp.concatenate([square, edge_features], -1)
+    message = relaxations.silu(EdgeLinear(self.hidden, name="message_0")(features, scalars, edges))
     dense = relaxations.torch_dense(self.hidden, self.hidden, name="message_1")
-    message = nn.silu(dense(message))
+    message = relaxations.silu(dense(message))
     moves = edges.mean(difference * perceptron(1, name="position")(message))
     moves = jnp.clip(moves, -_LARGEST_MOVE, _LARGEST_MOVE)
     along = velocities * perceptron(1, name="velocity")(features)
@@ -134,7 +133,9 @@ class EGNN(nn.Module):
     """
     first = partial(graphs.nodes_first, graph=graph)
     x, v, h, e = (first(a) for a in (positions, velocities, node_features, edge_features))
-    edges = graphs.Edges(graph, x.shape[0])
+    axes = x.shape[:-1]
+    edges = graphs.Edges(graph, axes[0], math.prod(axes[1:]))
+    x, v, h, e = (graphs.flat(a) for a in (x, v, h, e))
     centre = edges.graph_mean(x)
     h = relaxations.torch_dense(self.hidden, h.shape[-1], name="embedding")(h)
     for i in range(self.num_layers):
@@ -142,7 +143,8 @@ class EGNN(nn.Module):
         self.hidden, self.relaxation, self.relaxation_scale, self.axis_name, name=f"layers_{i}"
       )
       x, h = layer(x, v, h, e, edges, centre)
-    return graphs.nodes_back(x, graph), graphs.nodes_back(h, graph)
+    x, h = (graphs.nodes_back(a.reshape(*axes, a.shape[-1]), graph) for a in (x, h))
+    return x, h
 
 
 class _HomotopicLayer(nn.Module):

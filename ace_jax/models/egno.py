@@ -149,18 +149,22 @@ class EGNO(nn.Module):
       raise ValueError(f"EGNO.centring is {self.centring!r}; it must be one of {_CENTRINGS}.")
     first = partial(graphs.nodes_first, graph=graph)
     x, v, h = (self._repeat(first(a)) for a in (positions, velocities, node_features))
-    e = first(edge_features)[:, None]
-    edges = graphs.Edges(graph, x.shape[0])
+    axes = x.shape[:-1]
+    edges = graphs.Edges(graph, axes[0], math.prod(axes[1:]))
+    e = first(edge_features)
+    e = jnp.broadcast_to(e[:, None], (e.shape[0], *axes[1:], e.shape[-1]))
     embedded = time_embedding(self.steps, self.time_features)
     embedded = jnp.asarray(embedded, h.dtype).reshape(1, self.steps, *[1] * (h.ndim - 3), -1)
     shape = (*h.shape[:-1], self.time_features)
     inputs = jnp.concatenate([h, jnp.broadcast_to(embedded, shape)], -1)
+    x, v, inputs, e = (graphs.flat(a) for a in (x, v, inputs, e))
     h = relaxations.torch_dense(self.hidden, inputs.shape[-1], name="embedding")(inputs)
     # Shared by all layers; named so that `prune` knows it for a part of the relaxation.
     shared = relaxations.torch_dense(3, 3, name=homotopy.RELAXATION)
     centre, stream = edges.graph_mean(x), inputs
     for i in range(self.num_layers):
       layer = _Layer(
+        axes=axes,
         hidden=self.hidden,
         modes=self.modes,
         first=i == 0,
@@ -170,6 +174,7 @@ class EGNO(nn.Module):
         name=f"layers_{i}",
       )
       x, v, h, stream = layer(x, v, h, stream, e, edges, centre, shared, train)
+    x, v, h = (a.reshape(*axes, a.shape[-1]) for a in (x, v, h))
     x, v, h = (jnp.moveaxis(a, 2, 0) if a.ndim == 4 else a for a in (x, v, h))
     return x, v, h
 
@@ -178,6 +183,7 @@ class EGNO(nn.Module):
 
 
 class _Layer(nn.Module):
+  axes: tuple[int, ...]
   hidden: int
   modes: int
   first: bool
@@ -187,10 +193,12 @@ class _Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x, v, h, stream, edge_features, edges, centre, shared, train):
-    h = h + nn.leaky_relu(TimeConvolution(self.modes, name="time_features")(h), 0.01)
+    convolution = TimeConvolution(self.modes, name="time_features")
+    h = h + nn.leaky_relu(graphs.flat(convolution(h.reshape(*self.axes, -1))), 0.01)
     pair = jnp.stack([x - centre, v], -1)
     convolution = TimeConvolution(self.modes, _PAIR_SCALE, name="time_positions")
-    moved, v = jnp.moveaxis(pair + convolution(pair), -1, 0)
+    pair = pair + convolution(pair.reshape(*self.axes, 3, 2)).reshape(pair.shape)
+    moved, v = jnp.moveaxis(pair, -1, 0)
     x = centre + moved
     seen = x - centre if self.centring == "center_of_mass" else x
     x, h = EGNNLayer(self.hidden, name="egnn")(x, v, h, edge_features, edges)

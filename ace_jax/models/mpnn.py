@@ -4,6 +4,7 @@ Reference: Gilmer, Schoenholz, Riley, Vinyals, Dahl, "Neural Message Passing for
 Chemistry", ICML 2017.
 """
 
+import math
 from functools import partial
 
 import flax.linen as nn
@@ -51,13 +52,16 @@ class MPNN(nn.Module):
       edge_features: So too, in the order of the graph's edges.
       graph: The connectivity.
     """
-    perceptron = partial(relaxations.MLP, hidden=(self.hidden,), activation=nn.silu)
+    perceptron = partial(relaxations.MLP, hidden=(self.hidden,), activation=relaxations.silu)
     h, e = (graphs.nodes_first(a, graph) for a in (node_features, edge_features))
-    edges = graphs.Edges(graph, h.shape[0])
+    axes = h.shape[:-1]
+    edges = graphs.Edges(graph, axes[0], math.prod(axes[1:]))
+    h, e = graphs.flat(h), graphs.flat(e)
     h = relaxations.torch_dense(self.hidden, h.shape[-1], name="embedding")(h)
     for i in range(self.num_layers):
-      message = nn.silu(EdgeLinear(self.hidden, name=f"message_{i}_0")(h, e, edges))
+      message = relaxations.silu(EdgeLinear(self.hidden, name=f"message_{i}_0")(h, e, edges))
       message = relaxations.torch_dense(self.hidden, self.hidden, name=f"message_{i}_1")(message)
       joined = jnp.concatenate([edges.mean(message), h], -1)
       h = h + perceptron(self.hidden, name=f"update_{i}")(joined)
-    return graphs.nodes_back(perceptron(self.outputs, name="decoder")(h), graph)
+    outputs = perceptron(self.outputs, name="decoder")(h)
+    return graphs.nodes_back(outputs.reshape(*axes, self.outputs), graph)

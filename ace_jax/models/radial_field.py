@@ -4,6 +4,7 @@ Reference: Koehler, Klein, Noe, "Equivariant Flows: Sampling Configurations for 
 with Symmetric Energies", 2019 (arXiv:1910.00753).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -58,14 +59,16 @@ class RadialField(nn.Module):
       graph: The connectivity.
     """
     x, v, e = (graphs.nodes_first(a, graph) for a in (positions, velocities, edge_features))
-    edges = graphs.Edges(graph, x.shape[0])
+    axes = x.shape[:-1]
+    edges = graphs.Edges(graph, axes[0], math.prod(axes[1:]))
+    x, v, e = (graphs.flat(a) for a in (x, v, e))
     centre = edges.graph_mean(x)
     for i in range(self.num_layers):
       layer = _Layer(
         self.hidden, self.relaxation, self.relaxation_scale, self.axis_name, name=f"layers_{i}"
       )
       x = layer(x, v, e, edges, centre)
-    return graphs.nodes_back(x, graph)
+    return graphs.nodes_back(x.reshape(*axes, 3), graph)
 
 
 class _Layer(nn.Module):
@@ -76,14 +79,14 @@ class _Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x, v, edge_features, edges, centre):
-    perceptron = partial(relaxations.MLP, hidden=(self.hidden,), activation=nn.silu)
+    perceptron = partial(relaxations.MLP, hidden=(self.hidden,), activation=relaxations.silu)
     difference = edges.at_receivers(x) - edges.at_senders(x)
     scalars = jnp.concatenate([norm(difference), edge_features], -1)
     dense = relaxations.torch_dense(self.hidden, scalars.shape[-1], name="radial_0")
     # Starts near 0, so that the first steps move positions little.
     small = nn.initializers.variance_scaling(1e-6, "fan_avg", "uniform")
     radial = nn.Dense(1, use_bias=False, kernel_init=small, name="radial_1")
-    weight = jnp.tanh(radial(nn.silu(dense(scalars))))
+    weight = jnp.tanh(radial(relaxations.silu(dense(scalars))))
     moved = x + edges.mean(difference * weight) + v * perceptron(1, name="velocity")(norm(v))
     homotopic = Homotopic(
       self.relaxation,
