@@ -220,9 +220,9 @@ def flat(x: Float[Array, "*axes channels"]) -> Float[Array, "rows channels"]:
 class Edges:
   """Gathers and sums over edges, for arrays whose *leading* axis runs over nodes or edges.
 
-  The layout [nodes, time, batch, channels] lets a `Topology` gather whole slabs of memory and sum
-  by gathers or a product with a constant matrix; nothing is scattered, forwards or in a gradient.
-  With `Neighbours` there is no time: they gather along the axis of nodes, and sum by a reshape.
+  The layout [nodes, time, batch, channels] lets a `Topology` gather and sum whole slabs of memory;
+  nothing is scattered, forwards or in a gradient. With `Neighbours` the second axis (or the rows)
+  must be the batch's: they gather along the axis of nodes, and sum by a reshape.
 
   Attributes:
     graph: The connectivity.
@@ -237,86 +237,82 @@ class Edges:
 
   def at_senders(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
     """Returns for each edge the features of its sender."""
+    slabs = self._slabs(x)
     if isinstance(self.graph, Neighbours):
-      by_sample = self._by_sample(x)
+      batch = self.graph.senders.shape[0]
       senders = jnp.moveaxis(self.graph.senders, 0, -1)
-      senders = senders.reshape(-1, senders.shape[-1], *[1] * (by_sample.ndim - 2))
-      return self._like(x, jnp.take_along_axis(by_sample, senders, 0, mode="clip"))
-    return self._gather(x, self.graph.senders)
+      senders = senders.reshape(-1, batch, *[1] * (slabs.ndim - 2))
+      return self._joined(jnp.take_along_axis(slabs, senders, 0, mode="clip"))
+    return self._joined(self._gather(slabs, self.graph.senders))
 
   def at_receivers(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
     """Returns for each edge the features of its receiver."""
+    slabs = self._slabs(x)
     if isinstance(self.graph, Neighbours):
-      return self._like(x, jnp.repeat(self._by_sample(x), self.graph.in_degree, axis=0))
-    return self._gather(x, self.graph.receivers)
+      return self._joined(jnp.repeat(slabs, self.graph.in_degree, axis=0))
+    return self._joined(self._gather(slabs, self.graph.receivers))
 
   def sum(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Sums messages over the edges into each node."""
-    if isinstance(self.graph, Neighbours):
-      return self._like(messages, self._grouped(messages).sum(1))
     return self._joined(self._sum(self._slabs(messages)))
 
   def mean(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Averages messages over the edges into each node; nodes without edges give 0."""
+    slabs = self._slabs(messages)
     if isinstance(self.graph, Neighbours):
-      return self._like(messages, self._grouped(messages).mean(1))
+      return self._joined(self._grouped(slabs).mean(1))
     if isinstance(self.graph, Topology):
       degrees = np.bincount(self.graph.receivers, minlength=self.num_nodes).astype(messages.dtype)
     else:
       receivers = _indices(self.graph.receivers)
       degrees = _segment_sum(jnp.ones(receivers.shape, messages.dtype), receivers, self.num_nodes)
-    total = self._sum(self._slabs(messages))
-    return self._joined(total / jnp.maximum(degrees, 1).reshape(-1, *[1] * messages.ndim))
+    degrees = jnp.maximum(degrees, 1).reshape(-1, *[1] * (slabs.ndim - 1))
+    return self._joined(self._sum(slabs) / degrees)
 
   def max(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Returns the largest message into each node, a constant of the gradient; 0 without edges."""
-    messages = jax.lax.stop_gradient(messages)
+    slabs = self._slabs(jax.lax.stop_gradient(messages))
     if isinstance(self.graph, Neighbours):
-      return self._like(messages, self._grouped(messages).max(1))
+      return self._joined(self._grouped(slabs).max(1))
     receivers = self.graph.receivers
     receivers = np.asarray(receivers) if isinstance(self.graph, Topology) else _indices(receivers)
-    largest = jax.ops.segment_max(self._slabs(messages), receivers, self.num_nodes)
+    largest = jax.ops.segment_max(slabs, receivers, self.num_nodes)
     return self._joined(jnp.where(jnp.isfinite(largest), largest, 0))
 
   def graph_mean(self, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
     """Returns the mean over the nodes of each graph, at every node."""
     slabs = self._slabs(x)
-    if not isinstance(self.graph, jraph.GraphsTuple):
-      return self._joined(jnp.broadcast_to(slabs.mean(0, keepdims=True), slabs.shape))
-    means = pool_mean(slabs, self.graph)
-    return self._joined(means[_graph_of_node(self.graph, self.num_nodes)])
+    if isinstance(self.graph, jraph.GraphsTuple):
+      means = pool_mean(slabs, self.graph)
+      return self._joined(means[_graph_of_node(self.graph, self.num_nodes)])
+    return self._joined(jnp.broadcast_to(slabs.mean(0, keepdims=True), slabs.shape))
 
-  def _gather(self, x, indices):
-    slabs = self._slabs(x)
+  def _gather(self, slabs, indices):
     if isinstance(self.graph, Topology):
-      return self._joined(_gather_constant(slabs, indices))
-    return self._joined(slabs[_indices(indices)])
+      return _gather_constant(slabs, indices)
+    return slabs[_indices(indices)]
 
   def _sum(self, slabs):
-    assert not isinstance(self.graph, Neighbours)
+    if isinstance(self.graph, Neighbours):
+      return self._grouped(slabs).sum(1)
     if isinstance(self.graph, Topology):
       return _sum_constant(slabs, self.graph.receivers, self.num_nodes)
     return _segment_sum(slabs, _indices(self.graph.receivers), self.num_nodes)
 
+  def _grouped(self, slabs):
+    return slabs.reshape(self.num_nodes, -1, *slabs.shape[1:])
+
   def _slabs(self, x):
     # The last axis stays what it is: a reshape that splits it would, fused into a loop, cost index
     # arithmetic for every element.
+    if self.rows == 1:
+      return x
     return x.reshape(x.shape[0] // self.rows, self.rows, *x.shape[1:])
 
   def _joined(self, slabs):
+    if self.rows == 1:
+      return slabs
     return slabs.reshape(slabs.shape[0] * self.rows, *slabs.shape[2:])
-
-  def _by_sample(self, x):
-    """Returns [nodes (edges), batch, ...]."""
-    return self._slabs(x) if self.rows > 1 else x
-
-  def _like(self, x, by_sample):
-    """Returns the axes that x has."""
-    return by_sample.reshape(-1, *x.shape[1:])
-
-  def _grouped(self, messages):
-    by_sample = self._by_sample(messages)
-    return by_sample.reshape(self.num_nodes, -1, *by_sample.shape[1:])
 
 
 # Gathers and sums by constant indices are each other's transposes, and JAX would transpose a gather
