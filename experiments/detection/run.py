@@ -10,7 +10,7 @@ from ace_jax import files, plots, task
 from ace_jax.symmetry import report
 from ace_jax.training import history, loop, parallel
 from experiments.detection import figures as detection_figures
-from experiments.harness import problems, result_files, results, workdirs
+from experiments.harness import problems, result_files, results, tables, workdirs
 from experiments.nbody import run as nbody_run
 from experiments.nbody.presets import PRESETS
 from experiments.report import run as report_run
@@ -172,7 +172,7 @@ def write(place: Path, campaign: Campaign, found: list[dict[str, Any]]) -> None:
       called = ", ".join(f"{name} {count}" for name, count in calls.items() if count)
       table.append([kind, f"{strength:g}", f"{right} of {len(rows)}", called])
   header = ["breaking", "strength", "verdict right", "called broken (runs)"]
-  print(f"\n{text.table(header, table)}\n")
+  print(f"\n{tables.table(header, table)}\n")
   result = {
     "experiment": "detection",
     "rule": {"standard_errors": report.THRESHOLD, "smallest_effect": report.SMALLEST_EFFECT},

@@ -11,7 +11,7 @@ import numpy as np
 from ace_jax import files, homotopy, plots, relaxations, symmetry, task
 from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, bounds, groups
-from experiments.harness import problems, workdirs
+from experiments.harness import problems, tables, workdirs
 from experiments.nbody import run as nbody_run
 from experiments.report import run as report_run
 
@@ -44,9 +44,9 @@ def run(folder: str, out: str | None, samples: int, elements: int, seed: int) ->
   bounded = bounds_by_gamma(key, elements)
   slopes = {name: _slope(values) for name, values in {**by_gamma, **bounded}.items()}
   rows = [[name, *(f"{e:.1e}" for e in errors.values())] for name, errors in by_group.items()]
-  print(f"\nRelative equivariance errors\n{text.table(['group', *_predictors(found)], rows)}\n")
+  print(f"\nRelative equivariance errors\n{tables.table(['group', *_predictors(found)], rows)}\n")
   rows = [[name, *(f"{e:.1e}" for e in errors.values())] for name, errors in by_layer.items()]
-  print(f"The same of every layer, SO(3)\n{text.table(['layer', *_predictors(found)], rows)}\n")
+  print(f"The same of every layer, SO(3)\n{tables.table(['layer', *_predictors(found)], rows)}\n")
   print("Powers of gamma: " + ", ".join(f"{name} {slope:.3f}" for name, slope in slopes.items()))
   place = Path(out or Path(folder) / "equivariance")
   place.mkdir(parents=True, exist_ok=True)

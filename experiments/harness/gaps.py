@@ -9,6 +9,7 @@ import jax
 from ace_jax import task
 from ace_jax.constraints.on_error import Functional, ResilientFunctional
 from ace_jax.state import AceState
+from ace_jax.symmetry import data as group_data
 from ace_jax.symmetry.data import Symmetry
 
 Measure = Callable[[tuple[Any, Any, Any], task.Batch], dict[str, float]]
@@ -32,7 +33,7 @@ def compile_measure(learned: task.Task, symmetry: Symmetry, batch_size: int) -> 
   @jax.jit
   def compiled(variables, data):
     key = jax.random.key(0)
-    found = data.measure(learned, symmetry, variables, data, key, batch_size=batch_size)
+    found = group_data.measure(learned, symmetry, variables, data, key, batch_size=batch_size)
     return dict(zip(("gap", "gap_error", "gap_relative"), found, strict=True))
 
   def measure(variables, samples):

@@ -20,7 +20,7 @@ from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from ace_jax.training.parallel import DATA
 from data import nbody
-from experiments.harness import problems, result_files, results, training, workdirs
+from experiments.harness import problems, result_files, results, tables, training, workdirs
 from experiments.harness.replicas import Plan
 from experiments.nbody.models import NBodyPlain, NBodySEGNN
 from experiments.nbody.presets import PARTICLES, PRESETS
@@ -308,5 +308,5 @@ def curve(
   workdirs.write_result(place, {"experiment": "nbody_samples", "steps": steps, "test_mse": test})
   (place / "figures").mkdir(exist_ok=True)
   plots.save(plots.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
-  print(f"\n{text.table(['predictor', 'trajectories', 'steps', 'test MSE'], table)}")
+  print(f"\n{tables.table(['predictor', 'trajectories', 'steps', 'test MSE'], table)}")
   print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")

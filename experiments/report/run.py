@@ -11,7 +11,7 @@ from ace_jax import files, homotopy, plots, state, task
 from ace_jax.symmetry import actions, groups, report
 from ace_jax.training import history
 from data.errors import DataError
-from experiments.harness import problems, result_files, training, workdirs
+from experiments.harness import problems, result_files, tables, training, workdirs
 from experiments.harness.tables import markdown
 from experiments.nbody import run as nbody_run
 
@@ -159,11 +159,11 @@ def write(
   said = report.verdict(generators)
   lines = [f"# Misalignment report\n\n{said}\n"]
   header, rows = report.generator_rows(generators)
-  print(f"\n{text.table(header, rows)}\n")
+  print(f"\n{tables.table(header, rows)}\n")
   lines.append(markdown(header, rows) + "\n")
   for folder, reports in zip(folders, layers, strict=True):
     header, rows = report.layer_rows(reports)
-    print(f"{folder}\n{text.table(header, rows)}\n")
+    print(f"{folder}\n{tables.table(header, rows)}\n")
     lines.append(f"{Path(folder).name}\n\n{markdown(header, rows)}\n")
   lines.append("![report](report.png)")
   print(said)
