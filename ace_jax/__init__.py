@@ -4,7 +4,7 @@ Source: Manolache, Chamon, Niepert, "Learning (Approximately) Equivariant Networ
 Optimization", NeurIPS 2025, arXiv:2505.13631.
 """
 
-from ace_jax.constraints.base import Formulation, Unconstrained
+from ace_jax.constraints.base import Constraint, Unconstrained
 from ace_jax.constraints.on_gamma import (
   Equality,
   Inequality,
@@ -25,9 +25,9 @@ __version__ = "0.1.0"
 __all__ = [
   "AceError",
   "AceState",
+  "Constraint",
   "Equality",
   "Fit",
-  "Formulation",
   "Homotopic",
   "Inequality",
   "OneSided",

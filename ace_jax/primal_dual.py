@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ace_jax.constraints.base import Formulation, Terms
+from ace_jax.constraints.base import Constraint, Terms
 from ace_jax.state import AceState, Primal
 from ace_jax.task import Batch, Scalar
 
@@ -27,7 +27,7 @@ class Gradients(NamedTuple):
     primal: Its gradients for theta, gamma and slack.
     violation: v, its gradient for the multipliers.
     model_state: New `batch_stats` and the like.
-    aux: What the formulation hands from its terms to its update.
+    aux: What the constraint hands from its terms to its update.
   """
 
   loss: Scalar
@@ -73,13 +73,13 @@ def gradients(state: AceState, batch: Batch, axis_name: str | None = None) -> Gr
     key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
   def value(primal: Primal):
-    terms = state.formulation.terms(
-      state.task, primal, state.model_state, batch, key, state.formulation_state
+    terms = state.constraint.terms(
+      state.task, primal, state.model_state, batch, key, state.constraint_state
     )
     # Averaged *before* it is differentiated. Under shard_map the gradients of replicated
     # parameters arrive summed over devices; only this order is right there and under pmap.
     terms = _mean(terms, axis_name)
-    return lagrangian(state.formulation, terms, state.multipliers), terms
+    return lagrangian(state.constraint, terms, state.multipliers), terms
 
   (value_here, terms), grads = jax.value_and_grad(value, has_aux=True)(state.primal)
   return Gradients(
@@ -93,7 +93,7 @@ def gradients(state: AceState, batch: Batch, axis_name: str | None = None) -> Gr
 
 
 def apply_gradients(state: AceState, gradients: Gradients) -> tuple[AceState, StepOutput]:
-  """Moves every block by its optimizer, then lets the formulation project.
+  """Moves every block by its optimizer, then lets the constraint project.
 
   Args:
     state: The point at which `gradients` were taken.
@@ -108,8 +108,8 @@ def apply_gradients(state: AceState, gradients: Gradients) -> tuple[AceState, St
   multipliers, dual_state = ascend(
     state.dual_optimizer, gradients.violation, state.multipliers, state.dual_state
   )
-  primal, multipliers, formulation_state = state.formulation.update(
-    primal, multipliers, state.formulation_state, gradients.aux, state.step
+  primal, multipliers, constraint_state = state.constraint.update(
+    primal, multipliers, state.constraint_state, gradients.aux, state.step
   )
   output = StepOutput(
     loss=gradients.loss,
@@ -124,7 +124,7 @@ def apply_gradients(state: AceState, gradients: Gradients) -> tuple[AceState, St
     primal_state=primal_state,
     dual_state=dual_state,
     model_state=gradients.model_state,
-    formulation_state=formulation_state,
+    constraint_state=constraint_state,
     step=state.step + 1,
   )
   return state, output
@@ -169,23 +169,23 @@ def _norm(tree: Any) -> Scalar:
   return optax.tree.norm(tree) if jax.tree.leaves(tree) else jnp.zeros(())
 
 
-def lagrangian(formulation: Formulation, terms: Terms, multipliers: Any) -> Scalar:
+def lagrangian(constraint: Constraint, terms: Terms, multipliers: Any) -> Scalar:
   """Evaluates the (augmented) empirical Lagrangian.
 
   .. math:: L = loss + cost + \\sum_i \\lambda_i v_i + \\frac{c}{2} \\sum_i e(v_i)^2
 
-  where e(v) is v for an equality and [v]_+ for an inequality, and c is `formulation.augmented`.
+  where e(v) is v for an equality and [v]_+ for an inequality, and c is `constraint.augmented`.
 
   Args:
-    formulation: Which constraints, and c.
+    constraint: Which constraints, and c.
     terms: loss, cost and violation at the point.
     multipliers: lambda, a tree like the violation.
 
   Reference: Manolache et al., NeurIPS 2025, Eq. (3); augmented term: Hestenes, 1969.
   """
   weighted = jax.tree.map(lambda m, v: jnp.sum(m * v), multipliers, terms.violation)
-  excess = jax.tree.map(lambda e: jnp.sum(jnp.square(e)), formulation.excess(terms.violation))
-  penalty = 0.5 * formulation.augmented * _total(excess)
+  excess = jax.tree.map(lambda e: jnp.sum(jnp.square(e)), constraint.excess(terms.violation))
+  penalty = 0.5 * constraint.augmented * _total(excess)
   return terms.loss + terms.cost + _total(weighted) + penalty
 
 

@@ -57,8 +57,8 @@ class AceState:
     primal_state: State of the primal optimizer, with its step sizes.
     dual_state: State of the dual optimizer, with its step size.
     model_state: `batch_stats` and other collections that the model updates.
-    formulation: The constrained problem (`ace_jax.constraints`) with its constants.
-    formulation_state: The formulation's own state.
+    constraint: The constrained problem (`ace_jax.constraints`) with its constants.
+    constraint_state: The constraint's own state.
     key: Key data of the run; every random number derives from it, the epoch and the step.
     step: Steps done.
     epoch: Epochs done.
@@ -76,8 +76,8 @@ class AceState:
   primal_state: Any
   dual_state: Any
   model_state: Any
-  formulation: Any
-  formulation_state: Any
+  constraint: Any
+  constraint_state: Any
   key: UInt32[Array, "..."]
   step: Int[Array, ""]
   epoch: Int[Array, ""]
@@ -109,7 +109,7 @@ class AceState:
 def create(
   task: Task,
   variables: homotopy.Variables,
-  formulation: Any,
+  constraint: Any,
   primal_optimizer: optax.GradientTransformation,
   dual_optimizer: optax.GradientTransformation,
   key: PRNGKeyArray,
@@ -119,15 +119,15 @@ def create(
   Args:
     task: Model and loss.
     variables: What `model.init` returned; without the collection `gamma` the model is strict.
-    formulation: One of `ace_jax.constraints`.
+    constraint: One of `ace_jax.constraints`.
     primal_optimizer: Transformation of a `Primal`, such as `primal_dual.primal_adam`.
     dual_optimizer: Transformation of the multipliers, such as `lagrangian.dual_optimizer`.
     key: Drives the order of samples and whatever is random in training.
   """
   # Copies, since the state's buffers are donated and must be neither shared nor the caller's.
   theta, gamma, model_state = _copy(homotopy.split(variables))
-  primal = Primal(theta, gamma, formulation.init_slack(gamma))
-  multipliers = formulation.init_multipliers(gamma)
+  primal = Primal(theta, gamma, constraint.init_slack(gamma))
+  multipliers = constraint.init_multipliers(gamma)
 
   def best(variables):
     theta, gamma, model_state = _copy(variables)
@@ -140,8 +140,8 @@ def create(
     primal_state=primal_optimizer.init(primal),  # pyright: ignore[reportArgumentType]
     dual_state=dual_optimizer.init(multipliers),
     model_state=model_state,
-    formulation=_copy(formulation),
-    formulation_state=formulation.init_state(gamma),
+    constraint=_copy(constraint),
+    constraint_state=constraint.init_state(gamma),
     key=jax.random.key_data(key),
     step=jnp.int32(0),
     epoch=jnp.int32(0),

@@ -20,7 +20,7 @@ from ace_jax.optimizers import dual_optimizer, primal_adam
 from ace_jax.training import epochs, memory, parallel
 
 PLAIN = ("strict", "none")
-"""Formulations without multipliers: the plain equivariant model, and the relaxed one."""
+"""Constraints without multipliers: the plain equivariant model, and the relaxed one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ def relaxes(name: str) -> bool:
 
 
 def constraint(name: str, strict: bool, unconstrained: bool) -> str:
-  """Returns the formulation that is timed of a model: equality, unless asked for another."""
+  """Returns the constraint that is timed of a model: equality, unless asked for another."""
   plain = strict or not relaxes(name)
   return "strict" if plain else "none" if unconstrained else "equality"
 

@@ -38,7 +38,7 @@ def test_published_trajectory(primal_dual_fixture):
   _, _, problem, dual, *_ = (*primal_dual_fixture.stem.split("_"), "")
   constants = {name: float(arrays[name]) for name in ("rho", "eps", "c") if name in arrays.files}
   augmented = constants.get("c", 0.0) if "augmented" in primal_dual_fixture.stem else 0.0
-  formulation = {
+  constraint = {
     "equality": lambda: ace_jax.Equality(augmented),
     "inequality": lambda: ace_jax.Inequality(augmented, constants["eps"]),
     "resilient": lambda: ace_jax.Resilient(augmented, constants["rho"]),
@@ -54,7 +54,7 @@ def test_published_trajectory(primal_dual_fixture):
     run = state.create(
       task.from_model(model, squared_error),
       variables,
-      formulation,
+      constraint,
       optimizers.primal_adam(1e-2),
       dual_optimizer(dual, 0.05),
       jax.random.key(0),
@@ -99,7 +99,7 @@ class Small(nn.Module):
     return Homotopic(MLP, name="layer_1")(nn.Dense(2)(y), y)
 
 
-def small_run(axis_name=None, formulation=None):
+def small_run(axis_name=None, constraint=None):
   x = jax.random.normal(jax.random.key(1), (48, 3))
   data = (x, jnp.stack([x[:, 0] * x[:, 1], jnp.sin(x[:, 2])], axis=1))
   variables = jax.tree.map(lambda leaf: leaf.astype(x.dtype), Small().init(jax.random.key(0), x))
@@ -107,7 +107,7 @@ def small_run(axis_name=None, formulation=None):
   run = state.create(
     task.from_model(Small(axis_name), squared_error),
     variables,
-    formulation or ace_jax.Resilient(augmented=0.3, rho=2.0),
+    constraint or ace_jax.Resilient(augmented=0.3, rho=2.0),
     optimizers.primal_adam(1e-2, gamma_lr=3e-2, clip_norm=1.0),
     dual_optimizer("adam", 2e-2),
     jax.random.key(2),
@@ -238,7 +238,7 @@ def test_published_resilient_freezes_its_bound_at_the_start_of_an_epoch(tmp_path
 
 
 def test_gradient_of_gamma_is_loss_gradient_plus_multiplier():
-  run, data = small_run(formulation=ace_jax.Equality())
+  run, data = small_run(constraint=ace_jax.Equality())
   with_multipliers = primal_dual.gradients(run, data).primal.gamma
   zero = run.replace(multipliers=jax.tree.map(jnp.zeros_like, run.multipliers))
   without = primal_dual.gradients(zero, data).primal.gamma

@@ -1,7 +1,7 @@
 """Constraints on a network's own equivariance error, for networks without any equivariant part.
 
 ===================  =====================================  =================  ==================
-formulation          problem                                violation v        domains
+constraint           problem                                violation v        domains
 ===================  =====================================  =================  ==================
 Functional           min loss, gap <= eps                   gap - eps          lambda >= 0
 ResilientFunctional  min loss + rho/2 u^2, gap <= u         gap - u            lambda >= 0, u >= 0
@@ -29,7 +29,7 @@ from flax import struct
 from jaxtyping import PRNGKeyArray
 
 from ace_jax import homotopy
-from ace_jax.constraints.base import Formulation, Terms
+from ace_jax.constraints.base import Constraint, Terms
 from ace_jax.state import Primal
 from ace_jax.symmetry.data import Symmetry, required
 from ace_jax.task import Batch, Scalar, Task
@@ -66,7 +66,7 @@ def loss_and_gap(
 
 
 @struct.dataclass
-class _OnTheGap(Formulation):
+class _OnTheGap(Constraint):
   symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
 
   def init_multipliers(self, gamma):
@@ -79,14 +79,14 @@ class _OnTheGap(Formulation):
   def excess(self, violation):
     return jax.tree.map(lambda v: jnp.maximum(v, 0), violation)
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
-    del own_state
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
+    del constraint_state
     symmetry = required(self.symmetry, "a constraint on the equivariance error")
     loss, gap, updated = loss_and_gap(symmetry, task, primal, model_state, batch, key)
     return Terms(loss, self.cost(primal), {EQUIVARIANCE: gap - self.bound(primal)}, updated)
 
-  def update(self, primal, multipliers, own_state, aux, step):
-    return primal, {EQUIVARIANCE: jnp.maximum(multipliers[EQUIVARIANCE], 0)}, own_state
+  def update(self, primal, multipliers, constraint_state, aux, step):
+    return primal, {EQUIVARIANCE: jnp.maximum(multipliers[EQUIVARIANCE], 0)}, constraint_state
 
 
 @struct.dataclass
@@ -130,7 +130,9 @@ class ResilientFunctional(_OnTheGap):
   def cost(self, primal):
     return 0.5 * self.rho * jnp.square(primal.slack[EQUIVARIANCE])
 
-  def update(self, primal, multipliers, own_state, aux, step):
-    primal, multipliers, own_state = super().update(primal, multipliers, own_state, aux, step)
+  def update(self, primal, multipliers, constraint_state, aux, step):
+    primal, multipliers, constraint_state = super().update(
+      primal, multipliers, constraint_state, aux, step
+    )
     slack = {EQUIVARIANCE: jnp.maximum(primal.slack[EQUIVARIANCE], 0)}
-    return primal._replace(slack=slack), multipliers, own_state
+    return primal._replace(slack=slack), multipliers, constraint_state

@@ -1,4 +1,4 @@
-"""Rival training rules, as formulations beside `ace_jax.constraints`.
+"""Rival training rules, in the form of the constraints.
 
 ==========  ==========================================================================
 Schedule    gamma follows a schedule; Lie bracket and size of the branches are penalised
@@ -24,7 +24,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy
 from ace_jax.constraints import on_error
-from ace_jax.constraints.base import Formulation, Terms
+from ace_jax.constraints.base import Constraint, Terms
 from ace_jax.errors import ConfigurationError
 from ace_jax.state import Primal
 from ace_jax.symmetry import actions, data
@@ -65,7 +65,7 @@ def loss_and_moved_loss(
 
 
 @struct.dataclass
-class Augment(Formulation):
+class Augment(Constraint):
   """min E_g loss(rho_X(g) x, rho_Y(g) y), one g a sample and step: augmentation alone.
 
   Attributes:
@@ -77,14 +77,14 @@ class Augment(Formulation):
 
   symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
     draw, model_key = jax.random.split(key)
     moved = data.required(self.symmetry, "augmentation").move(draw, batch)
-    return super().terms(task, primal, model_state, moved, model_key, own_state)
+    return super().terms(task, primal, model_state, moved, model_key, constraint_state)
 
 
 @struct.dataclass
-class Remul(Formulation):
+class Remul(Constraint):
   """min loss(f(x), y) + beta E_g loss(f(rho_X(g) x), rho_Y(g) y), one g a sample and step.
 
   Both terms are anchored on the target. The equivariance error, which the authors measure, is no
@@ -104,14 +104,14 @@ class Remul(Formulation):
   beta: float | Scalar = 1.0
   symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
     symmetry = data.required(self.symmetry, "remul")
     loss, moved, updated = loss_and_moved_loss(symmetry, task, primal, model_state, batch, key)
     return Terms(loss, self.beta * moved, {}, updated)
 
 
 @struct.dataclass
-class GapPenalty(Formulation):
+class GapPenalty(Constraint):
   """min loss + beta gap: the penalty form of `functional.Functional`.
 
   Attributes:
@@ -125,14 +125,14 @@ class GapPenalty(Formulation):
   beta: float | Scalar = 1.0
   symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
     symmetry = data.required(self.symmetry, "the gap penalty")
     loss, gap, updated = on_error.loss_and_gap(symmetry, task, primal, model_state, batch, key)
     return Terms(loss, self.beta * gap, {}, updated)
 
 
 @struct.dataclass
-class GradNorm(Formulation):
+class GradNorm(Constraint):
   """min w_1 L_1 + w_2 L_2, the weights moved so that both losses train at one pace.
 
   With G_i = w_i norm(grad_theta L_i), r_i the share of L_i(t) / L_i(0) in their mean, the weights
@@ -168,7 +168,7 @@ class GradNorm(Formulation):
     adam = _ADAM.init(jnp.ones(2))
     return {"weights": jnp.ones(2), "initial": jnp.zeros(2), "adam": adam}
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
     symmetry = data.required(self.symmetry, "GradNorm")
 
     def losses(theta):
@@ -183,21 +183,23 @@ class GradNorm(Formulation):
     slopes = _mean(slopes, self.axis_name)
     norms = jax.vmap(optax.tree.norm)(slopes)
     own, updated = losses(primal.theta)
-    first, second = own_state["weights"]
+    first, second = constraint_state["weights"]
     cost = (first - 1) * own[0] + second * own[1]
     return Terms(own[0], cost, {}, updated, jax.lax.stop_gradient((own, norms)))
 
-  def update(self, primal, multipliers, own_state, aux, step):
+  def update(self, primal, multipliers, constraint_state, aux, step):
     losses, norms = aux
-    initial = jnp.where(step == 0, losses, own_state["initial"])
+    initial = jnp.where(step == 0, losses, constraint_state["initial"])
     pace = losses / jnp.maximum(initial, _TINY)
     pace = pace / jnp.maximum(jnp.mean(pace), _TINY)
-    weighted = own_state["weights"] * norms
+    weighted = constraint_state["weights"] * norms
     target = jnp.mean(weighted) * pace**self.asymmetry
     gradient = jnp.sign(weighted - target) * norms
     direction: Any
-    direction, adam = _ADAM.update(gradient, own_state["adam"])
-    weights = jnp.maximum(own_state["weights"] - self.weight_lr * direction, _SMALLEST_WEIGHT)
+    direction, adam = _ADAM.update(gradient, constraint_state["adam"])
+    weights = jnp.maximum(
+      constraint_state["weights"] - self.weight_lr * direction, _SMALLEST_WEIGHT
+    )
     weights = 2 * weights / jnp.sum(weights)
     return primal, multipliers, {"weights": weights, "initial": initial, "adam": adam}
 
@@ -207,7 +209,7 @@ _TINY, _SMALLEST_WEIGHT = 1e-12, 1e-4
 
 
 @struct.dataclass
-class Schedule(Formulation):
+class Schedule(Constraint):
   """gamma rises from 0 to 1 and falls back to 0; the branches are held near equivariant maps.
 
   With t steps done of T, gamma = min(2 t / T, 2 - 2 t / T), and 0 after them. One random element a
@@ -248,12 +250,12 @@ class Schedule(Formulation):
     del gamma
     return {"level": jnp.zeros(())}
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
     symmetry = data.required(self.symmetry, "the schedule")
     draw, model_key = jax.random.split(key)
     batch = symmetry.move_together(draw, batch)
     # Not primal.gamma, which is still as the model initialised it in the first step.
-    gamma = _constant(primal.gamma, own_state["level"])
+    gamma = _constant(primal.gamma, constraint_state["level"])
     # A collection that is there is one that the model may write to: it sows what layers see.
     state = {**model_state, "intermediates": {}}
     variables = homotopy.merge(primal.theta, gamma, state)
@@ -265,7 +267,7 @@ class Schedule(Formulation):
     loss = jnp.mean(task.loss(prediction, batch))
     return Terms(loss, self.penalty * (_root(bracket) + _root(size)), {}, updated)
 
-  def update(self, primal, multipliers, own_state, aux, step):
+  def update(self, primal, multipliers, constraint_state, aux, step):
     level = self.level(step + 1)
     primal = primal._replace(gamma=_constant(primal.gamma, level))
     return primal, multipliers, {"level": level}

@@ -30,6 +30,8 @@ from ace_jax.state import AceState
 from ace_jax.training import hosts
 
 _MANIFEST = "manifest.json"
+_FORMAT = 2  # of the tree of arrays in a checkpoint; a manifest that names none is of the first
+_LAST_COMMITS = {1: "a5f5617"}  # the last one that resumes checkpoints of an earlier format
 
 
 def save(
@@ -68,7 +70,7 @@ def save(
       raise OSError(failure)
     if not hosts.first():
       return place
-    manifest = {"epoch": epoch, "step": step, "sha256": _sums(place)}
+    manifest = {"format": _FORMAT, "epoch": epoch, "step": step, "sha256": _sums(place)}
     manifest["records"] = {os.path.relpath(path, place): _start(path) for path in records}
     files.write_json(place / _MANIFEST, manifest)
   except OSError as error:
@@ -94,7 +96,7 @@ def restore(folder: Path, state: AceState) -> AceState:
     state: A state of the same structure, such as a fresh one.
 
   Raises:
-    CheckpointError: no checkpoint is whole, or it belongs to another model or formulation.
+    CheckpointError: no checkpoint is whole, or it belongs to another model or constraint.
   """
   return load(newest_whole(folder), state)
 
@@ -129,7 +131,7 @@ def restore_all(folder: Path, state: AceState, last: int | None = None) -> list[
     last: Epoch after which they are left out; None takes all.
 
   Raises:
-    CheckpointError: one belongs to another model or formulation.
+    CheckpointError: one belongs to another model or constraint.
   """
   places = [place for place in _sealed(folder) if last is None or int(place.name) <= last]
   return [load(place, state) for place in reversed(places) if not _damage(place)]
@@ -199,8 +201,9 @@ def load(place: Path, state: AceState) -> AceState:
     state: A state of the same structure, such as a fresh one.
 
   Raises:
-    CheckpointError: it belongs to another model or formulation.
+    CheckpointError: it belongs to another model or constraint, or was written before version 0.2.
   """
+  _check_format(place)
   target = _arrays(state)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
@@ -214,6 +217,18 @@ def load(place: Path, state: AceState) -> AceState:
   flat |= traverse_util.flatten_dict(saved)
   restored: Any = serialization.from_state_dict(state, traverse_util.unflatten_dict(flat))
   return restored
+
+
+def _check_format(place: Path) -> None:
+  """Refuses a checkpoint whose arrays have the names of an earlier version."""
+  written = json.loads((place / _MANIFEST).read_text()).get("format", 1)
+  if written != _FORMAT:
+    commit = _LAST_COMMITS.get(written)
+    version = f"commit {commit} is the last that resumes it" if commit else "take a newer ace_jax"
+    raise CheckpointError(
+      f"checkpoint {place} has format {written}, not {_FORMAT}: {version}; or start afresh in "
+      "another workdir."
+    )
 
 
 def _arrays(state: AceState) -> Any:

@@ -50,8 +50,8 @@ def compile_epoch(mesh: Mesh, batch_size: int):
       batch = take(data, index)
       return primal_dual.primal_dual_step(state, batch, parallel.DATA)
 
-    own_state = state.formulation.begin_epoch(state.multipliers, state.formulation_state)
-    begun = state.replace(formulation_state=own_state)  # pyright: ignore[reportAttributeAccessIssue]
+    constraint_state = state.constraint.begin_epoch(state.multipliers, state.constraint_state)
+    begun = state.replace(constraint_state=constraint_state)  # pyright: ignore[reportAttributeAccessIssue]
     trained, outputs = jax.lax.scan(step, begun, order)
     trained = trained.replace(epoch=state.epoch + 1)  # pyright: ignore[reportAttributeAccessIssue]
     finite = jnp.all(jnp.isfinite(jnp.stack(outputs.scalars())))

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from ace_jax import homotopy, state, task
-from ace_jax.constraints.base import Formulation
+from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.optimizers import dual_optimizer, primal_adam
 from ace_jax.state import AceState
@@ -54,7 +54,7 @@ def fit(
   valid: Batch,
   test: Batch | None = None,
   *,
-  constraint: Formulation | None = None,
+  constraint: Constraint | None = None,
   inputs: Callable[[Batch], tuple[Any, ...]] = task.first,
   metric: Callable[[Any, Batch], jax.Array] | None = None,
   variables: homotopy.Variables | None = None,

@@ -69,10 +69,10 @@ def add(
   gaps = {name: on_test(variables) for name, variables in end.selected().items()}
   predictors = {name: found | gaps[name] for name, found in result["predictors"].items()}
   result = result | {"predictors": predictors}
-  if not isinstance(end.formulation, Functional | ResilientFunctional):
+  if not isinstance(end.constraint, Functional | ResilientFunctional):
     return result
   name = "relaxed" if end.primal.gamma else "projection"
-  asked = float(f"{float(end.formulation.bound(end.primal)):.6g}")  # 0.001, not its float32
+  asked = float(f"{float(end.constraint.bound(end.primal)):.6g}")  # 0.001, not its float32
   count = min(task.size(test), task.size(train))
   seen = measure(end.current()[name], task.take(train, slice(0, count)))
   final = on_test(end.current()[name]) | {f"train_{name}": value for name, value in seen.items()}

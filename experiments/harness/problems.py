@@ -91,8 +91,8 @@ def relaxation(settings: dict[str, Any]) -> Callable[..., nn.Module]:
   return functools.partial(branch, **options) if options else branch
 
 
-def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formulation:
-  """Builds the formulation of the settings."""
+def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Constraint:
+  """Builds the constraint of the settings."""
   name, augmented = settings["constraint"], settings["augmented"]
   augmented = 0.0 if augmented is None else augmented
   symmetry = problem.symmetry
@@ -160,9 +160,9 @@ def start(
     own = shared | constants
     init_key, run_key = jax.random.split(key)
     variables = init(init_key, *problem.inputs(batch))
-    formulation = make_constraint(own, problem)
+    constraint = make_constraint(own, problem)
     own_optimizers = optimizers(own, problem, epochs_done)
-    begin = state.create(learned, variables, formulation, *own_optimizers, run_key)
+    begin = state.create(learned, variables, constraint, *own_optimizers, run_key)
     # Step sizes ride in the optimizers' states; the optimizers themselves must be the same.
     primal, dual = shared_optimizers
     return begin.replace(primal_optimizer=primal, dual_optimizer=dual)  # pyright: ignore[reportAttributeAccessIssue]

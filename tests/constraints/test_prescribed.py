@@ -26,10 +26,10 @@ SUM = ace_jax.Task(
 )
 
 
-def begin(formulation):
+def begin(constraint):
   variables = {"params": {"w": jnp.zeros(())}, "gamma": GAMMA}
   optimizers = primal_adam(1e-2), dual_optimizer("sgd", 1.0)
-  return create(SUM, variables, formulation, *optimizers, jax.random.key(0))
+  return create(SUM, variables, constraint, *optimizers, jax.random.key(0))
 
 
 def by_numpy(t, layer, a, a0, tau, period, phase, start, end):

@@ -54,10 +54,10 @@ def batch_of(count, key=0):
   return x, x @ TARGET
 
 
-def terms_of(formulation, w, batch, own_state=None):
-  primal = Primal({"w": w}, {}, formulation.init_slack({}))
-  state = formulation.init_state({}) if own_state is None else own_state
-  return formulation.terms(LINEAR, primal, {}, batch, jax.random.key(1), state)
+def terms_of(constraint, w, batch, constraint_state=None):
+  primal = Primal({"w": w}, {}, constraint.init_slack({}))
+  state = constraint.init_state({}) if constraint_state is None else constraint_state
+  return constraint.terms(LINEAR, primal, {}, batch, jax.random.key(1), state)
 
 
 def gap_of(w, x):
@@ -239,11 +239,11 @@ def test_the_schedule_has_the_last_word_on_gamma_and_shrinks_the_branches():
 EPSILON = 0.05
 
 
-def train(formulation, steps, dual_lr):
+def train(constraint, steps, dual_lr):
   state = create(
     LINEAR,
     {"params": {"w": TARGET}},
-    formulation,
+    constraint,
     primal_adam(3e-3, slack_lr=3e-3),
     dual_optimizer("sgd", dual_lr),
     jax.random.key(0),
@@ -339,7 +339,7 @@ def test_devices_that_share_a_batch_change_nothing(rule):
       batch_size=8,
       mesh=parallel.make_mesh(data=devices, devices=jax.devices()[:devices]),
     )
-    found.append((fit.state.primal, fit.state.formulation_state))
+    found.append((fit.state.primal, fit.state.constraint_state))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *found)
   if rule is rivals.GradNorm:
     assert abs(found[0][1]["weights"][0] - 1) > 0.02

@@ -37,13 +37,13 @@ RATES = (1e-2, 2e-2)
 DUAL = dual_optimizer("adam", 1e-2)
 
 
-def begin(formulation, init):
+def begin(constraint, init):
   """Two replicas, of different seeds and step sizes."""
   states = []
   for seed, rate in enumerate(RATES):
     keys = jax.random.split(jax.random.key(seed))
     variables = init(keys[0], X[:2])
-    own = state.create(LEARNED, variables, formulation, primal_adam(rate), DUAL, keys[1])
+    own = state.create(LEARNED, variables, constraint, primal_adam(rate), DUAL, keys[1])
     states.append(own.replace(primal_optimizer=_ADAM, dual_optimizer=DUAL))
   return parallel.stack(states)
 
