@@ -39,9 +39,9 @@ def test_published_trajectory(primal_dual_fixture):
   constants = {name: float(arrays[name]) for name in ("rho", "eps", "c") if name in arrays.files}
   augmented = constants.get("c", 0.0) if "augmented" in primal_dual_fixture.stem else 0.0
   constraint = {
-    "equality": lambda: ace_jax.Equality(augmented),
-    "inequality": lambda: ace_jax.Inequality(augmented, constants["eps"]),
-    "resilient": lambda: ace_jax.Resilient(augmented, constants["rho"]),
+    "equality": lambda: ace_jax.Equality(augmented=augmented),
+    "inequality": lambda: ace_jax.Inequality(constants["eps"], augmented=augmented),
+    "resilient": lambda: ace_jax.Resilient(constants["rho"], augmented=augmented),
   }[problem]()
   with jax.enable_x64(True):
     x, y, w, v = (jnp.asarray(arrays[name]) for name in ("X", "Y", "W0", "V0"))

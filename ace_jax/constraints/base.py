@@ -7,7 +7,9 @@ from flax import struct
 from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy
+from ace_jax.errors import ConfigurationError
 from ace_jax.state import Primal
+from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch, Scalar, Task
 
 
@@ -37,10 +39,10 @@ class Constraint:
   floats, so that they can be mapped over; nothing here is mutated.
 
   Attributes:
-    augmented: c of the augmented Lagrangian; 0 is the plain one.
+    augmented: c of the augmented Lagrangian; 0 is the plain one. Given by its name alone.
   """
 
-  augmented: float | Scalar = 0.0
+  augmented: float | Scalar = struct.field(default=0.0, kw_only=True)
 
   def init_slack(self, gamma: Any) -> Any:
     """Returns u at the start: {} where the problem has none."""
@@ -128,3 +130,24 @@ class Constraint:
 @struct.dataclass
 class Unconstrained(Constraint):
   """min loss: the relaxed model (or, without gamma, the plain one) without a constraint."""
+
+
+@struct.dataclass
+class UnderSymmetry(Constraint):
+  """Base of the constraints that ask how a group acts on the data.
+
+  Attributes:
+    symmetry: The group and its action; static. Given by its name alone.
+
+  Raises:
+    ConfigurationError: `symmetry` is none.
+  """
+
+  symmetry: Symmetry = struct.field(pytree_node=False, kw_only=True)
+
+  def __post_init__(self):
+    if not isinstance(self.symmetry, Symmetry):
+      raise ConfigurationError(
+        f"{type(self).__name__}.symmetry is {self.symmetry!r}; it must be a Symmetry, which says "
+        "how the group acts on these data."
+      )

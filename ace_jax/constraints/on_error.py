@@ -29,9 +29,9 @@ from flax import struct
 from jaxtyping import PRNGKeyArray
 
 from ace_jax import homotopy
-from ace_jax.constraints.base import Constraint, Terms
+from ace_jax.constraints.base import Terms, UnderSymmetry
 from ace_jax.state import Primal
-from ace_jax.symmetry.data import Symmetry, required
+from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch, Scalar, Task
 
 EQUIVARIANCE = "equivariance"
@@ -66,9 +66,7 @@ def loss_and_gap(
 
 
 @struct.dataclass
-class _OnTheGap(Constraint):
-  symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
-
+class _OnTheGap(UnderSymmetry):
   def init_multipliers(self, gamma):
     return {EQUIVARIANCE: jnp.zeros(())}
 
@@ -81,8 +79,7 @@ class _OnTheGap(Constraint):
 
   def terms(self, task, primal, model_state, batch, key, constraint_state):
     del constraint_state
-    symmetry = required(self.symmetry, "a constraint on the equivariance error")
-    loss, gap, updated = loss_and_gap(symmetry, task, primal, model_state, batch, key)
+    loss, gap, updated = loss_and_gap(self.symmetry, task, primal, model_state, batch, key)
     return Terms(loss, self.cost(primal), {EQUIVARIANCE: gap - self.bound(primal)}, updated)
 
   def update(self, primal, multipliers, constraint_state, aux, step):
@@ -94,11 +91,8 @@ class Functional(_OnTheGap):
   """min loss subject to gap <= epsilon, for any network.
 
   Attributes:
-    symmetry: The group and its action.
     epsilon: Largest admitted gap, in the units of the mean squared error.
-
-  Raises:
-    ConfigurationError: (in the first step) there is no symmetry.
+    symmetry: The group and its action.
   """
 
   epsilon: float | Scalar = 1e-3
@@ -112,11 +106,8 @@ class ResilientFunctional(_OnTheGap):
   """min loss + rho/2 u^2 subject to gap <= u, with a learned slack u >= 0.
 
   Attributes:
-    symmetry: The group and its action.
     rho: Price of slack; at a stationary point u = lambda / rho.
-
-  Raises:
-    ConfigurationError: (in the first step) there is no symmetry.
+    symmetry: The group and its action.
   """
 
   rho: float | Scalar = 1.0

@@ -97,7 +97,7 @@ class RandomHomotopy(Constraint):
   """
 
   draws: str = struct.field(pytree_node=False, default="all")
-  axis_name: str | None = struct.field(pytree_node=False, default=None)
+  axis_name: str | None = struct.field(pytree_node=False, default=None, kw_only=True)
 
   def draw(self, key: PRNGKeyArray, gamma: Any) -> Any:
     """Returns a tree like gamma, of the numbers that one step takes."""

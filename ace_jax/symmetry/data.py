@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ace_jax import homotopy
-from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry.groups import Group
 from ace_jax.task import Batch, Scalar, Task, size
 
@@ -58,20 +57,6 @@ class Symmetry:
     found = predict(jax.vmap(self.act_batch)(elements, batch))
     expected = jax.vmap(self.act_prediction)(elements, prediction, batch)
     return jnp.mean(jnp.square(found - expected).reshape(size(batch), -1), axis=1)
-
-
-def required(symmetry: Symmetry | None, what: str) -> Symmetry:
-  """Returns the symmetry.
-
-  Raises:
-    ConfigurationError: there is none.
-  """
-  if symmetry is None:
-    raise ConfigurationError(
-      f"{what} needs to know how the group acts on these data; give it a Symmetry (of an "
-      "experiment: Problem.symmetry)."
-    )
-  return symmetry
 
 
 def measure(

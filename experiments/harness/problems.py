@@ -128,8 +128,10 @@ def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Const
     "remul": lambda: weighted(rivals.Remul, rivals.loss_and_moved_loss),
     "gap_penalty": lambda: weighted(rivals.GapPenalty, on_error.loss_and_gap),
     "augment": lambda: rivals.Augment(symmetry=symmetry),
-    "functional": lambda: Functional(augmented, symmetry, settings["epsilon"]),
-    "functional_resilient": lambda: ResilientFunctional(augmented, symmetry, settings["rho"]),
+    "functional": lambda: Functional(settings["epsilon"], augmented=augmented, symmetry=symmetry),
+    "functional_resilient": lambda: ResilientFunctional(
+      settings["rho"], augmented=augmented, symmetry=symmetry
+    ),
   }[name]()
 
 

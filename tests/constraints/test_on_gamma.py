@@ -57,7 +57,10 @@ def test_gradient_of_magnitude_is_sign_and_zero_at_zero():
 
 @pytest.mark.parametrize(
   ("constraint", "penalty"),
-  [(ace_jax.Equality(augmented=3.0), 0.25 + 4), (ace_jax.Inequality(3.0, 0.3), 0.04 + 2.89)],
+  [
+    (ace_jax.Equality(augmented=3.0), 0.25 + 4),
+    (ace_jax.Inequality(0.3, augmented=3.0), 0.04 + 2.89),
+  ],
 )
 def test_lagrangian_value(constraint, penalty):
   violation = constraint.violation(PRIMAL)

@@ -121,7 +121,7 @@ def test_augmentation_turns_inputs_and_targets_alike():
 
 def test_gradnorm_balances_two_quadratic_tasks():
   # Gradients of norms 4 and 1 that stay in step: w_1 4 = w_2, w_1 + w_2 = 2.
-  rule = rivals.GradNorm(weight_lr=0.01)
+  rule = rivals.GradNorm(weight_lr=0.01, symmetry=FIXED)
   primal, own = Primal({}, {}, {}), rule.init_state({})
 
   @jax.jit
@@ -134,7 +134,7 @@ def test_gradnorm_balances_two_quadratic_tasks():
   np.testing.assert_allclose(own["initial"], [8.0, 0.5])
 
   # The second loss fell to a half: its pace is 2/3 of the mean, with a = 1 so are its gradients.
-  rule = rivals.GradNorm(weight_lr=0.003, asymmetry=1.0)
+  rule = rivals.GradNorm(1.0, 0.003, symmetry=FIXED)
   own = {**rule.init_state({}), "initial": jnp.ones(2)}
   aux = (jnp.array([1.0, 0.5]), jnp.ones(2))
   step = jax.jit(lambda own, i: (rule.update(primal, {}, own, aux, i + 1)[2], None))
@@ -143,7 +143,7 @@ def test_gradnorm_balances_two_quadratic_tasks():
 
 
 def test_schedule_rises_to_one_and_falls_to_zero():
-  rule = rivals.Schedule(steps=10)
+  rule = rivals.Schedule(10, symmetry=FIXED)
   levels = [float(rule.level(jnp.int32(t))) for t in (0, 1, 5, 7, 10, 11)]
   np.testing.assert_allclose(levels, [0, 0.2, 1, 0.6, 0, 0], atol=1e-6)
   primal = Primal({}, {"a": jnp.ones(3)}, {})
@@ -300,17 +300,21 @@ def test_measure_gives_the_gap_and_its_error():
 @pytest.mark.parametrize(
   "rule",
   [
-    on_error.Functional(),
-    rivals.Augment(),
-    rivals.Remul(),
-    rivals.GapPenalty(),
-    rivals.GradNorm(),
-    rivals.Schedule(),
+    on_error.Functional,
+    on_error.ResilientFunctional,
+    rivals.Augment,
+    rivals.Remul,
+    rivals.GapPenalty,
+    rivals.GradNorm,
+    rivals.Schedule,
   ],
 )
 def test_without_a_group_action(rule):
-  with pytest.raises(ConfigurationError, match="how the group acts on these data"):
-    terms_of(rule, TARGET, batch_of(2))
+  with pytest.raises(TypeError, match="symmetry"):
+    rule()
+  message = rf"{rule.__name__}.symmetry is None; .* how the group acts on these data"
+  with pytest.raises(ConfigurationError, match=message):
+    rule(symmetry=None)
 
 
 class Vectors(nn.Module):
