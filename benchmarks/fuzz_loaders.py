@@ -341,7 +341,10 @@ def _config(folder: Path, real: Path | None, trap: Path):
     (folder / workdirs.CONFIG).write_bytes(content)
     _expect(isinstance(workdirs.read_settings(folder), dict), "settings are no dictionary")
     there = workdirs.read_settings(folder)
-    with mock.patch.object(runs, "write_config"), workdirs.opened(folder, settings, resume=True):
+    with (
+      mock.patch.object(workdirs, "write_config"),
+      workdirs.opened(folder, settings, resume=True),
+    ):
       same = {**there, "epochs": 3} == settings
       _expect(same, "the folder of another configuration is opened")
 
