@@ -15,7 +15,7 @@ from ace_jax.constraints.on_gamma import (
 )
 from ace_jax.errors import AceError
 from ace_jax.homotopy import Homotopic, project, prune, strict
-from ace_jax.primal_dual import apply_gradients, gradients, primal_dual_step
+from ace_jax.primal_dual import Gradients, PrimalDual, StepOutput
 from ace_jax.state import AceState, Primal
 from ace_jax.task import Task
 from ace_jax.training.fitting import Fit, fit
@@ -28,19 +28,19 @@ __all__ = [
   "Constraint",
   "Equality",
   "Fit",
+  "Gradients",
   "Homotopic",
   "Inequality",
   "OneSided",
   "Primal",
+  "PrimalDual",
   "PublishedResilient",
   "Resilient",
   "Ridge",
+  "StepOutput",
   "Task",
   "Unconstrained",
-  "apply_gradients",
   "fit",
-  "gradients",
-  "primal_dual_step",
   "project",
   "prune",
   "strict",

@@ -14,7 +14,7 @@ The gap is one number, so there is one constraint with one multiplier:
 with g drawn by Haar in every step, one for each sample, and d coordinates: in units of the MSE.
 
 At constant step sizes the bound holds on average over iterates, and noise moves every single one
-off it; let them fall towards the end (`primal_dual.primal_adam(decay=...)`), and the last one
+off it; let them fall towards the end (`optimizers.primal_adam(decay=...)`), and the last one
 meets it.
 
 Reference: Manolache et al., NeurIPS 2025, Sec. 7 (equivariance out of non-equivariant

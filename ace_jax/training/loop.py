@@ -14,11 +14,10 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import task
 from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
-from ace_jax.primal_dual import StepOutput
+from ace_jax.primal_dual import PrimalDual, StepOutput
 from ace_jax.state import AceState
-from ace_jax.task import Batch
+from ace_jax.task import Batch, Task, size
 from ace_jax.training import checkpoints, epochs, history, hosts, memory, parallel
 from ace_jax.training.finishing import Finish
 from ace_jax.training.history import Record
@@ -69,6 +68,7 @@ class Settings:
 
 @hosts.watched()
 def train(
+  method: PrimalDual,
   state: AceState,
   data: Batch,
   valid: Batch,
@@ -90,7 +90,8 @@ def train(
   is not finite, at its state before that epoch; `state.failed` says so, and a warning.
 
   Args:
-    state: Fresh states (`state.create`) with a leading axis of replicas (`parallel.stack`);
+    method: Task and optimizers.
+    state: Fresh states (`method.init`) with a leading axis of replicas (`parallel.stack`);
       donated.
     data: Training samples.
     valid: Validation samples, which select each predictor's best variables.
@@ -120,7 +121,7 @@ def train(
     Interrupted: SIGTERM came; the state was saved.
     HostError: another process of this run was lost.
   """
-  samples = task.size(data)
+  samples = size(data)
   if samples < settings.batch_size:
     raise ConfigurationError(
       f"a batch of {settings.batch_size} is larger than the {samples} training samples; "
@@ -135,12 +136,17 @@ def train(
       f"{settings.epochs}, and patience is {settings.patience}."
     )
   mesh = parallel.default_mesh(count) if mesh is None else mesh
-  run_epoch = epochs.compile_epoch(mesh, settings.batch_size)
-  run_evaluation = epochs.compile_evaluation(mesh, settings.eval_batch_size, settings.patience)
+  run_epoch = epochs.compile_epoch(method, mesh, settings.batch_size)
+  run_finish = finish and epochs.compile_epoch(finish.method, mesh, settings.batch_size)
+  run_evaluation = epochs.compile_evaluation(
+    method.task, mesh, settings.eval_batch_size, settings.patience
+  )
   writes = workdir if hosts.first() else None
   files = [writes / name / history.FILE for name in names] if writes else []
   state, records = _start(state, workdir, files, resume, finish)
   epoch = saved = int(np.max(state.epoch))
+  if finish and run_finish and epoch > finish.after:
+    run_epoch = run_finish
   going = np.flatnonzero(state.active[:count])
   memory.check_data(data, valid, mesh)
   state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
@@ -167,8 +173,8 @@ def train(
     for sink in [*itertools.chain(*sinks), *([bar] if bar else [])]:
       stack.callback(sink.close)
     while epoch < settings.epochs and going.size:
-      if finish and epoch == finish.after:
-        state = finish.begin(state)
+      if finish and run_finish and epoch == finish.after:
+        state, run_epoch = finish.begin(state), run_finish
       start = time.perf_counter()
       state, outputs = run_epoch(state, data)
       outputs = hosts.fetch(outputs)
@@ -212,26 +218,32 @@ def train(
 
 
 def test_errors(
-  state: AceState, test: Batch, batch_size: int = 500, mesh: Mesh | None = None
+  task: Task, state: AceState, test: Batch, batch_size: int = 500, mesh: Mesh | None = None
 ) -> list[dict[str, float]]:
   """Returns for each replica each predictor's test error, at its own lowest validation error.
 
   Args:
+    task: Model and metric.
     state: A trained state, with a leading axis of replicas.
     test: Test samples.
     batch_size: Samples evaluated at once.
     mesh: Devices.
   """
-  return test_errors_of_sets(state, {"": test}, batch_size, mesh)[""]
+  return test_errors_of_sets(task, state, {"": test}, batch_size, mesh)[""]
 
 
 @hosts.watched()
 def test_errors_of_sets(
-  state: AceState, sets: Mapping[str, Batch], batch_size: int = 500, mesh: Mesh | None = None
+  task: Task,
+  state: AceState,
+  sets: Mapping[str, Batch],
+  batch_size: int = 500,
+  mesh: Mesh | None = None,
 ) -> dict[str, list[dict[str, float]]]:
   """Returns the `test_errors` on several sets of test samples of one size, by one program.
 
   Args:
+    task: Model and metric.
     state: A trained state, with a leading axis of replicas.
     sets: Test samples, by name.
     batch_size: Samples evaluated at once.
@@ -239,7 +251,7 @@ def test_errors_of_sets(
   """
   count = parallel.replicas(state)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
-  errors = epochs.compile_errors(mesh, batch_size, state.task)
+  errors = epochs.compile_errors(task, mesh, batch_size)
   selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
   result = {}
   for label, test in sets.items():

@@ -117,6 +117,7 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
   begin = problems.start([{**settings, "seed": seed} for seed in seeds], problem)
   report_memory, peaks = results.keep_memory()
   end, records = loop.train(
+    problems.method(settings, problem),
     begin,
     data.train,
     data.valid,
@@ -124,10 +125,10 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
     names=[f"seed{seed}" for seed in seeds],
     report_memory=report_memory,
   )
-  test = loop.test_errors(end, data.test)
+  test = loop.test_errors(problem.task, end, data.test)
   held_out = task.take(data.test, slice(0, _HELD_OUT))
   group = report_run.symmetry_group(settings["centring"], held_out)
-  measure = report_run.compile_measure(end.task, group, _ANGLES)
+  measure = report_run.compile_measure(problem.task, group, _ANGLES)
   truth = set(BROKEN[kind]) if strength else set()
   rows = []
   for seed in seeds:

@@ -141,7 +141,7 @@ def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> problems.Prob
     valid=data.valid,
     test=data.test,
     summary=data.summary,
-    measure=lambda current: equivariance(current, measured),
+    measure=lambda learned, current: equivariance(learned, current, measured),
     published=_PUBLISHED,
     draw=functools.partial(draw, data, label, baseline),
     symmetry=SYMMETRY,
@@ -176,12 +176,14 @@ ROTATIONS = {
 }
 
 
-def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.Array]:
+def equivariance(
+  learned: task.Task, current: state.AceState, batch: nbody.Split
+) -> dict[str, jax.Array]:
   """Returns the relative equivariance error of each predictor under rotations about the origin."""
   rotations = SYMMETRY.group.sample(jax.random.key(0), _ROTATIONS)
   errors = {}
   for name, variables in current.current().items():
-    predict = functools.partial(problems.predict, current, variables)
+    predict = functools.partial(learned.predict, variables)
     errors[f"equivariance/{name}"] = equivariance_error(
       predict, batch, rotations, SYMMETRY.act_batch, actions.position
     )
@@ -204,14 +206,14 @@ _PUBLISHED = {
 }
 
 
-def predictions(data: nbody.Dataset, end: state.AceState) -> dict[str, Any]:
+def predictions(data: nbody.Dataset, learned: task.Task, end: state.AceState) -> dict[str, Any]:
   """Returns the first test trajectories: start, velocities, charges, truth and predicted ends.
 
   With `paths`, the true positions on the way, where the data have them.
   """
   shown = task.take(data.test, slice(0, nbody.SHOWN))
   predicted = {
-    name: problems.predict(end, variables, shown) for name, variables in end.selected().items()
+    name: learned.predict(variables, shown) for name, variables in end.selected().items()
   }
   inputs = {name: shown[name] for name in ("velocities", "charges")}
   paths = {} if data.paths is None else {"paths": data.paths}

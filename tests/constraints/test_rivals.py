@@ -16,10 +16,10 @@ from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import Homotopic, Irreps
 from ace_jax.models.segnn import SEGNN
 from ace_jax.optimizers import dual_optimizer, primal_adam
-from ace_jax.primal_dual import primal_dual_step
-from ace_jax.state import Primal, create
+from ace_jax.primal_dual import PrimalDual
+from ace_jax.state import Primal
 from ace_jax.symmetry import actions, groups
-from ace_jax.symmetry.data import Symmetry
+from ace_jax.symmetry.data import Symmetry, measure
 from ace_jax.training import parallel
 from experiments.nbody.models import NBodySEGNN
 
@@ -220,8 +220,8 @@ def test_the_schedule_has_the_last_word_on_gamma_and_shrinks_the_branches():
   )
   variables = jax.jit(NBodySEGNN(network).init)(keys[0], x, v, batch["q"])
   rule = rivals.Schedule(steps=4, symmetry=symmetry)
-  state = create(learned, variables, rule, primal_adam(1e-3), dual_optimizer("sgd", 1.0), keys[1])
-  step = jax.jit(primal_dual_step)
+  method = PrimalDual(learned, primal_adam(1e-3), dual_optimizer("sgd", 1.0))
+  state, step = method.init(variables, rule, keys[1]), jax.jit(method.step)
   levels, costs = [], []
   for _ in range(4):
     state, output = step(state, batch)
@@ -230,9 +230,8 @@ def test_the_schedule_has_the_last_word_on_gamma_and_shrinks_the_branches():
   np.testing.assert_allclose(levels, [0.5, 1, 0.5, 0], atol=1e-6)
   assert 0 < costs[0] < 1e-3  # branches start at 1e-4
   # The loss of the first step is that at gamma = 0: every rotation leaves it as it is.
-  first = create(learned, variables, rule, primal_adam(1e-3), dual_optimizer("sgd", 1.0), keys[1])
-  theta, _, model_state = first.current()["projection"]
-  strict = jax.jit(learned.evaluate)(theta, {}, model_state, batch).mean()
+  first = method.init(variables, rule, keys[1])
+  strict = jax.jit(learned.errors)(first.projection, batch).mean()
   np.testing.assert_allclose(step(first, batch)[1].loss, strict, rtol=1e-5)
 
 
@@ -240,21 +239,15 @@ EPSILON = 0.05
 
 
 def train(constraint, steps, dual_lr):
-  state = create(
-    LINEAR,
-    {"params": {"w": TARGET}},
-    constraint,
-    primal_adam(3e-3, slack_lr=3e-3),
-    dual_optimizer("sgd", dual_lr),
-    jax.random.key(0),
-  )
+  method = PrimalDual(LINEAR, primal_adam(3e-3, slack_lr=3e-3), dual_optimizer("sgd", dual_lr))
+  state = method.init({"params": {"w": TARGET}}, constraint, jax.random.key(0))
   # Samples with unit covariance, exactly: the gap is that of a whitened batch.
   x = np.random.default_rng(0).normal(size=(256, 3))
   x = np.linalg.qr(x)[0] * np.sqrt(256)
   batch = (jnp.asarray(x, jnp.float32), jnp.asarray(x, jnp.float32) @ TARGET)
 
   def body(state, _):
-    state, output = primal_dual_step(state, batch)
+    state, output = method.step(state, batch)
     return state, (state.multipliers["equivariance"], output.violation["equivariance"])
 
   return jax.jit(lambda s: jax.lax.scan(body, s, length=steps))(state)
@@ -289,10 +282,8 @@ def test_the_resilient_one_settles_where_slack_is_multiplier_over_rho():
 
 
 def test_measure_gives_the_gap_and_its_error():
-  data = batch_of(4000, key=5)
-  gap, error, _ = data.measure(
-    LINEAR, VECTORS, ({"w": TARGET}, {}, {}), data, jax.random.key(0), elements=2
-  )
+  samples, variables = batch_of(4000, key=5), {"params": {"w": TARGET}}
+  gap, error, _ = measure(LINEAR, VECTORS, variables, samples, jax.random.key(0), elements=2)
   assert abs(gap - true_gap(np.asarray(TARGET))) < 4 * error
   assert error < 0.05 * gap
 
