@@ -55,7 +55,7 @@ class Finish:
       state: The run, with as many replicas as `fresh`.
     """
     best = state.best["projection"]
-    pruned = homotopy.prune(best.variables)
+    pruned = homotopy.prune({**best.variables, homotopy.GAMMA: state.primal.gamma})
     kept = best.replace(  # pyright: ignore[reportAttributeAccessIssue]
       variables=pruned, stalled=jnp.zeros_like(best.stalled)
     )
