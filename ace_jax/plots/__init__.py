@@ -1,11 +1,11 @@
 """Figures from records alone; functions return a matplotlib Figure, `save` writes it."""
 
 from ace_jax.plots.curves import (
-  PALETTE,
   against_reference,
   equivariance_error,
   gamma_and_multipliers,
   layers,
+  mean_and_deviation,
   sample_efficiency,
   save,
   series,
@@ -13,6 +13,7 @@ from ace_jax.plots.curves import (
   validation_curve,
 )
 from ace_jax.plots.landscape import along_training, contours, save_animation, sharpness, surface
+from ace_jax.plots.palette import PALETTE
 from ace_jax.plots.report import equivariance, misalignment
 from ace_jax.plots.streams import by_stream, table
 
@@ -26,6 +27,7 @@ __all__ = [
   "equivariance_error",
   "gamma_and_multipliers",
   "layers",
+  "mean_and_deviation",
   "misalignment",
   "sample_efficiency",
   "save",

@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from ace_jax.plots.palette import BROKEN, KEPT
 from ace_jax.symmetry.report import THRESHOLD, GeneratorReport, LayerReport
-
-KEPT, BROKEN = "#0072B2", "#D55E00"
 
 
 def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorReport]) -> Figure:

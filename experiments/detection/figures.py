@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from ace_jax.plots.report import BROKEN, KEPT
+from ace_jax.plots.palette import BROKEN, KEPT
 
 
 def detection_curves(
