@@ -1,9 +1,25 @@
 """Learning (approximately) equivariant networks by constrained optimization.
 
+What is named here is public: the names below, and those of the namespaces `constraints`, `export`,
+`landscape`, `models`, `optimizers`, `plots`, `relaxations`, `symmetry` and `training`. `models` and
+`plots`, which need further packages, are imported when they are first asked for.
+
 Source: Manolache, Chamon, Niepert, "Learning (Approximately) Equivariant Networks via Constrained
 Optimization", NeurIPS 2025, arXiv:2505.13631.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ace_jax import (
+  constraints,
+  export,
+  landscape,
+  optimizers,
+  relaxations,
+  symmetry,
+  training,
+)
 from ace_jax.constraints.base import Constraint, Unconstrained
 from ace_jax.constraints.on_gamma import (
   Equality,
@@ -12,15 +28,19 @@ from ace_jax.constraints.on_gamma import (
   PublishedResilient,
   Resilient,
   Ridge,
+  magnitude,
 )
 from ace_jax.errors import AceError
-from ace_jax.homotopy import Homotopic, project, prune, strict
+from ace_jax.homotopy import Homotopic, by_name, project, prune, strict
 from ace_jax.primal_dual import Gradients, PrimalDual, StepOutput
 from ace_jax.state import AceState, Primal
-from ace_jax.task import Task
+from ace_jax.task import Task, from_model, take
 from ace_jax.training.fitting import Fit, fit
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+  from ace_jax import models, plots
+
+__version__ = "0.2.0"
 
 __all__ = [
   "AceError",
@@ -40,8 +60,27 @@ __all__ = [
   "StepOutput",
   "Task",
   "Unconstrained",
+  "by_name",
+  "constraints",
+  "export",
   "fit",
+  "from_model",
+  "landscape",
+  "magnitude",
+  "models",
+  "optimizers",
+  "plots",
   "project",
   "prune",
+  "relaxations",
   "strict",
+  "symmetry",
+  "take",
+  "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+  if name in ("models", "plots"):
+    return importlib.import_module(f"ace_jax.{name}")
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,6 +22,10 @@ class CheckpointError(AceError):
   """A checkpoint cannot be written, or none can be read."""
 
 
+class MissingPackageError(AceError, ImportError):
+  """An optional package is not installed; names the extra that brings it."""
+
+
 class RecordsError(AceError):
   """The records of a run cannot be read; names the line."""
 

@@ -8,6 +8,8 @@ import optax
 
 from ace_jax.state import Primal
 
+__all__ = ["dual_optimizer", "nu_pi", "primal_adam"]
+
 
 class NuPIState(NamedTuple):
   """Moving average xi of the gradients."""

@@ -1,4 +1,15 @@
-"""Figures from records alone; functions return a matplotlib Figure, `save` writes it."""
+"""Figures from records alone; functions return a matplotlib Figure, `save` writes it.
+
+Raises:
+  MissingPackageError: (when imported) there is no Matplotlib.
+"""
+
+import importlib.util
+
+from ace_jax.errors import MissingPackageError
+
+if importlib.util.find_spec("matplotlib") is None:
+  raise MissingPackageError("figures need Matplotlib: pip install 'ace_jax[plots]'.")
 
 from ace_jax.plots.curves import (
   against_reference,
