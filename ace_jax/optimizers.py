@@ -1,4 +1,4 @@
-"""The empirical Lagrangian, and the dual ascent that moves the multipliers."""
+"""Optimizers of the multipliers and of the primal blocks, their step sizes in their states."""
 
 from typing import Any, NamedTuple
 

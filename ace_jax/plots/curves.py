@@ -1,4 +1,4 @@
-"""Every figure, from the records of a run or from results alone.
+"""Figures from the records of runs: errors, gammas and multipliers over epochs.
 
 Functions return a matplotlib Figure, made without pyplot's global state; `save` writes it.
 """

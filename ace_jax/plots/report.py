@@ -1,4 +1,4 @@
-"""Figures of the misalignment report, of its detection campaign, and of equivariance errors."""
+"""Figures of the misalignment report, and of equivariance errors."""
 
 from collections.abc import Mapping, Sequence
 
