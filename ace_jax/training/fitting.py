@@ -103,7 +103,7 @@ def fit(
     progress: Called with the epochs of the run and those done before; returns what gets the record
       of every epoch, by default a progress bar. None shows nothing, not even the memory that is
       expected.
-    **settings: epochs, batch_size, eval_every, patience, ...: see `training.loop.Settings`.
+    **settings: epochs, batch_size, eval_every, patience, ...: see `ace_jax.training.Settings`.
 
   Returns:
     Both predictors, what gamma and multipliers came to, and the history.
