@@ -32,7 +32,7 @@ $(STAMP): setup.py constraints.txt
 	exit 2; fi; \
 	[ -x $(PYTHON) ] || $$python -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[dev,sweep,tensorboard]'
+		-e '.[dev,experiments,plots,sweep,tensorboard]'
 	@touch $@
 
 lint: install

@@ -1,10 +1,26 @@
 """Learning (approximately) equivariant networks by constrained optimization.
 
+What is named here is public: the names below, and those of the namespaces `constraints`, `export`,
+`landscape`, `models`, `optimizers`, `plots`, `relaxations`, `symmetry` and `training`. `models` and
+`plots`, which need further packages, are imported when they are first asked for.
+
 Source: Manolache, Chamon, Niepert, "Learning (Approximately) Equivariant Networks via Constrained
 Optimization", NeurIPS 2025, arXiv:2505.13631.
 """
 
-from ace_jax.constraints.base import Formulation, Unconstrained
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ace_jax import (
+  constraints,
+  export,
+  landscape,
+  optimizers,
+  relaxations,
+  symmetry,
+  training,
+)
+from ace_jax.constraints.base import Constraint, Unconstrained
 from ace_jax.constraints.on_gamma import (
   Equality,
   Inequality,
@@ -12,36 +28,59 @@ from ace_jax.constraints.on_gamma import (
   PublishedResilient,
   Resilient,
   Ridge,
+  magnitude,
 )
 from ace_jax.errors import AceError
-from ace_jax.homotopy import Homotopic, project, prune, strict
-from ace_jax.primal_dual import apply_gradients, gradients, primal_dual_step
+from ace_jax.homotopy import Homotopic, by_name, project, prune, strict
+from ace_jax.primal_dual import Gradients, PrimalDual, StepOutput
 from ace_jax.state import AceState, Primal
-from ace_jax.task import Task
+from ace_jax.task import Task, from_model, take
 from ace_jax.training.fitting import Fit, fit
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+  from ace_jax import models, plots
+
+__version__ = "0.2.0"
 
 __all__ = [
   "AceError",
   "AceState",
+  "Constraint",
   "Equality",
   "Fit",
-  "Formulation",
+  "Gradients",
   "Homotopic",
   "Inequality",
   "OneSided",
   "Primal",
+  "PrimalDual",
   "PublishedResilient",
   "Resilient",
   "Ridge",
+  "StepOutput",
   "Task",
   "Unconstrained",
-  "apply_gradients",
+  "by_name",
+  "constraints",
+  "export",
   "fit",
-  "gradients",
-  "primal_dual_step",
+  "from_model",
+  "landscape",
+  "magnitude",
+  "models",
+  "optimizers",
+  "plots",
   "project",
   "prune",
+  "relaxations",
   "strict",
+  "symmetry",
+  "take",
+  "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+  if name in ("models", "plots"):
+    return importlib.import_module(f"ace_jax.{name}")
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,11 @@
 """Errors that a user can cause, and the exit code with which a program should end on them."""
 
 
+def first_line(error: BaseException) -> str:
+  """Returns the first line of an error's message, or its type's name where there is none."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class AceError(Exception):
   """Base of every error of this package; its message is one line that says how to mend it."""
 
@@ -15,6 +20,10 @@ class ConfigurationError(AceError, ValueError):
 
 class CheckpointError(AceError):
   """A checkpoint cannot be written, or none can be read."""
+
+
+class MissingPackageError(AceError, ImportError):
+  """An optional package is not installed; names the extra that brings it."""
 
 
 class RecordsError(AceError):

@@ -11,6 +11,14 @@ from jax import export as jax_export
 
 from ace_jax import files, homotopy
 
+__all__ = [
+  "export_function",
+  "load_function",
+  "load_parameters",
+  "save_parameters",
+  "save_variables",
+]
+
 
 def save_parameters(path: Path, variables: homotopy.Variables) -> None:
   """Writes the variables of the pruned model as a compressed .npz, one array a leaf, atomically.

@@ -1,10 +1,28 @@
 """Files that are whole or not there: written beside, then renamed."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+  """Yields a name beside a file, whose place what is written there takes when the context ends.
+
+  After an error the file stays as it was.
+
+  Args:
+    path: The file; the other name ends as it does.
+  """
+  temporary = path.with_name(f".{os.getpid()}.{path.name}")
+  try:
+    yield temporary
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -14,15 +32,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_binary(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
   """Replaces a file atomically by what `write` puts into it, as in `write_text`."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with temporary.open("wb") as file:
-      write(file)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with replaced(path) as temporary, temporary.open("wb") as file:
+    write(file)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

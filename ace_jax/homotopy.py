@@ -22,6 +22,7 @@ IRREPS = "irreps"
 
 Variables = Mapping[str, Any]
 
+_MEAN_SQUARE = "mean_square"  # of a "fixed" branch, in the layer's own scope of `batch_stats`
 _MEAN_SQUARE_FLOOR = 1e-12
 
 
@@ -132,7 +133,7 @@ class Homotopic(nn.Module):
     return self.has_variable(GAMMA, GAMMA) or initialising
 
   def _mean_square(self, f_neq: Float[Array, "... features"]) -> Float[Array, ""]:
-    running = self.variable("batch_stats", "mean_square", lambda: jnp.mean(jnp.square(f_neq)))
+    running = self.variable("batch_stats", _MEAN_SQUARE, lambda: jnp.mean(jnp.square(f_neq)))
     if self.is_initializing() or not self.is_mutable_collection("batch_stats"):
       return running.value
     mean_square = jnp.mean(jnp.square(f_neq))
@@ -179,20 +180,30 @@ def prune(variables: Variables) -> dict[str, Any]:
   The result has exactly the tree that `strict(model.init)` gives, and computes f_{theta,0}.
 
   Args:
-    variables: Variables of a relaxed model; every subtree named `relaxation`, and the running
-      scale of `Homotopic`, is dropped from every collection.
+    variables: Variables of either predictor. Every subtree named `relaxation` is dropped from every
+      collection, and so is the running mean square of every homotopic layer, which is known by
+      its gamma or by its branch; what other modules call `mean_square` stays.
   """
+  flat: dict[str, dict[tuple[str, ...], Any]] = {
+    collection: traverse_util.flatten_dict(tree) for collection, tree in variables.items()
+  }
+  layers = {path[:-1] for path in flat.pop(GAMMA, {})}
+  layers |= {
+    path[: path.index(RELAXATION)]
+    for leaves in flat.values()
+    for path in leaves
+    if RELAXATION in path
+  }
+  scales = {(*layer, _MEAN_SQUARE) for layer in layers}
   kept = {}
-  for collection, tree in project(variables).items():
-    leaves = traverse_util.flatten_dict(tree)
-    leaves = {path: leaf for path, leaf in leaves.items() if not _of_relaxation(path)}
-    if leaves:
-      kept[collection] = traverse_util.unflatten_dict(leaves)
+  for collection, leaves in flat.items():
+    dropped = scales if collection == "batch_stats" else set()
+    left = {
+      path: leaf for path, leaf in leaves.items() if RELAXATION not in path and path not in dropped
+    }
+    if left:
+      kept[collection] = traverse_util.unflatten_dict(left)
   return kept
-
-
-def _of_relaxation(path: tuple[str, ...]) -> bool:
-  return RELAXATION in path or path[-1] == "mean_square"
 
 
 def strict(init: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,17 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
+__all__ = [
+  "coordinates",
+  "filter_normalised_direction",
+  "hessian_product",
+  "hessian_trace",
+  "loss_slice",
+  "plane_through",
+  "principal_directions",
+  "top_eigenvalues",
+]
+
 Loss = Callable[[Any], Float[Array, ""]]
 """Maps parameters (a pytree) to a loss."""
 

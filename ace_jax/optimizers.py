@@ -1,4 +1,4 @@
-"""The empirical Lagrangian, and the dual ascent that moves the multipliers."""
+"""Optimizers of the multipliers and of the primal blocks, their step sizes in their states."""
 
 from typing import Any, NamedTuple
 
@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from ace_jax.state import Primal
+
+__all__ = ["dual_optimizer", "nu_pi", "primal_adam"]
 
 
 class NuPIState(NamedTuple):

@@ -1,18 +1,21 @@
-"""The step: one pure function that moves theta, gamma, slack and multipliers at once.
+"""The step: a pure function that moves theta, gamma, slack and multipliers at once.
 
 Written for one device of a mapped axis: with `axis_name`, losses and gradients are averaged over
 it, so the same function runs alone, under `jax.shard_map` and under `jax.pmap`.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PRNGKeyArray
 
-from ace_jax.constraints.base import Formulation, Terms
-from ace_jax.state import AceState, Primal
-from ace_jax.task import Batch, Scalar
+from ace_jax import homotopy
+from ace_jax.constraints.base import Constraint, Terms
+from ace_jax.state import AceState, Best, Primal
+from ace_jax.task import Batch, Scalar, Task
 
 # Independent random streams of a run (`AceState.stream`).
 ORDER_STREAM, STEP_STREAM = 0, 1
@@ -27,7 +30,7 @@ class Gradients(NamedTuple):
     primal: Its gradients for theta, gamma and slack.
     violation: v, its gradient for the multipliers.
     model_state: New `batch_stats` and the like.
-    aux: What the formulation hands from its terms to its update.
+    aux: What the constraint hands from its terms to its update.
   """
 
   loss: Scalar
@@ -60,98 +63,153 @@ class StepOutput(NamedTuple):
     return [self.loss, self.lagrangian, self.theta_norm, self.gamma_norm]
 
 
-def gradients(state: AceState, batch: Batch, axis_name: str | None = None) -> Gradients:
-  """Returns the gradients of the Lagrangian for every block, all at the same point.
+@dataclasses.dataclass(frozen=True)
+class PrimalDual:
+  """The primal-dual method for one task: pure functions of a state, without a state of its own.
 
-  Args:
-    state: The point.
-    batch: The samples of this device.
-    axis_name: Mapped axis that shares the batch; None on one device.
-  """
-  key = jax.random.fold_in(state.stream(STEP_STREAM), state.step)
-  if axis_name is not None:
-    key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+  Static (hashable): compiled programs depend on it, and all that changes is in the `AceState`.
 
-  def value(primal: Primal):
-    terms = state.formulation.terms(
-      state.task, primal, state.model_state, batch, key, state.formulation_state
-    )
-    # Averaged *before* it is differentiated. Under shard_map the gradients of replicated
-    # parameters arrive summed over devices; only this order is right there and under pmap.
-    terms = _mean(terms, axis_name)
-    return lagrangian(state.formulation, terms, state.multipliers), terms
-
-  (value_here, terms), grads = jax.value_and_grad(value, has_aux=True)(state.primal)
-  return Gradients(
-    loss=terms.loss,
-    lagrangian=value_here,
-    primal=_mean(grads, axis_name),
-    violation=terms.violation,
-    model_state=terms.model_state,
-    aux=terms.aux,
-  )
-
-
-def apply_gradients(state: AceState, gradients: Gradients) -> tuple[AceState, StepOutput]:
-  """Moves every block by its optimizer, then lets the formulation project.
-
-  Args:
-    state: The point at which `gradients` were taken.
-    gradients: What `gradients(state, batch)` returned.
-  """
-  updates, primal_state = state.primal_optimizer.update(
-    gradients.primal,  # pyright: ignore[reportArgumentType]
-    state.primal_state,
-    state.primal,  # pyright: ignore[reportArgumentType]
-  )
-  primal = optax.apply_updates(state.primal, updates)  # pyright: ignore[reportArgumentType]
-  multipliers, dual_state = ascend(
-    state.dual_optimizer, gradients.violation, state.multipliers, state.dual_state
-  )
-  primal, multipliers, formulation_state = state.formulation.update(
-    primal, multipliers, state.formulation_state, gradients.aux, state.step
-  )
-  output = StepOutput(
-    loss=gradients.loss,
-    lagrangian=gradients.lagrangian,
-    violation=gradients.violation,
-    theta_norm=optax.tree.norm(gradients.primal.theta),
-    gamma_norm=_norm(gradients.primal.gamma),
-  )
-  state = state.replace(  # pyright: ignore[reportAttributeAccessIssue]
-    primal=primal,
-    multipliers=multipliers,
-    primal_state=primal_state,
-    dual_state=dual_state,
-    model_state=gradients.model_state,
-    formulation_state=formulation_state,
-    step=state.step + 1,
-  )
-  return state, output
-
-
-def primal_dual_step(
-  state: AceState, batch: Batch, axis_name: str | None = None
-) -> tuple[AceState, StepOutput]:
-  """One step of the primal-dual method.
-
-  With every gradient taken at the same point (theta, gamma, u, lambda),
-
-  .. math::
-     \\theta, \\gamma, u \\leftarrow [\\, \\cdot - opt(\\nabla L) ]_U, \\qquad
-     \\lambda \\leftarrow [\\lambda + opt(v)]_\\Lambda
-
-  Args:
-    state: The run before the step.
-    batch: The samples of this device.
-    axis_name: Mapped axis that shares the batch; None on one device.
-
-  Returns:
-    The run after the step, and what happened.
+  Attributes:
+    task: Model and loss.
+    primal_optimizer: Transformation of a `Primal`, such as `optimizers.primal_adam`.
+    dual_optimizer: Transformation of the multipliers, such as `optimizers.dual_optimizer`.
 
   Reference: Manolache et al., NeurIPS 2025, Algorithm 1 and 2.
   """
-  return apply_gradients(state, gradients(state, batch, axis_name))
+
+  task: Task
+  primal_optimizer: optax.GradientTransformation
+  dual_optimizer: optax.GradientTransformation
+
+  def init(
+    self, variables: homotopy.Variables, constraint: Constraint, key: PRNGKeyArray
+  ) -> AceState:
+    """Starts a run: multipliers and slack at 0, gamma as the model initialised it.
+
+    Args:
+      variables: What `model.init` returned; without the collection `gamma` the model is strict.
+      constraint: One of `ace_jax.constraints`.
+      key: Drives the order of samples and whatever is random in training.
+    """
+    # Copies, since the state's buffers are donated and must be neither shared nor the caller's.
+    theta, gamma, model_state = _copy(homotopy.split(variables))
+    primal = Primal(theta, gamma, constraint.init_slack(gamma))
+    multipliers = constraint.init_multipliers(gamma)
+    state = AceState(
+      primal=primal,
+      multipliers=multipliers,
+      primal_state=self.primal_optimizer.init(primal),  # pyright: ignore[reportArgumentType]
+      dual_state=self.dual_optimizer.init(multipliers),
+      model_state=model_state,
+      constraint=_copy(constraint),
+      constraint_state=constraint.init_state(gamma),
+      key=jax.random.key_data(key),
+      step=jnp.int32(0),
+      epoch=jnp.int32(0),
+      active=jnp.array(True),
+      failed=jnp.int32(0),
+      best={},
+    )
+    best = {name: _never_evaluated(predictor) for name, predictor in state.current().items()}
+    return state.replace(best=best)  # pyright: ignore[reportAttributeAccessIssue]
+
+  def gradients(self, state: AceState, batch: Batch, axis_name: str | None = None) -> Gradients:
+    """Returns the gradients of the Lagrangian for every block, all at the same point.
+
+    Args:
+      state: The point.
+      batch: The samples of this device.
+      axis_name: Mapped axis that shares the batch; None on one device.
+    """
+    key = jax.random.fold_in(state.stream(STEP_STREAM), state.step)
+    if axis_name is not None:
+      key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+    def value(primal: Primal):
+      terms = state.constraint.terms(
+        self.task, primal, state.model_state, batch, key, state.constraint_state
+      )
+      # Averaged *before* it is differentiated. Under shard_map the gradients of replicated
+      # parameters arrive summed over devices; only this order is right there and under pmap.
+      terms = _mean(terms, axis_name)
+      return lagrangian(state.constraint, terms, state.multipliers), terms
+
+    (value_here, terms), grads = jax.value_and_grad(value, has_aux=True)(state.primal)
+    return Gradients(
+      loss=terms.loss,
+      lagrangian=value_here,
+      primal=_mean(grads, axis_name),
+      violation=terms.violation,
+      model_state=terms.model_state,
+      aux=terms.aux,
+    )
+
+  def apply_gradients(self, state: AceState, gradients: Gradients) -> tuple[AceState, StepOutput]:
+    """Moves every block by its optimizer, then lets the constraint project.
+
+    Args:
+      state: The point at which `gradients` were taken.
+      gradients: What `gradients(state, batch)` returned.
+    """
+    updates, primal_state = self.primal_optimizer.update(
+      gradients.primal,  # pyright: ignore[reportArgumentType]
+      state.primal_state,
+      state.primal,  # pyright: ignore[reportArgumentType]
+    )
+    primal = optax.apply_updates(state.primal, updates)  # pyright: ignore[reportArgumentType]
+    multipliers, dual_state = ascend(
+      self.dual_optimizer, gradients.violation, state.multipliers, state.dual_state
+    )
+    primal, multipliers, constraint_state = state.constraint.update(
+      primal, multipliers, state.constraint_state, gradients.aux, state.step
+    )
+    output = StepOutput(
+      loss=gradients.loss,
+      lagrangian=gradients.lagrangian,
+      violation=gradients.violation,
+      theta_norm=optax.tree.norm(gradients.primal.theta),
+      gamma_norm=_norm(gradients.primal.gamma),
+    )
+    state = state.replace(  # pyright: ignore[reportAttributeAccessIssue]
+      primal=primal,
+      multipliers=multipliers,
+      primal_state=primal_state,
+      dual_state=dual_state,
+      model_state=gradients.model_state,
+      constraint_state=constraint_state,
+      step=state.step + 1,
+    )
+    return state, output
+
+  def step(
+    self, state: AceState, batch: Batch, axis_name: str | None = None
+  ) -> tuple[AceState, StepOutput]:
+    """One step: `gradients`, then `apply_gradients`.
+
+    With every gradient taken at the same point (theta, gamma, u, lambda),
+
+    .. math::
+       \\theta, \\gamma, u \\leftarrow [\\, \\cdot - opt(\\nabla L) ]_U, \\qquad
+       \\lambda \\leftarrow [\\lambda + opt(v)]_\\Lambda
+
+    Args:
+      state: The run before the step.
+      batch: The samples of this device.
+      axis_name: Mapped axis that shares the batch; None on one device.
+
+    Returns:
+      The run after the step, and what happened.
+    """
+    return self.apply_gradients(state, self.gradients(state, batch, axis_name))
+
+
+def _never_evaluated(variables: dict[str, Any]) -> Best:
+  return Best(jnp.full((), jnp.inf, jnp.float32), jnp.int32(0), jnp.int32(0), _copy(variables))
+
+
+def _copy(tree: Any) -> Any:
+  # An explicit dtype, since a weakly typed leaf would compile every program twice.
+  return jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x)), tree)
 
 
 def _mean(tree: Any, axis_name: str | None) -> Any:
@@ -169,23 +227,23 @@ def _norm(tree: Any) -> Scalar:
   return optax.tree.norm(tree) if jax.tree.leaves(tree) else jnp.zeros(())
 
 
-def lagrangian(formulation: Formulation, terms: Terms, multipliers: Any) -> Scalar:
+def lagrangian(constraint: Constraint, terms: Terms, multipliers: Any) -> Scalar:
   """Evaluates the (augmented) empirical Lagrangian.
 
   .. math:: L = loss + cost + \\sum_i \\lambda_i v_i + \\frac{c}{2} \\sum_i e(v_i)^2
 
-  where e(v) is v for an equality and [v]_+ for an inequality, and c is `formulation.augmented`.
+  where e(v) is v for an equality and [v]_+ for an inequality, and c is `constraint.augmented`.
 
   Args:
-    formulation: Which constraints, and c.
+    constraint: Which constraints, and c.
     terms: loss, cost and violation at the point.
     multipliers: lambda, a tree like the violation.
 
   Reference: Manolache et al., NeurIPS 2025, Eq. (3); augmented term: Hestenes, 1969.
   """
   weighted = jax.tree.map(lambda m, v: jnp.sum(m * v), multipliers, terms.violation)
-  excess = jax.tree.map(lambda e: jnp.sum(jnp.square(e)), formulation.excess(terms.violation))
-  penalty = 0.5 * formulation.augmented * _total(excess)
+  excess = jax.tree.map(lambda e: jnp.sum(jnp.square(e)), constraint.excess(terms.violation))
+  penalty = 0.5 * constraint.augmented * _total(excess)
   return terms.loss + terms.cost + _total(weighted) + penalty
 
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+__all__ = ["MLP", "Linear", "LowRank", "SpectralMLP"]
+
 
 @jax.custom_jvp
 def normal_cdf(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -33,14 +33,27 @@ class Task:
   loss: Callable[[Any, Batch], Float[Array, "samples ..."]]
   metric: Callable[[Any, Batch], Float[Array, "samples ..."]] | None = None
 
-  def evaluate(
-    self, theta: Any, gamma: Any, model_state: dict[str, Any], batch: Batch
-  ) -> Float[Array, " samples"]:
-    """Returns the metric of every sample; an empty gamma evaluates the projection."""
-    variables = homotopy.merge(theta, gamma, model_state)
-    prediction, _ = self.apply(variables, batch, None)
-    values = (self.metric or self.loss)(prediction, batch)
-    return jnp.mean(values.reshape(values.shape[0], -1), axis=1)
+  def predict(self, variables: homotopy.Variables, batch: Batch) -> Any:
+    """Returns the prediction in evaluation: the relaxed one, or without `gamma` the projection's.
+
+    Args:
+      variables: Of a predictor, such as `AceState.projection`.
+      batch: Samples.
+    """
+    return self.apply(variables, batch, None)[0]
+
+  def losses(self, variables: homotopy.Variables, batch: Batch) -> Float[Array, " samples"]:
+    """Returns the loss of every sample in evaluation."""
+    return _of_samples(self.loss(self.predict(variables, batch), batch))
+
+  def errors(self, variables: homotopy.Variables, batch: Batch) -> Float[Array, " samples"]:
+    """Returns the metric of every sample in evaluation."""
+    metric = self.metric or self.loss
+    return _of_samples(metric(self.predict(variables, batch), batch))
+
+
+def _of_samples(values: Float[Array, "samples ..."]) -> Float[Array, " samples"]:
+  return jnp.mean(values.reshape(values.shape[0], -1), axis=1)
 
 
 def first(batch: Batch) -> tuple[Any, ...]:

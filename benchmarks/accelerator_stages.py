@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import files, primal_dual
+from ace_jax import files
 from ace_jax.training import parallel
 from benchmarks import accelerator_training, machine, steps
 from experiments.harness.app import matmul_precision
@@ -176,10 +176,12 @@ def correctness(suite: Suite) -> Iterator[Finding]:
 def _first_steps(problem, begin, device, dtype) -> tuple[np.ndarray, Any]:
   """Returns the losses of the first steps, and the gradients for theta and gamma at the first."""
 
+  method = steps.method(problem)
+
   def losses(state, data):
     def step(state, batch):
-      found = primal_dual.gradients(state, batch, parallel.DATA)
-      state, output = primal_dual.apply_gradients(state, found)
+      found = method.gradients(state, batch, parallel.DATA)
+      state, output = method.apply_gradients(state, found)
       return state, (output.loss, (found.primal.theta, found.primal.gamma))
 
     batched = jax.tree.map(lambda x: x.reshape(_CHECKED_STEPS, -1, *x.shape[1:]), data)

@@ -87,8 +87,10 @@ def train(make: Make, deadline: float) -> Iterator[dict[str, Any]]:
   begin = problems.start([{**settings, "seed": seed} for seed in SEEDS], problem)
   states = parallel.shard_replicas(parallel.pad(begin, mesh), mesh)
   train_data, valid = parallel.replicate((problem.train, problem.valid), mesh)
-  run_epoch = epochs.compile_epoch(mesh, settings["batch_size"])
-  evaluate = epochs.compile_evaluation(mesh, problem.eval_batch_size, settings["patience"])
+  run_epoch = epochs.compile_epoch(problems.method(settings, problem), mesh, settings["batch_size"])
+  evaluate = epochs.compile_evaluation(
+    problem.task, mesh, problem.eval_batch_size, settings["patience"]
+  )
   about = {
     "model": problem.model,
     "data": problem.summary["source"],
@@ -109,7 +111,7 @@ def train(make: Make, deadline: float) -> Iterator[dict[str, Any]]:
         yield {**about, **_progress(done, began, first), "valid": _shown(errors)}
   states, errors = evaluate(states, valid)
   alone = parallel.select(states, slice(len(SEEDS)))
-  tests = loop.test_errors(alone, problem.test, problem.eval_batch_size, mesh)
+  tests = loop.test_errors(problem.task, alone, problem.test, problem.eval_batch_size, mesh)
   found = {name: [test[name] for test in tests] for name in tests[0]}
   yield {
     **about,

@@ -31,7 +31,8 @@ def main(argv: list[str]) -> None:
   data = task.take(problem.data, slice(0, samples))
   states, data = parallel.shard_replicas(states, mesh), parallel.replicate(data, mesh)
   begin = time.perf_counter()
-  evaluate = epochs.compile_evaluation(mesh, at_once).lower(states, data).compile()
+  evaluate = epochs.compile_evaluation(steps.method(problem).task, mesh, at_once)
+  evaluate = evaluate.lower(states, data).compile()
   seconds = time.perf_counter() - begin
   states, errors = evaluate(states, data)
   before, times = machine.product_ms(), []

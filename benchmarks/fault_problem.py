@@ -51,7 +51,7 @@ def problem(data: Any) -> Any:
     valid=data.valid,
     test=data.test,
     summary=data.summary,
-    measure=lambda current: {},
+    measure=lambda learned, current: {},
     published={},
     draw=draw,
   )

@@ -39,7 +39,7 @@ def disturb(fault: str, at: int, seconds: float) -> None:
   import jax
   import jax.numpy as jnp
 
-  from ace_jax import primal_dual
+  from ace_jax.primal_dual import PrimalDual
   from ace_jax.training import epochs
 
   if fault.startswith("clock"):
@@ -48,7 +48,7 @@ def disturb(fault: str, at: int, seconds: float) -> None:
     time.time = lambda: true() + (shift if time.monotonic() > jump else 0.0)
   if not fault.startswith("nan"):
     return
-  compile_epoch, plain = epochs.compile_epoch, primal_dual.gradients
+  compile_epoch, plain = epochs.compile_epoch, PrimalDual.gradients
 
   def spoiled(*args, **kwargs):
     found = plain(*args, **kwargs)
@@ -62,7 +62,7 @@ def disturb(fault: str, at: int, seconds: float) -> None:
         return run(state, data)
       if fault == "nan_gradient":
         # A program for this epoch alone: another program rounds otherwise in all of them.
-        primal_dual.gradients = spoiled
+        PrimalDual.gradients = spoiled
         return compile_epoch(*args)(state, data)
       if fault == "nan_batch":
         data = {**data, "positions": data["positions"].at[7, 0, 0].set(jnp.nan)}
@@ -71,6 +71,7 @@ def disturb(fault: str, at: int, seconds: float) -> None:
         state = state.replace(primal=state.primal._replace(gamma=gamma))
       return run(state, data)
 
+    epoch.lower = run.lower  # the check of memory compiles it beforehand
     return epoch
 
   epochs.compile_epoch = compiled

@@ -28,6 +28,7 @@ from data import mocap, nbody
 from data.errors import DataError
 from data.mocap import acclaim, walker
 from data.mocap import download as mocap_download
+from data.nbody import dataset
 from experiments.harness import result_files, workdirs
 from experiments.table import __main__ as table
 from experiments.table import mocap as mocap_table
@@ -173,13 +174,13 @@ def _nbody_cache(folder: Path, real: Path | None, trap: Path):
     "paths": np.zeros((2, 11, 5, 3)),
     "energy_drift": np.ones(2),
   }
-  nbody._write_cache(path, arrays)
+  dataset._write_cache(path, arrays)
   with np.load(path, allow_pickle=False) as file:
     sealed = {name: file[name] for name in file.files}
 
   def load(content: bytes) -> None:
     path.write_bytes(content)
-    found = nbody._read_cache(path)
+    found = dataset._read_cache(path)
     if found is None:
       raise DataError("simulated again")
     same = all(np.array_equal(found[name], arrays[name]) for name in arrays)
@@ -341,7 +342,10 @@ def _config(folder: Path, real: Path | None, trap: Path):
     (folder / workdirs.CONFIG).write_bytes(content)
     _expect(isinstance(workdirs.read_settings(folder), dict), "settings are no dictionary")
     there = workdirs.read_settings(folder)
-    with mock.patch.object(runs, "write_config"), workdirs.opened(folder, settings, resume=True):
+    with (
+      mock.patch.object(workdirs, "write_config"),
+      workdirs.opened(folder, settings, resume=True),
+    ):
       same = {**there, "epochs": 3} == settings
       _expect(same, "the folder of another configuration is opened")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from experiments.harness import tables
 
 HEADER = ["what", "time", "products", "arithmetic floor", "of matmul rate", "compile", "command"]
 BEGIN, END = "<!-- python -m benchmarks.all --readme -->", "<!-- end of the table -->"
@@ -72,13 +73,13 @@ def read_all(results: Path, names: Sequence[str]) -> dict[str, Table]:
 
 def terminal(table: Table) -> str:
   """Formats the table of a processor as text."""
-  return f"{text.table(HEADER[:-1], [row[:-1] for row in table.rows])}\n\n{table.about}"
+  return f"{tables.table(HEADER[:-1], [row[:-1] for row in table.rows])}\n\n{table.about}"
 
 
 def markdown(table: Table) -> str:
   """Formats the table of a processor, and what stands below it, as Markdown."""
   return (
-    f"{text.markdown(HEADER, table.rows)}\n\n{table.about} The floor is the step's operations "
+    f"{tables.markdown(HEADER, table.rows)}\n\n{table.about} The floor is the step's operations "
     "(XLA's count) at the rate of that product.\n"
   )
 

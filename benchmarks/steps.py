@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ace_jax import graphs, homotopy, state, task
+from ace_jax import graphs, homotopy, primal_dual, state, task
 from ace_jax.constraints import base
 from ace_jax.constraints import on_gamma as constraints
 from ace_jax.optimizers import dual_optimizer, primal_adam
 from ace_jax.training import epochs, memory, parallel
 
 PLAIN = ("strict", "none")
-"""Formulations without multipliers: the plain equivariant model, and the relaxed one."""
+"""Constraints without multipliers: the plain equivariant model, and the relaxed one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +122,15 @@ def relaxes(name: str) -> bool:
 
 
 def constraint(name: str, strict: bool, unconstrained: bool) -> str:
-  """Returns the formulation that is timed of a model: equality, unless asked for another."""
+  """Returns the constraint that is timed of a model: equality, unless asked for another."""
   plain = strict or not relaxes(name)
   return "strict" if plain else "none" if unconstrained else "equality"
+
+
+def method(problem: Problem) -> primal_dual.PrimalDual:
+  """Returns task and optimizers."""
+  learned = task.from_model(problem.network, squared_error, problem.inputs)
+  return primal_dual.PrimalDual(learned, primal_adam(9e-4), dual_optimizer("adam", 8e-4))
 
 
 def start(problem: Problem, constraint: str, seed: int = 0) -> state.AceState:
@@ -138,15 +144,9 @@ def start(problem: Problem, constraint: str, seed: int = 0) -> state.AceState:
   init = homotopy.strict(problem.network.init) if constraint == "strict" else problem.network.init
   sample = problem.inputs(task.take(problem.data, slice(0, 2)))
   variables = jax.jit(init)(jax.random.key(seed), *sample)
-  formulation = {"equality": constraints.Equality, "resilient": constraints.Resilient}
-  return state.create(
-    task.from_model(problem.network, squared_error, problem.inputs),
-    variables,
-    formulation.get(constraint, base.Unconstrained)(),
-    primal_adam(9e-4),
-    dual_optimizer("adam", 8e-4),
-    jax.random.key(1),
-  )
+  rules = {"equality": constraints.Equality, "resilient": constraints.Resilient}
+  rule = rules.get(constraint, base.Unconstrained)()
+  return method(problem).init(variables, rule, jax.random.key(1))
 
 
 def squared_error(prediction: jax.Array, batch: task.Batch) -> jax.Array:
@@ -182,7 +182,8 @@ class Epoch:
     self.states = parallel.shard_replicas(stacked, mesh)
     self._data = parallel.replicate(problem.data, mesh)
     begin = time.perf_counter()
-    lowered = epochs.compile_epoch(mesh, problem.batch_size).lower(self.states, self._data)
+    run = epochs.compile_epoch(method(problem), mesh, problem.batch_size)
+    lowered = run.lower(self.states, self._data)
     self._run = lowered.compile()
     self.compile_seconds = time.perf_counter() - begin
     programs = {memory.EPOCH: self._run}

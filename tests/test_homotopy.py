@@ -37,6 +37,39 @@ def test_prune_drops_the_running_scale_too():
   assert set(pruned) == {"params"}
 
 
+class Scaled(nn.Module):
+  """Has a parameter and a statistic of its own that are called as the layers' scale is."""
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param("mean_square", nn.initializers.ones, ())
+    seen = self.variable("batch_stats", "mean_square", lambda: jnp.mean(jnp.square(x)))
+    y = Homotopic(nn.Dense, "fixed", name="layer")(nn.Dense(3)(x), x)
+    return y * scale / jnp.sqrt(seen.value)
+
+
+@pytest.mark.parametrize("of", [lambda variables: variables, homotopy.project])
+def test_prune_keeps_what_other_modules_call_mean_square(of):
+  variables = nn.Sequential([Scaled(), Scaled()]).init(KEY, X)
+  pruned = homotopy.prune(of(variables))
+  strict = homotopy.strict(nn.Sequential([Scaled(), Scaled()]).init)(KEY, X)
+  assert jax.tree.structure(pruned) == jax.tree.structure(strict)
+  for name in ("layers_0", "layers_1"):
+    assert set(pruned["params"][name]) == {"Dense_0", "mean_square"}
+    assert pruned["batch_stats"][name] == {
+      "mean_square": variables["batch_stats"][name]["mean_square"]
+    }
+  model = nn.Sequential([Scaled(), Scaled()])
+  expected = model.apply(homotopy.project(variables), X)
+  np.testing.assert_array_equal(model.apply(pruned, X), expected)
+
+
+def test_prune_drops_the_scale_of_a_branch_without_parameters():
+  layer = Homotopic(lambda features, name: lambda x: x[..., :features], "fixed")
+  variables = layer.init(KEY, X[:, :3], X)
+  assert homotopy.prune({"params": {}, **variables}) == {}
+
+
 def test_projection_has_no_trace_of_the_branch():
   variables = Model().init(KEY, X)
   shorter = jax.make_jaxpr(Model().apply)(homotopy.project(variables), X)

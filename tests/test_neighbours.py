@@ -180,7 +180,7 @@ def test_the_nearest_others(monkeypatch):
       distance = np.linalg.norm(sample - sample[node], axis=-1)
       assert {*own} == {*np.argsort(distance)[1:5]}
       assert list(own) == sorted(own)
-  monkeypatch.setattr("data.neighbours._DISTANCES", 2 * 9**2)  # chunks of two samples
+  monkeypatch.setattr("data.nbody.neighbours._DISTANCES", 2 * 9**2)  # chunks of two samples
   np.testing.assert_array_equal(nearest(positions, 4), found)
 
 
@@ -192,7 +192,7 @@ def test_of_equally_near_others_the_first_are_taken():
 
 
 def test_data_of_more_particles(monkeypatch, tmp_path):
-  monkeypatch.setattr(nbody, "LARGEST", {"train": 50, "valid": 2, "test": 4})
+  monkeypatch.setattr("data.nbody.dataset.LARGEST", {"train": 50, "valid": 2, "test": 4})
   data = nbody.load(particles=8, train=3, cache=tmp_path)
   assert [path.name.split("_")[0] for path in tmp_path.iterdir()] == ["charged8"]
   assert data.summary["particles"] == 8

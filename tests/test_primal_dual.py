@@ -9,9 +9,10 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import ace_jax
-from ace_jax import optimizers, primal_dual, state, task
+from ace_jax import optimizers, state, task
 from ace_jax.homotopy import Homotopic
 from ace_jax.optimizers import dual_optimizer
+from ace_jax.primal_dual import PrimalDual
 from ace_jax.relaxations import MLP
 from ace_jax.training import checkpoints, epochs, parallel
 
@@ -38,10 +39,10 @@ def test_published_trajectory(primal_dual_fixture):
   _, _, problem, dual, *_ = (*primal_dual_fixture.stem.split("_"), "")
   constants = {name: float(arrays[name]) for name in ("rho", "eps", "c") if name in arrays.files}
   augmented = constants.get("c", 0.0) if "augmented" in primal_dual_fixture.stem else 0.0
-  formulation = {
-    "equality": lambda: ace_jax.Equality(augmented),
-    "inequality": lambda: ace_jax.Inequality(augmented, constants["eps"]),
-    "resilient": lambda: ace_jax.Resilient(augmented, constants["rho"]),
+  constraint = {
+    "equality": lambda: ace_jax.Equality(augmented=augmented),
+    "inequality": lambda: ace_jax.Inequality(constants["eps"], augmented=augmented),
+    "resilient": lambda: ace_jax.Resilient(constants["rho"], augmented=augmented),
   }[problem]()
   with jax.enable_x64(True):
     x, y, w, v = (jnp.asarray(arrays[name]) for name in ("X", "Y", "W0", "V0"))
@@ -51,17 +52,12 @@ def test_published_trajectory(primal_dual_fixture):
       "params": {"w": {"kernel": w}, "layer": {"relaxation": {"kernel": v}}},
       "gamma": {"layer": {"gamma": gamma}},
     }
-    run = state.create(
-      task.from_model(model, squared_error),
-      variables,
-      formulation,
-      optimizers.primal_adam(1e-2),
-      dual_optimizer(dual, 0.05),
-      jax.random.key(0),
-    )
+    learned = task.from_model(model, squared_error)
+    method = PrimalDual(learned, optimizers.primal_adam(1e-2), dual_optimizer(dual, 0.05))
+    run = method.init(variables, constraint, jax.random.key(0))
 
     def body(run, _):
-      gradients = primal_dual.gradients(run, (x, y))
+      gradients = method.gradients(run, (x, y))
       seen = {
         "loss": gradients.loss,
         "lagrangian": gradients.lagrangian,
@@ -70,7 +66,7 @@ def test_published_trajectory(primal_dual_fixture):
         "multiplier": run.multipliers,
         "violation": gradients.violation,
       }
-      return primal_dual.apply_gradients(run, gradients)[0], seen
+      return method.apply_gradients(run, gradients)[0], seen
 
     run, seen = jax.lax.scan(body, run, length=len(arrays["loss"]))
     final = {
@@ -99,33 +95,33 @@ class Small(nn.Module):
     return Homotopic(MLP, name="layer_1")(nn.Dense(2)(y), y)
 
 
-def small_run(axis_name=None, formulation=None):
+def small_run(axis_name=None, constraint=None):
   x = jax.random.normal(jax.random.key(1), (48, 3))
   data = (x, jnp.stack([x[:, 0] * x[:, 1], jnp.sin(x[:, 2])], axis=1))
   variables = jax.tree.map(lambda leaf: leaf.astype(x.dtype), Small().init(jax.random.key(0), x))
   # Multipliers that are not 0, so that their share in the gradients is tested.
-  run = state.create(
+  method = PrimalDual(
     task.from_model(Small(axis_name), squared_error),
-    variables,
-    formulation or ace_jax.Resilient(augmented=0.3, rho=2.0),
     optimizers.primal_adam(1e-2, gamma_lr=3e-2, clip_norm=1.0),
     dual_optimizer("adam", 2e-2),
-    jax.random.key(2),
   )
-  return run.replace(multipliers=jax.tree.map(lambda m: m + 0.7, run.multipliers)), data
+  constraint = constraint or ace_jax.Resilient(augmented=0.3, rho=2.0)
+  run = method.init(variables, constraint, jax.random.key(2))
+  multipliers = jax.tree.map(lambda m: m + 0.7, run.multipliers)
+  return method, run.replace(multipliers=multipliers), data
 
 
 def test_gradients_do_not_depend_on_the_device_count_under_shard_map_and_pmap():
   # "fixed" couples the samples of a batch, so the mean square must be averaged over devices.
-  run, data = small_run()
-  expected = primal_dual.gradients(run, data)
-  run, data = small_run("data")
+  method, run, data = small_run()
+  expected = method.gradients(run, data)
+  method, run, data = small_run("data")
   for devices in (2, 4):
     mesh = parallel.make_mesh(devices)
     specs = (PartitionSpec(), PartitionSpec("data"))
     sharded = jax.jit(
       jax.shard_map(
-        lambda run, batch: primal_dual.gradients(run, batch, "data"),
+        lambda run, batch: method.gradients(run, batch, "data"),
         mesh=mesh,
         in_specs=specs,
         out_specs=PartitionSpec(),
@@ -133,7 +129,7 @@ def test_gradients_do_not_depend_on_the_device_count_under_shard_map_and_pmap():
     )(run, data)
     batches = tuple(a.reshape(devices, -1, *a.shape[1:]) for a in data)
     mapped = jax.pmap(
-      lambda run, batch: primal_dual.gradients(run, batch, "data"),
+      lambda run, batch: method.gradients(run, batch, "data"),
       axis_name="data",
       in_axes=(None, 0),
       devices=jax.devices()[:devices],
@@ -148,9 +144,9 @@ def test_parameters_after_20_steps_do_not_depend_on_the_device_count():
   with jax.enable_x64(True):
     results = []
     for devices in (1, 2, 4):
-      run, data = small_run("data")
+      method, run, data = small_run("data")
       mesh = parallel.make_mesh(devices)
-      run_epoch = epochs.compile_epoch(mesh, 8)
+      run_epoch = epochs.compile_epoch(method, mesh, 8)
       run = parallel.shard_replicas(parallel.stack([run]), mesh)
       for _ in range(4):
         run, _ = run_epoch(run, data)
@@ -192,26 +188,28 @@ def published_resilient_in_numpy(gamma, w, lr, dual_lr, epochs, steps):
 SLOPE, GOAL = np.array([1.0, -0.5, 2.0]), np.array([2.0, 1.0, -1.5])
 
 
-def resilient_line(gamma):
-  def apply(variables, batch, key):
-    prediction = variables["params"]["w"] + variables["gamma"]["layer"]["gamma"] * SLOPE
-    return jnp.broadcast_to(prediction, batch[1].shape), {}
+def line(variables, batch, key):
+  prediction = variables["params"]["w"] + variables["gamma"]["layer"]["gamma"] * SLOPE
+  return jnp.broadcast_to(prediction, batch[1].shape), {}
 
-  return state.create(
-    task.Task(apply, squared_error),
-    {"params": {"w": jnp.zeros(3)}, "gamma": {"layer": {"gamma": jnp.asarray(gamma)}}},
-    ace_jax.PublishedResilient(),
-    optimizers.primal_adam(0.03),
-    dual_optimizer("adam", 0.1, eps=1e-4),
-    jax.random.key(0),
-  )
+
+LINE = PrimalDual(
+  task.Task(line, squared_error),
+  optimizers.primal_adam(0.03),
+  dual_optimizer("adam", 0.1, eps=1e-4),
+)
+
+
+def resilient_line(gamma):
+  variables = {"params": {"w": jnp.zeros(3)}, "gamma": {"layer": {"gamma": jnp.asarray(gamma)}}}
+  return LINE.init(variables, ace_jax.PublishedResilient(), jax.random.key(0))
 
 
 def test_published_resilient_freezes_its_bound_at_the_start_of_an_epoch(tmp_path):
   begin = np.array([1.0, -0.3, 0.05])
   with jax.enable_x64(True):
     data = (jnp.zeros((15, 3)), jnp.broadcast_to(jnp.asarray(GOAL), (15, 3)))  # 5 steps an epoch
-    run_epoch = epochs.compile_epoch(parallel.make_mesh(1), 3)
+    run_epoch = epochs.compile_epoch(LINE, parallel.make_mesh(1), 3)
     run, found = parallel.stack([resilient_line(begin)]), []
     for epoch in range(8):
       if epoch == 4:
@@ -238,10 +236,10 @@ def test_published_resilient_freezes_its_bound_at_the_start_of_an_epoch(tmp_path
 
 
 def test_gradient_of_gamma_is_loss_gradient_plus_multiplier():
-  run, data = small_run(formulation=ace_jax.Equality())
-  with_multipliers = primal_dual.gradients(run, data).primal.gamma
+  method, run, data = small_run(constraint=ace_jax.Equality())
+  with_multipliers = method.gradients(run, data).primal.gamma
   zero = run.replace(multipliers=jax.tree.map(jnp.zeros_like, run.multipliers))
-  without = primal_dual.gradients(zero, data).primal.gamma
+  without = method.gradients(zero, data).primal.gamma
   for a, b in zip(jax.tree.leaves(with_multipliers), jax.tree.leaves(without), strict=True):
     np.testing.assert_allclose(a - b, 0.7, rtol=1e-5)
 
@@ -290,9 +288,9 @@ def test_decay_scales_every_block():
 
 
 def test_an_inactive_state_is_frozen():
-  run, data = small_run("data")
+  method, run, data = small_run("data")
   before = jax.device_get(run.primal)
-  run_epoch = epochs.compile_epoch(parallel.make_mesh(1), 8)
+  run_epoch = epochs.compile_epoch(method, parallel.make_mesh(1), 8)
   states, _ = run_epoch(parallel.stack([run.replace(active=jnp.array(False))]), data)
   frozen = parallel.select(states, 0)
   jax.tree.map(np.testing.assert_array_equal, frozen.primal, before)
@@ -301,7 +299,7 @@ def test_an_inactive_state_is_frozen():
 
 def test_a_batch_that_does_not_divide_is_refused():
   with pytest.raises(ace_jax.AceError, match="take a batch size of 8 or 12"):
-    epochs.compile_epoch(parallel.make_mesh(4), 10)
+    epochs.compile_epoch(LINE, parallel.make_mesh(4), 10)
 
 
 def test_weight_decay_is_adamw_of_theta_alone():

@@ -1,7 +1,19 @@
+"""README and notebooks: the example runs, and all that they name of the library is public."""
+
+import ast
+import importlib
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+import pytest
+
+import ace_jax
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 
 
 def test_the_example_of_the_readme_runs_in_under_30_lines():
@@ -11,3 +23,67 @@ def test_the_example_of_the_readme_runs_in_under_30_lines():
   exec(compile(example, "README.md", "exec"), scope)
   found = scope["found"]
   assert found.test["relaxed"] < found.test["projection"]
+
+
+def code_of(path):
+  if path.suffix == ".md":
+    return "\n".join(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+  cells = json.loads(path.read_text())["cells"]
+  lines = [line for c in cells if c["cell_type"] == "code" for line in [*c["source"], "\n"]]
+  return "".join(line for line in lines if not line.startswith("%"))
+
+
+def named(code):
+  """Yields (namespace, name) of everything that code takes from the library."""
+  for node in ast.walk(ast.parse(code)):
+    if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ace_jax"):
+      for alias in node.names:
+        yield node.module, alias.name
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+      if node.value.id == "ace_jax":
+        yield "ace_jax", node.attr
+      elif hasattr(ace_jax, node.value.id) and f"import {node.value.id}" in code:
+        yield f"ace_jax.{node.value.id}", node.attr
+
+
+@pytest.mark.parametrize(
+  "path", [README, *sorted(ROOT.glob("notebooks/*.ipynb"))], ids=lambda p: p.stem
+)
+def test_readme_and_notebooks_name_public_things_alone(path):
+  found = {*named(code_of(path))}
+  assert len(found) > 3
+  for namespace, name in found:
+    module = importlib.import_module(namespace)
+    assert name in module.__all__, f"{namespace}.{name}"
+
+
+def test_every_public_name_is_there():
+  for name in ace_jax.__all__:
+    value = getattr(ace_jax, name)
+    for inner in getattr(value, "__all__", ()):
+      assert hasattr(value, inner), f"{name}.{inner}"
+  with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    _ = ace_jax.nothing
+
+
+def test_without_matplotlib_the_library_is_there_and_figures_name_the_extra():
+  code = """
+import importlib.util
+import sys
+
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "matplotlib" else find(name, *rest)
+import ace_jax
+
+assert callable(ace_jax.export.save_parameters)
+assert not {"matplotlib", "ace_jax.plots", "ace_jax.models"} & {*sys.modules}
+try:
+  ace_jax.plots
+except ace_jax.AceError as error:
+  print(error)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+  )
+  assert done.stderr == ""
+  assert done.stdout == "figures need Matplotlib: pip install 'ace_jax[plots]'.\n"

@@ -4,7 +4,7 @@
 a network's equivariance error, `rivals` the training rules to compare with.
 """
 
-from ace_jax.constraints.base import Formulation, Terms, Unconstrained
+from ace_jax.constraints.base import Constraint, Terms, Unconstrained
 from ace_jax.constraints.on_error import Functional, ResilientFunctional
 from ace_jax.constraints.on_gamma import (
   Equality,
@@ -20,8 +20,8 @@ from ace_jax.constraints.rivals import Augment, GapPenalty, GradNorm, Remul, Sch
 
 __all__ = [
   "Augment",
+  "Constraint",
   "Equality",
-  "Formulation",
   "Functional",
   "GapPenalty",
   "GradNorm",

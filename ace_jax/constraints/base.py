@@ -7,19 +7,21 @@ from flax import struct
 from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy
+from ace_jax.errors import ConfigurationError
 from ace_jax.state import Primal
+from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch, Scalar, Task
 
 
 class Terms(NamedTuple):
-  """What a formulation contributes to the Lagrangian at one point.
+  """What a constraint contributes to the Lagrangian at one point.
 
   Attributes:
     loss: Mean training loss of the batch.
-    cost: What the formulation adds to it, such as rho/2 norm(u)^2.
+    cost: What the constraint adds to it, such as rho/2 norm(u)^2.
     violation: v, a tree like the multipliers; drives them, and is weighted by them.
     model_state: New `batch_stats` and the like.
-    aux: Anything that the formulation's own `update` needs.
+    aux: Anything that the constraint's own `update` needs.
   """
 
   loss: Scalar
@@ -30,17 +32,17 @@ class Terms(NamedTuple):
 
 
 @struct.dataclass
-class Formulation:
-  """Base of all formulations: the unconstrained problem.
+class Constraint:
+  """Base of all constraints and rival training rules: the unconstrained problem.
 
-  A training rule is written by overriding what differs. Leaves (rho, epsilon, ...) are arrays or
+  One is written by overriding what differs. Leaves (rho, epsilon, ...) are arrays or
   floats, so that they can be mapped over; nothing here is mutated.
 
   Attributes:
-    augmented: c of the augmented Lagrangian; 0 is the plain one.
+    augmented: c of the augmented Lagrangian; 0 is the plain one. Given by its name alone.
   """
 
-  augmented: float | Scalar = 0.0
+  augmented: float | Scalar = struct.field(default=0.0, kw_only=True)
 
   def init_slack(self, gamma: Any) -> Any:
     """Returns u at the start: {} where the problem has none."""
@@ -53,19 +55,19 @@ class Formulation:
     return {}
 
   def init_state(self, gamma: Any) -> Any:
-    """Returns the formulation's own state, carried from step to step."""
+    """Returns the constraint's own state, carried from step to step."""
     del gamma
     return {}
 
-  def begin_epoch(self, multipliers: Any, own_state: Any) -> Any:
-    """Returns the formulation's own state at the start of an epoch.
+  def begin_epoch(self, multipliers: Any, constraint_state: Any) -> Any:
+    """Returns the constraint's own state at the start of an epoch.
 
     Args:
       multipliers: lambda there.
-      own_state: What the last step of the epoch before left.
+      constraint_state: What the last step of the epoch before left.
     """
     del multipliers
-    return own_state
+    return constraint_state
 
   def violation(self, primal: Primal) -> Any:
     """Returns v(gamma, u), a tree like the multipliers."""
@@ -88,7 +90,7 @@ class Formulation:
     model_state: dict[str, Any],
     batch: Batch,
     key: PRNGKeyArray,
-    own_state: Any,
+    constraint_state: Any,
   ) -> Terms:
     """Evaluates loss, cost and violation on a batch.
 
@@ -97,34 +99,55 @@ class Formulation:
       primal: The point (theta, gamma, slack).
       model_state: `batch_stats` and the like.
       batch: The samples of this device.
-      key: Drives whatever is random in the model or the formulation.
-      own_state: What `init_state` and `update` returned.
+      key: Drives whatever is random in the model or the constraint.
+      constraint_state: What `init_state` and `update` returned.
     """
-    del own_state
+    del constraint_state
     variables = homotopy.merge(primal.theta, primal.gamma, model_state)
     prediction, model_state = task.apply(variables, batch, key)
     loss = jnp.mean(task.loss(prediction, batch))
     return Terms(loss, self.cost(primal), self.violation(primal), model_state)
 
   def update(
-    self, primal: Primal, multipliers: Any, own_state: Any, aux: Any, step: Array
+    self, primal: Primal, multipliers: Any, constraint_state: Any, aux: Any, step: Array
   ) -> tuple[Primal, Any, Any]:
     """Has the last word on a step, after the optimizers moved every block: the projections.
 
     Args:
       primal: (theta, gamma, slack) after the descent step.
       multipliers: lambda after the ascent step.
-      own_state: The formulation's own state.
+      constraint_state: The constraint's own state.
       aux: `Terms.aux` of this step.
       step: Number of steps done before this one.
 
     Returns:
-      (primal, multipliers, own_state) after projection.
+      (primal, multipliers, constraint_state) after projection.
     """
     del aux, step
-    return primal, multipliers, own_state
+    return primal, multipliers, constraint_state
 
 
 @struct.dataclass
-class Unconstrained(Formulation):
+class Unconstrained(Constraint):
   """min loss: the relaxed model (or, without gamma, the plain one) without a constraint."""
+
+
+@struct.dataclass
+class UnderSymmetry(Constraint):
+  """Base of the constraints that ask how a group acts on the data.
+
+  Attributes:
+    symmetry: The group and its action; static. Given by its name alone.
+
+  Raises:
+    ConfigurationError: `symmetry` is none.
+  """
+
+  symmetry: Symmetry = struct.field(pytree_node=False, kw_only=True)
+
+  def __post_init__(self):
+    if not isinstance(self.symmetry, Symmetry):
+      raise ConfigurationError(
+        f"{type(self).__name__}.symmetry is {self.symmetry!r}; it must be a Symmetry, which says "
+        "how the group acts on these data."
+      )

@@ -1,7 +1,7 @@
 """Constraints on a network's own equivariance error, for networks without any equivariant part.
 
 ===================  =====================================  =================  ==================
-formulation          problem                                violation v        domains
+constraint           problem                                violation v        domains
 ===================  =====================================  =================  ==================
 Functional           min loss, gap <= eps                   gap - eps          lambda >= 0
 ResilientFunctional  min loss + rho/2 u^2, gap <= u         gap - u            lambda >= 0, u >= 0
@@ -14,7 +14,7 @@ The gap is one number, so there is one constraint with one multiplier:
 with g drawn by Haar in every step, one for each sample, and d coordinates: in units of the MSE.
 
 At constant step sizes the bound holds on average over iterates, and noise moves every single one
-off it; let them fall towards the end (`primal_dual.primal_adam(decay=...)`), and the last one
+off it; let them fall towards the end (`optimizers.primal_adam(decay=...)`), and the last one
 meets it.
 
 Reference: Manolache et al., NeurIPS 2025, Sec. 7 (equivariance out of non-equivariant
@@ -29,9 +29,9 @@ from flax import struct
 from jaxtyping import PRNGKeyArray
 
 from ace_jax import homotopy
-from ace_jax.constraints.base import Formulation, Terms
+from ace_jax.constraints.base import Terms, UnderSymmetry
 from ace_jax.state import Primal
-from ace_jax.symmetry.data import Symmetry, required
+from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch, Scalar, Task
 
 EQUIVARIANCE = "equivariance"
@@ -66,9 +66,7 @@ def loss_and_gap(
 
 
 @struct.dataclass
-class _OnTheGap(Formulation):
-  symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
-
+class _OnTheGap(UnderSymmetry):
   def init_multipliers(self, gamma):
     return {EQUIVARIANCE: jnp.zeros(())}
 
@@ -79,14 +77,13 @@ class _OnTheGap(Formulation):
   def excess(self, violation):
     return jax.tree.map(lambda v: jnp.maximum(v, 0), violation)
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
-    del own_state
-    symmetry = required(self.symmetry, "a constraint on the equivariance error")
-    loss, gap, updated = loss_and_gap(symmetry, task, primal, model_state, batch, key)
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
+    del constraint_state
+    loss, gap, updated = loss_and_gap(self.symmetry, task, primal, model_state, batch, key)
     return Terms(loss, self.cost(primal), {EQUIVARIANCE: gap - self.bound(primal)}, updated)
 
-  def update(self, primal, multipliers, own_state, aux, step):
-    return primal, {EQUIVARIANCE: jnp.maximum(multipliers[EQUIVARIANCE], 0)}, own_state
+  def update(self, primal, multipliers, constraint_state, aux, step):
+    return primal, {EQUIVARIANCE: jnp.maximum(multipliers[EQUIVARIANCE], 0)}, constraint_state
 
 
 @struct.dataclass
@@ -94,11 +91,8 @@ class Functional(_OnTheGap):
   """min loss subject to gap <= epsilon, for any network.
 
   Attributes:
-    symmetry: The group and its action.
     epsilon: Largest admitted gap, in the units of the mean squared error.
-
-  Raises:
-    ConfigurationError: (in the first step) there is no symmetry.
+    symmetry: The group and its action.
   """
 
   epsilon: float | Scalar = 1e-3
@@ -112,11 +106,8 @@ class ResilientFunctional(_OnTheGap):
   """min loss + rho/2 u^2 subject to gap <= u, with a learned slack u >= 0.
 
   Attributes:
-    symmetry: The group and its action.
     rho: Price of slack; at a stationary point u = lambda / rho.
-
-  Raises:
-    ConfigurationError: (in the first step) there is no symmetry.
+    symmetry: The group and its action.
   """
 
   rho: float | Scalar = 1.0
@@ -130,7 +121,9 @@ class ResilientFunctional(_OnTheGap):
   def cost(self, primal):
     return 0.5 * self.rho * jnp.square(primal.slack[EQUIVARIANCE])
 
-  def update(self, primal, multipliers, own_state, aux, step):
-    primal, multipliers, own_state = super().update(primal, multipliers, own_state, aux, step)
+  def update(self, primal, multipliers, constraint_state, aux, step):
+    primal, multipliers, constraint_state = super().update(
+      primal, multipliers, constraint_state, aux, step
+    )
     slack = {EQUIVARIANCE: jnp.maximum(primal.slack[EQUIVARIANCE], 0)}
-    return primal._replace(slack=slack), multipliers, own_state
+    return primal._replace(slack=slack), multipliers, constraint_state

@@ -1,7 +1,7 @@
 """The constrained problems on gamma, each a pytree of its constants and a few pure functions.
 
 ==================  ======================================  ==================  ==================
-formulation         problem                                 violation v         domains
+constraint          problem                                 violation v         domains
 ==================  ======================================  ==================  ==================
 Unconstrained       min loss                                none
 Equality            min loss, gamma = 0                     gamma               lambda real
@@ -25,12 +25,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from ace_jax.constraints.base import Formulation
+from ace_jax.constraints.base import Constraint
 from ace_jax.task import Scalar
 
 
 @struct.dataclass
-class Equality(Formulation):
+class Equality(Constraint):
   """min loss subject to gamma = 0; violation gamma, multipliers of either sign."""
 
   def init_multipliers(self, gamma):
@@ -41,7 +41,7 @@ class Equality(Formulation):
 
 
 @struct.dataclass
-class _OneSidedMultipliers(Formulation):
+class _OneSidedMultipliers(Constraint):
   """Inequality constraints v <= 0: multipliers are projected to lambda >= 0."""
 
   def init_multipliers(self, gamma):
@@ -50,8 +50,8 @@ class _OneSidedMultipliers(Formulation):
   def excess(self, violation):
     return _positive(violation)
 
-  def update(self, primal, multipliers, own_state, aux, step):
-    return primal, _positive(multipliers), own_state
+  def update(self, primal, multipliers, constraint_state, aux, step):
+    return primal, _positive(multipliers), constraint_state
 
 
 @struct.dataclass
@@ -89,8 +89,8 @@ class Resilient(_OneSidedMultipliers):
   def cost(self, primal):
     return 0.5 * self.rho * _squared_norm(primal.slack)
 
-  def update(self, primal, multipliers, own_state, aux, step):
-    return primal._replace(slack=_positive(primal.slack)), _positive(multipliers), own_state
+  def update(self, primal, multipliers, constraint_state, aux, step):
+    return primal._replace(slack=_positive(primal.slack)), _positive(multipliers), constraint_state
 
 
 @struct.dataclass
@@ -123,19 +123,19 @@ class PublishedResilient(_OneSidedMultipliers):
   def init_state(self, gamma):
     return {"bound": _zeros_like(gamma)}
 
-  def begin_epoch(self, multipliers, own_state):
-    del own_state
+  def begin_epoch(self, multipliers, constraint_state):
+    del constraint_state
     return {"bound": multipliers}
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
-    terms = super().terms(task, primal, model_state, batch, key, own_state)
-    bound = own_state["bound"]
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
+    terms = super().terms(task, primal, model_state, batch, key, constraint_state)
+    bound = constraint_state["bound"]
     violation = jax.tree.map(lambda gamma, c: magnitude(gamma) - c, primal.gamma, bound)
     return terms._replace(cost=0.5 * _squared_norm(bound), violation=violation)
 
 
 @struct.dataclass
-class Ridge(Formulation):
+class Ridge(Constraint):
   """min loss + rho/2 norm(gamma)^2: where `Resilient` ends, without its path and multipliers.
 
   Attributes:

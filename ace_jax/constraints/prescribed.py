@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ace_jax.constraints.base import Formulation
+from ace_jax.constraints.base import Constraint
 from ace_jax.errors import ConfigurationError
 
 Scalar = Float[Array, ""]
@@ -25,7 +25,7 @@ DRAWS = ("all", "layer")
 
 
 @struct.dataclass
-class Swing(Formulation):
+class Swing(Constraint):
   """gamma swings about 0 as a cosine, its amplitude falling from one value to another.
 
   In layer l = 0, 1, .. (in the order of `homotopy.names`), t steps after the start,
@@ -69,12 +69,12 @@ class Swing(Formulation):
     del gamma
     return {"steps": jnp.int32(0)}
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
     # Not primal.gamma, which is still as the model initialised it in the first step.
-    primal = primal._replace(gamma=self._at(primal.gamma, own_state["steps"]))
-    return super().terms(task, primal, model_state, batch, key, own_state)
+    primal = primal._replace(gamma=self._at(primal.gamma, constraint_state["steps"]))
+    return super().terms(task, primal, model_state, batch, key, constraint_state)
 
-  def update(self, primal, multipliers, own_state, aux, step):
+  def update(self, primal, multipliers, constraint_state, aux, step):
     primal = primal._replace(gamma=self._at(primal.gamma, step + 1))
     return primal, multipliers, {"steps": step + 1}
 
@@ -83,7 +83,7 @@ class Swing(Formulation):
 
 
 @struct.dataclass
-class RandomHomotopy(Formulation):
+class RandomHomotopy(Constraint):
   """min E loss(f_{theta, gamma}) over gamma from U[0, 1], drawn anew in every step.
 
   Between steps gamma is 0: both predictors are the projection.
@@ -97,7 +97,7 @@ class RandomHomotopy(Formulation):
   """
 
   draws: str = struct.field(pytree_node=False, default="all")
-  axis_name: str | None = struct.field(pytree_node=False, default=None)
+  axis_name: str | None = struct.field(pytree_node=False, default=None, kw_only=True)
 
   def draw(self, key: PRNGKeyArray, gamma: Any) -> Any:
     """Returns a tree like gamma, of the numbers that one step takes."""
@@ -112,14 +112,14 @@ class RandomHomotopy(Formulation):
       levels = jax.lax.psum(jnp.where(first, levels, 0), self.axis_name)
     return _layerwise(gamma, jnp.broadcast_to(levels, (layers,)))
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
     draw, model_key = jax.random.split(key)
     primal = primal._replace(gamma=self.draw(draw, primal.gamma))
-    return super().terms(task, primal, model_state, batch, model_key, own_state)
+    return super().terms(task, primal, model_state, batch, model_key, constraint_state)
 
-  def update(self, primal, multipliers, own_state, aux, step):
+  def update(self, primal, multipliers, constraint_state, aux, step):
     primal = primal._replace(gamma=jax.tree.map(jnp.zeros_like, primal.gamma))
-    return primal, multipliers, own_state
+    return primal, multipliers, constraint_state
 
 
 def _layerwise(gamma: Any, levels: Sequence[Scalar] | Float[Array, " layers"]) -> Any:

@@ -1,4 +1,4 @@
-"""Rival training rules, as formulations beside `ace_jax.constraints`.
+"""Rival training rules, in the form of the constraints.
 
 ==========  ==========================================================================
 Schedule    gamma follows a schedule; Lie bracket and size of the branches are penalised
@@ -24,10 +24,10 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy
 from ace_jax.constraints import on_error
-from ace_jax.constraints.base import Formulation, Terms
+from ace_jax.constraints.base import Terms, UnderSymmetry
 from ace_jax.errors import ConfigurationError
 from ace_jax.state import Primal
-from ace_jax.symmetry import actions, data
+from ace_jax.symmetry import actions
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch, Scalar, Task
 
@@ -65,74 +65,59 @@ def loss_and_moved_loss(
 
 
 @struct.dataclass
-class Augment(Formulation):
+class Augment(UnderSymmetry):
   """min E_g loss(rho_X(g) x, rho_Y(g) y), one g a sample and step: augmentation alone.
 
   Attributes:
     symmetry: The group and its action.
-
-  Raises:
-    ConfigurationError: (in the first step) there is no symmetry.
   """
 
-  symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
-
-  def terms(self, task, primal, model_state, batch, key, own_state):
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
     draw, model_key = jax.random.split(key)
-    moved = data.required(self.symmetry, "augmentation").move(draw, batch)
-    return super().terms(task, primal, model_state, moved, model_key, own_state)
+    moved = self.symmetry.move(draw, batch)
+    return super().terms(task, primal, model_state, moved, model_key, constraint_state)
 
 
 @struct.dataclass
-class Remul(Formulation):
+class Remul(UnderSymmetry):
   """min loss(f(x), y) + beta E_g loss(f(rho_X(g) x), rho_Y(g) y), one g a sample and step.
 
   Both terms are anchored on the target. The equivariance error, which the authors measure, is no
   term of their loss; as one it is `GapPenalty`.
 
   Attributes:
-    symmetry: The group and its action.
     beta: Weight of the moved loss; that of the loss is 1.
-
-  Raises:
-    ConfigurationError: (in the first step) there is no symmetry.
+    symmetry: The group and its action.
 
   Reference: Elhag, Rusch, Di Giovanni, Bronstein, "Relaxed Equivariance via Multitask Learning",
   2024 (arXiv:2410.17878), with constant weights; by GradNorm: `GradNorm`.
   """
 
   beta: float | Scalar = 1.0
-  symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
-    symmetry = data.required(self.symmetry, "remul")
-    loss, moved, updated = loss_and_moved_loss(symmetry, task, primal, model_state, batch, key)
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
+    loss, moved, updated = loss_and_moved_loss(self.symmetry, task, primal, model_state, batch, key)
     return Terms(loss, self.beta * moved, {}, updated)
 
 
 @struct.dataclass
-class GapPenalty(Formulation):
-  """min loss + beta gap: the penalty form of `functional.Functional`.
+class GapPenalty(UnderSymmetry):
+  """min loss + beta gap: the penalty form of `on_error.Functional`.
 
   Attributes:
-    symmetry: The group and its action.
     beta: Weight of the gap; that of the loss is 1.
-
-  Raises:
-    ConfigurationError: (in the first step) there is no symmetry.
+    symmetry: The group and its action.
   """
 
   beta: float | Scalar = 1.0
-  symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
-    symmetry = data.required(self.symmetry, "the gap penalty")
-    loss, gap, updated = on_error.loss_and_gap(symmetry, task, primal, model_state, batch, key)
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
+    loss, gap, updated = on_error.loss_and_gap(self.symmetry, task, primal, model_state, batch, key)
     return Terms(loss, self.beta * gap, {}, updated)
 
 
 @struct.dataclass
-class GradNorm(Formulation):
+class GradNorm(UnderSymmetry):
   """min w_1 L_1 + w_2 L_2, the weights moved so that both losses train at one pace.
 
   With G_i = w_i norm(grad_theta L_i), r_i the share of L_i(t) / L_i(0) in their mean, the weights
@@ -144,14 +129,11 @@ class GradNorm(Formulation):
   that norms are over all of it. The state holds `weights`, the `initial` losses and Adam's own.
 
   Attributes:
-    symmetry: The group and its action.
-    objectives: L_1, L_2: `loss_and_moved_loss` (REMUL), or `functional.loss_and_gap`.
     asymmetry: a; 0 asks for equal gradients.
     weight_lr: Adam step size of the weights.
+    symmetry: The group and its action.
+    objectives: L_1, L_2: `loss_and_moved_loss` (REMUL), or `on_error.loss_and_gap`.
     axis_name: Mapped axis that shares the batch; None on one device.
-
-  Raises:
-    ConfigurationError: (in the first step) there is no symmetry.
 
   Reference: Chen, Badrinarayanan, Lee, Rabinovich, "GradNorm", ICML 2018, Algorithm 1; for
   equivariance: Elhag et al., 2024.
@@ -159,21 +141,21 @@ class GradNorm(Formulation):
 
   asymmetry: float | Scalar = 1.5
   weight_lr: float | Scalar = 0.01
-  symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
-  objectives: Objectives = struct.field(pytree_node=False, default=loss_and_moved_loss)
-  axis_name: str | None = struct.field(pytree_node=False, default=None)
+  objectives: Objectives = struct.field(
+    pytree_node=False, default=loss_and_moved_loss, kw_only=True
+  )
+  axis_name: str | None = struct.field(pytree_node=False, default=None, kw_only=True)
 
   def init_state(self, gamma):
     del gamma
     adam = _ADAM.init(jnp.ones(2))
     return {"weights": jnp.ones(2), "initial": jnp.zeros(2), "adam": adam}
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
-    symmetry = data.required(self.symmetry, "GradNorm")
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
 
     def losses(theta):
       point = primal._replace(theta=theta)
-      first, second, updated = self.objectives(symmetry, task, point, model_state, batch, key)
+      first, second, updated = self.objectives(self.symmetry, task, point, model_state, batch, key)
       return jnp.stack([first, second]), updated
 
     def mean_losses(theta):  # see `primal_dual.gradients` for why the mean comes first
@@ -183,21 +165,23 @@ class GradNorm(Formulation):
     slopes = _mean(slopes, self.axis_name)
     norms = jax.vmap(optax.tree.norm)(slopes)
     own, updated = losses(primal.theta)
-    first, second = own_state["weights"]
+    first, second = constraint_state["weights"]
     cost = (first - 1) * own[0] + second * own[1]
     return Terms(own[0], cost, {}, updated, jax.lax.stop_gradient((own, norms)))
 
-  def update(self, primal, multipliers, own_state, aux, step):
+  def update(self, primal, multipliers, constraint_state, aux, step):
     losses, norms = aux
-    initial = jnp.where(step == 0, losses, own_state["initial"])
+    initial = jnp.where(step == 0, losses, constraint_state["initial"])
     pace = losses / jnp.maximum(initial, _TINY)
     pace = pace / jnp.maximum(jnp.mean(pace), _TINY)
-    weighted = own_state["weights"] * norms
+    weighted = constraint_state["weights"] * norms
     target = jnp.mean(weighted) * pace**self.asymmetry
     gradient = jnp.sign(weighted - target) * norms
     direction: Any
-    direction, adam = _ADAM.update(gradient, own_state["adam"])
-    weights = jnp.maximum(own_state["weights"] - self.weight_lr * direction, _SMALLEST_WEIGHT)
+    direction, adam = _ADAM.update(gradient, constraint_state["adam"])
+    weights = jnp.maximum(
+      constraint_state["weights"] - self.weight_lr * direction, _SMALLEST_WEIGHT
+    )
     weights = 2 * weights / jnp.sum(weights)
     return primal, multipliers, {"weights": weights, "initial": initial, "adam": adam}
 
@@ -207,7 +191,7 @@ _TINY, _SMALLEST_WEIGHT = 1e-12, 1e-4
 
 
 @struct.dataclass
-class Schedule(Formulation):
+class Schedule(UnderSymmetry):
   """gamma rises from 0 to 1 and falls back to 0; the branches are held near equivariant maps.
 
   With t steps done of T, gamma = min(2 t / T, 2 - 2 t / T), and 0 after them. One random element a
@@ -221,14 +205,13 @@ class Schedule(Formulation):
   that name their `Homotopic.irreps`. The state holds the `level`, gamma's one value.
 
   Attributes:
-    symmetry: The group and its action; its generators are those of the penalty.
     steps: T.
     penalty: w.
+    symmetry: The group and its action; its generators are those of the penalty.
     axis_name: Mapped axis that shares the batch; None on one device.
 
   Raises:
-    ConfigurationError: (in the first step) there is no symmetry, or a layer has another branch,
-      or does not name its irreps.
+    ConfigurationError: (in the first step) a layer has another branch, or does not name its irreps.
 
   Reference: Pertigkiozoglou, Chatzipantazis, Trivedi, Daniilidis, "Improving Equivariant Model
   Training via Constraint Relaxation", NeurIPS 2024.
@@ -236,8 +219,7 @@ class Schedule(Formulation):
 
   steps: int | float | Scalar = 1000
   penalty: float | Scalar = 0.01
-  symmetry: Symmetry | None = struct.field(pytree_node=False, default=None)
-  axis_name: str | None = struct.field(pytree_node=False, default=None)
+  axis_name: str | None = struct.field(pytree_node=False, default=None, kw_only=True)
 
   def level(self, step: Scalar) -> Scalar:
     """Returns gamma after so many steps."""
@@ -248,24 +230,23 @@ class Schedule(Formulation):
     del gamma
     return {"level": jnp.zeros(())}
 
-  def terms(self, task, primal, model_state, batch, key, own_state):
-    symmetry = data.required(self.symmetry, "the schedule")
+  def terms(self, task, primal, model_state, batch, key, constraint_state):
     draw, model_key = jax.random.split(key)
-    batch = symmetry.move_together(draw, batch)
+    batch = self.symmetry.move_together(draw, batch)
     # Not primal.gamma, which is still as the model initialised it in the first step.
-    gamma = _constant(primal.gamma, own_state["level"])
+    gamma = _constant(primal.gamma, constraint_state["level"])
     # A collection that is there is one that the model may write to: it sows what layers see.
     state = {**model_state, "intermediates": {}}
     variables = homotopy.merge(primal.theta, gamma, state)
     prediction, updated = task.apply(variables, batch, model_key)
     layers = traverse_util.flatten_dict(updated.pop("intermediates"))
-    bracket, size = penalties(primal.theta, primal.gamma, layers, symmetry)
+    bracket, size = penalties(primal.theta, primal.gamma, layers, self.symmetry)
     if self.axis_name is not None:
       bracket, size = jax.lax.psum((bracket, size), self.axis_name)
     loss = jnp.mean(task.loss(prediction, batch))
     return Terms(loss, self.penalty * (_root(bracket) + _root(size)), {}, updated)
 
-  def update(self, primal, multipliers, own_state, aux, step):
+  def update(self, primal, multipliers, constraint_state, aux, step):
     level = self.level(step + 1)
     primal = primal._replace(gamma=_constant(primal.gamma, level))
     return primal, multipliers, {"level": level}

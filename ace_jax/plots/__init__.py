@@ -1,11 +1,22 @@
-"""Figures from records alone; functions return a matplotlib Figure, `save` writes it."""
+"""Figures from records alone; functions return a matplotlib Figure, `save` writes it.
+
+Raises:
+  MissingPackageError: (when imported) there is no Matplotlib.
+"""
+
+import importlib.util
+
+from ace_jax.errors import MissingPackageError
+
+if importlib.util.find_spec("matplotlib") is None:
+  raise MissingPackageError("figures need Matplotlib: pip install 'ace_jax[plots]'.")
 
 from ace_jax.plots.curves import (
-  PALETTE,
   against_reference,
   equivariance_error,
   gamma_and_multipliers,
   layers,
+  mean_and_deviation,
   sample_efficiency,
   save,
   series,
@@ -13,6 +24,7 @@ from ace_jax.plots.curves import (
   validation_curve,
 )
 from ace_jax.plots.landscape import along_training, contours, save_animation, sharpness, surface
+from ace_jax.plots.palette import PALETTE
 from ace_jax.plots.report import equivariance, misalignment
 from ace_jax.plots.streams import by_stream, table
 
@@ -26,6 +38,7 @@ __all__ = [
   "equivariance_error",
   "gamma_and_multipliers",
   "layers",
+  "mean_and_deviation",
   "misalignment",
   "sample_efficiency",
   "save",

@@ -1,20 +1,20 @@
-"""Every figure, from the records of a run or from results alone.
+"""Figures from the records of runs: errors, gammas and multipliers over epochs.
 
 Functions return a matplotlib Figure, made without pyplot's global state; `save` writes it.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from ace_jax import files
+from ace_jax.plots.palette import PALETTE
 from ace_jax.training.history import Record
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, which colour-blind readers can tell apart."""
 _STYLES = ("-", "--", ":", "-.")
 _PREDICTORS = {
   "projection": r"projection $f_{\theta,0}$",
@@ -24,12 +24,14 @@ _PREDICTORS = {
 
 def save(figure: Figure, path: Path) -> None:
   """Writes a PNG atomically, at 150 dots per inch."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
+  with files.replaced(path) as temporary:
     figure.savefig(temporary, dpi=150, format="png")
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+
+
+def mean_and_deviation(values: np.ndarray | Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the mean over the leading axis, of seeds, and the standard deviation; 0 of one seed."""
+  values = np.asarray(values)
+  return values.mean(axis=0), values.std(axis=0, ddof=min(1, len(values) - 1))
 
 
 def series(records: Sequence[Record], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -205,8 +207,7 @@ def sample_efficiency(results: Mapping[str, Mapping[int, Sequence[float]]]) -> F
   seeds = {len(values) for sizes in results.values() for values in sizes.values()}
   for color, (label, sizes) in zip(PALETTE, results.items(), strict=False):
     counts = sorted(sizes)
-    means = [np.mean(sizes[n]) for n in counts]
-    spread = [np.std(sizes[n]) for n in counts]
+    means, spread = zip(*(mean_and_deviation(sizes[n]) for n in counts), strict=True)
     axes.errorbar(counts, means, spread, color=color, marker="o", ms=4, capsize=3, label=label)
   axes.set(xlabel="training trajectories", ylabel="test MSE", xscale="log", yscale="log")
   axes.set_title(f"seeds: {', '.join(map(str, sorted(seeds)))}", fontsize=9, color="0.4")
@@ -235,7 +236,7 @@ def against_reference(
     runs = [dict(zip(*series(records, key), strict=True)) for records in seeds]
     epochs = sorted(set.intersection(*(set(run) for run in runs)))
     values = np.array([[run[epoch] for epoch in epochs] for run in runs])
-    mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1 if len(runs) > 1 else 0)
+    mean, spread = mean_and_deviation(values)
     axes.plot(epochs, mean, color=color, lw=1.4, label=f"{label} ({len(runs)} seeds, +- 2 std)")
     low = np.maximum(mean - 2 * spread, values.min() / 2)
     axes.fill_between(epochs, low, mean + 2 * spread, color=color, alpha=0.2, lw=0)

@@ -1,6 +1,5 @@
 """Figures of loss landscapes: contours, a surface, an animation over gamma."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
+
+from ace_jax import files
 
 _LEVELS, _LARGE = 18, 1e4
 
@@ -151,12 +152,8 @@ def save_animation(
     return []
 
   animation = FuncAnimation(figure, show, frames=len(gammas))
-  temporary = path.with_name(f".{os.getpid()}.{path.name}")
-  try:
+  with files.replaced(path) as temporary:
     animation.save(str(temporary), writer=PillowWriter(fps=4))
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def _levels(slices) -> np.ndarray:

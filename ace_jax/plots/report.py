@@ -1,4 +1,4 @@
-"""Figures of the misalignment report, of its detection campaign, and of equivariance errors."""
+"""Figures of the misalignment report, and of equivariance errors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from ace_jax.plots.palette import BROKEN, KEPT
 from ace_jax.symmetry.report import THRESHOLD, GeneratorReport, LayerReport
-
-_KEPT, _BROKEN = "#0072B2", "#D55E00"
 
 
 def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorReport]) -> Figure:
@@ -22,15 +21,15 @@ def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorRe
   left, middle, right = figure.subplots(1, 3)
   names = [report.name for report in layers]
   rows = np.arange(len(layers))[::-1]
-  left.barh(rows, [report.admixture for report in layers], color=_KEPT)
+  left.barh(rows, [report.admixture for report in layers], color=KEPT)
   left.set_yticks(rows, names, fontsize=8)
   left.set_xlabel(r"admixture $|\gamma|\, rms(f_{neq}) / rms(f_{eq})$", fontsize=8)
-  middle.barh(rows, [report.sensitivity or 0.0 for report in layers], color=_KEPT)
+  middle.barh(rows, [report.sensitivity or 0.0 for report in layers], color=KEPT)
   middle.set_yticks(rows, [])
   middle.set_xlabel(r"sensitivity $|\lambda|\, rms(f_{eq}) / rms(f_{neq})$", fontsize=8)
   rows = np.arange(len(generators))[::-1]
   for row, report in zip(rows, generators, strict=True):
-    color = _BROKEN if report.broken else _KEPT
+    color = BROKEN if report.broken else KEPT
     error = THRESHOLD * report.error
     right.errorbar(report.loss, row, xerr=error, fmt="o", color=color, capsize=3, ms=5)
   right.set_yticks(rows, [report.name for report in generators], fontsize=8)

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from ace_jax.plots import layers
+from ace_jax.plots.curves import layers, mean_and_deviation
 from ace_jax.training.history import Record
 
 KINDS = {"slack": "slack $u$", "gamma": r"$\gamma$", "multiplier": r"multiplier $\lambda$"}
@@ -69,7 +69,7 @@ def by_stream(runs: Sequence[Sequence[Record]], kind: str, log: bool = False) ->
     shades = colormaps["viridis"](np.linspace(0, 0.9, max(2, len(own))))
     for shade, (layer, values) in zip(shades, own.items(), strict=False):
       values = np.abs(values) if log else values
-      mean, spread = values.mean(0), values.std(0, ddof=1 if len(runs) > 1 else 0)
+      mean, spread = mean_and_deviation(values)
       lines.plot(epochs, mean, color=shade, lw=1.4, label=layer)
       low = np.maximum(mean - spread, values.min(0)) if log else mean - spread
       lines.fill_between(epochs, low, mean + spread, color=shade, alpha=0.2, lw=0)

@@ -1,6 +1,11 @@
 """Group actions, and how far functions, layers and data are from equivariance under them."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ace_jax.symmetry import actions, bounds, groups
 from ace_jax.symmetry.actions import act_on
+from ace_jax.symmetry.data import Symmetry
 from ace_jax.symmetry.errors import (
   ErrorStatistics,
   data_fit_loss,
@@ -12,16 +17,30 @@ from ace_jax.symmetry.errors import (
 )
 from ace_jax.symmetry.groups import Group, Motion, random_rotations
 
+if TYPE_CHECKING:
+  from ace_jax.symmetry import report
+
 __all__ = [
   "ErrorStatistics",
   "Group",
   "Motion",
+  "Symmetry",
   "act_on",
+  "actions",
+  "bounds",
   "data_fit_loss",
   "equivariance_error",
   "equivariance_statistics",
+  "groups",
   "layer_irreps",
   "layer_outputs",
   "lie_derivatives",
   "random_rotations",
+  "report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+  if name == "report":  # it reads records of trainings, which themselves need symmetries
+    return importlib.import_module("ace_jax.symmetry.report")
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

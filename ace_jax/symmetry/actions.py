@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ace_jax.errors import ConfigurationError
+from ace_jax.errors import ConfigurationError, first_line
 from ace_jax.symmetry.groups import Motion
 
 Representation = Callable[[Any, Array], Array]
@@ -183,9 +183,8 @@ def act_on(representations: Any) -> Callable[[Any, Any], Any]:
     except ConfigurationError:
       raise
     except (ValueError, TypeError) as error:
-      reason = str(error).splitlines()[0]
       raise ConfigurationError(
-        f"the group action does not fit the data it should act on: {reason}"
+        f"the group action does not fit the data it should act on: {first_line(error)}"
       ) from error
 
   return act

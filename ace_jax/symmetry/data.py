@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ace_jax import homotopy
-from ace_jax.errors import ConfigurationError
+from ace_jax.homotopy import Variables
 from ace_jax.symmetry.groups import Group
 from ace_jax.task import Batch, Scalar, Task, size
 
@@ -60,24 +59,10 @@ class Symmetry:
     return jnp.mean(jnp.square(found - expected).reshape(size(batch), -1), axis=1)
 
 
-def required(symmetry: Symmetry | None, what: str) -> Symmetry:
-  """Returns the symmetry.
-
-  Raises:
-    ConfigurationError: there is none.
-  """
-  if symmetry is None:
-    raise ConfigurationError(
-      f"{what} needs to know how the group acts on these data; give it a Symmetry (of an "
-      "experiment: Problem.symmetry)."
-    )
-  return symmetry
-
-
 def measure(
   task: Task,
   symmetry: Symmetry,
-  variables: tuple[Any, Any, Any],
+  variables: Variables,
   data: Batch,
   key: PRNGKeyArray,
   elements: int = 4,
@@ -88,7 +73,7 @@ def measure(
   Args:
     task: The model.
     symmetry: The group and its action.
-    variables: (theta, gamma, model_state), an entry of `AceState.current()` or `selected()`.
+    variables: Of the predictor, such as `AceState.relaxed`.
     data: The samples.
     key: Draws the group elements.
     elements: Of the group, for every sample.
@@ -100,7 +85,7 @@ def measure(
   """
 
   def predict(batch):
-    return task.apply(homotopy.merge(*variables), batch, None)[0]
+    return task.predict(variables, batch)
 
   def draw(key):
     return jax.tree.map(lambda element: element[0], symmetry.group.sample(key, 1))

@@ -156,8 +156,7 @@ def layer_reports(
   """
   if not variables.get(homotopy.GAMMA):
     raise ConfigurationError(
-      "the run has no gamma, since it trained a strict model; report on a run with another "
-      "--constraint."
+      "the run has no gamma, since it trained a strict model; report on a run of a relaxed one."
     )
   _, kept = model.apply(variables, *inputs, mutable=["intermediates"])
   flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(kept["intermediates"])

@@ -8,13 +8,13 @@ is a save that was cut short. Orbax itself restores flipped bits without a word,
 import contextlib
 import gc
 import hashlib
-import io
 import json
 import logging as std_logging
 import os
 import shutil
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from absl import logging
 from flax import serialization, traverse_util
 
 from ace_jax import files
-from ace_jax.errors import CheckpointError
+from ace_jax.errors import CheckpointError, first_line
 from ace_jax.state import AceState
 from ace_jax.training import hosts
 
 _MANIFEST = "manifest.json"
+_FORMAT = 2  # of the tree of arrays in a checkpoint; a manifest that names none is of the first
+_LAST_COMMITS = {1: "a5f5617"}  # the last one that resumes checkpoints of an earlier format
 
 
 def save(
@@ -68,11 +70,11 @@ def save(
       raise OSError(failure)
     if not hosts.first():
       return place
-    manifest = {"epoch": epoch, "step": step, "sha256": _sums(place)}
+    manifest = {"format": _FORMAT, "epoch": epoch, "step": step, "sha256": _sums(place)}
     manifest["records"] = {os.path.relpath(path, place): _start(path) for path in records}
     files.write_json(place / _MANIFEST, manifest)
   except OSError as error:
-    reason = error.strerror or _first_line(error)
+    reason = error.strerror or first_line(error)
     raise CheckpointError(
       f"cannot write checkpoint {place}: {reason}; free or change the disk, then "
       "resume: earlier checkpoints are untouched."
@@ -94,7 +96,7 @@ def restore(folder: Path, state: AceState) -> AceState:
     state: A state of the same structure, such as a fresh one.
 
   Raises:
-    CheckpointError: no checkpoint is whole, or it belongs to another model or formulation.
+    CheckpointError: no checkpoint is whole, or it belongs to another model or constraint.
   """
   return load(newest_whole(folder), state)
 
@@ -129,7 +131,7 @@ def restore_all(folder: Path, state: AceState, last: int | None = None) -> list[
     last: Epoch after which they are left out; None takes all.
 
   Raises:
-    CheckpointError: one belongs to another model or formulation.
+    CheckpointError: one belongs to another model or constraint.
   """
   places = [place for place in _sealed(folder) if last is None or int(place.name) <= last]
   return [load(place, state) for place in reversed(places) if not _damage(place)]
@@ -157,26 +159,63 @@ def _write(place: Path, arrays: Any) -> str:
   """Lets Orbax write; returns what went wrong, "" if nothing.
 
   When a disk fails, so do several of Orbax's threads, tasks and callbacks, which print tracebacks
-  or log errors while it goes on, or when they are collected. They are silenced until then; what
-  it raised is returned as text, since the exception itself would keep them alive.
+  or log errors while it goes on, or when they are collected. They are muted until then; what it
+  raised is returned as text, since the exception itself would keep them alive.
   """
-  known, level, reason = {*threading.enumerate()}, std_logging.root.manager.disable, ""
-  std_logging.disable(std_logging.CRITICAL)
-  try:
-    with contextlib.redirect_stderr(io.StringIO()):
-      try:
-        with ocp.StandardCheckpointer() as checkpointer:
-          checkpointer.save(place, arrays, force=True)
-          checkpointer.wait_until_finished()
-      except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
-      if reason:
-        for thread in {*threading.enumerate()} - known:
-          thread.join(0.5)
-        gc.collect()
-  finally:
-    std_logging.disable(level)
+  others = {*threading.enumerate()} - {threading.current_thread()}
+  reason = ""
+  with _muted(lambda: threading.current_thread() not in others):
+    try:
+      with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(place, arrays, force=True)
+        checkpointer.wait_until_finished()
+    except (OSError, ValueError, RuntimeError) as error:
+      reason = getattr(error, "strerror", None) or first_line(error)
+    if reason:
+      for thread in {*threading.enumerate()} - others - {threading.current_thread()}:
+        thread.join(0.5)
+      gc.collect()
   return reason
+
+
+_LOGGERS = ("absl", "asyncio", "concurrent.futures")
+"""Through which Orbax and what it stands on report."""
+
+
+@contextlib.contextmanager
+def _muted(mute: Callable[[], bool]) -> Iterator[None]:
+  """Keeps some threads from logging and from writing to stderr; all others go on as before.
+
+  Args:
+    mute: Whether the thread that asks is one of them.
+  """
+
+  def admits(record: std_logging.LogRecord) -> bool:
+    del record
+    return not mute()
+
+  loggers = [std_logging.getLogger(name) for name in _LOGGERS]
+  for logger in loggers:
+    logger.addFilter(admits)
+  try:
+    with contextlib.redirect_stderr(_Muted(sys.stderr, mute)):  # pyright: ignore[reportArgumentType]
+      yield
+  finally:
+    for logger in loggers:
+      logger.removeFilter(admits)
+
+
+class _Muted:
+  """A stream that takes nothing from threads that are to be mute."""
+
+  def __init__(self, stream: Any, mute: Callable[[], bool]):
+    self._stream, self._mute = stream, mute
+
+  def write(self, text: str) -> int:
+    return len(text) if self._mute() else self._stream.write(text)
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
 
 
 def _check_space(place: Path, state: AceState) -> None:
@@ -199,21 +238,34 @@ def load(place: Path, state: AceState) -> AceState:
     state: A state of the same structure, such as a fresh one.
 
   Raises:
-    CheckpointError: it belongs to another model or formulation.
+    CheckpointError: it belongs to another model or constraint, or was written before version 0.2.
   """
+  _check_format(place)
   target = _arrays(state)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       saved = checkpointer.restore(place.absolute() / "state", target)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise CheckpointError(
-      f"checkpoint {place} does not fit this model and constraint: {_first_line(error)}"
+      f"checkpoint {place} does not fit this model and constraint: {first_line(error)}"
     ) from error
   # Empty containers are not stored; they come back from the given state.
   flat = traverse_util.flatten_dict(serialization.to_state_dict(state), keep_empty_nodes=True)
   flat |= traverse_util.flatten_dict(saved)
   restored: Any = serialization.from_state_dict(state, traverse_util.unflatten_dict(flat))
   return restored
+
+
+def _check_format(place: Path) -> None:
+  """Refuses a checkpoint whose arrays have the names of an earlier version."""
+  written = json.loads((place / _MANIFEST).read_text()).get("format", 1)
+  if written != _FORMAT:
+    commit = _LAST_COMMITS.get(written)
+    version = f"commit {commit} is the last that resumes it" if commit else "take a newer ace_jax"
+    raise CheckpointError(
+      f"checkpoint {place} has format {written}, not {_FORMAT}: {version}; or start afresh in "
+      "another workdir."
+    )
 
 
 def _arrays(state: AceState) -> Any:
@@ -261,7 +313,3 @@ def _damage(place: Path) -> str:
     if found[name] != digest:
       return f"{place / name} is damaged (its sha256 is not the manifest's)"
   return ""
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from ace_jax import primal_dual
+from ace_jax.homotopy import Variables
+from ace_jax.primal_dual import ORDER_STREAM, PrimalDual
 from ace_jax.state import AceState, Best
 from ace_jax.task import Batch, Task, size, take
 from ace_jax.training import parallel
 
 
-def compile_epoch(mesh: Mesh, batch_size: int):
+def compile_epoch(method: PrimalDual, mesh: Mesh, batch_size: int):
   """Compiles `epoch(state, data) -> (state, outputs)`; the state is donated.
 
   All steps of an epoch are one `lax.scan`. The order is one permutation of all samples, a
@@ -26,6 +27,7 @@ def compile_epoch(mesh: Mesh, batch_size: int):
   `failed` then holds the epoch, and it is no longer active.
 
   Args:
+    method: Task and optimizers.
     mesh: Devices; they share every batch.
     batch_size: Samples in a batch, over all devices.
 
@@ -41,17 +43,17 @@ def compile_epoch(mesh: Mesh, batch_size: int):
   def epoch(state: AceState, data: Batch):
     samples = size(data)
     steps = samples // batch_size
-    key = jax.random.fold_in(state.stream(primal_dual.ORDER_STREAM), state.epoch)
+    key = jax.random.fold_in(state.stream(ORDER_STREAM), state.epoch)
     order = jax.random.permutation(key, samples)[: steps * batch_size]
     order = order.reshape(steps, devices, batch_size // devices)
     order = order[:, jax.lax.axis_index(parallel.DATA)]
 
     def step(state, index):
       batch = take(data, index)
-      return primal_dual.primal_dual_step(state, batch, parallel.DATA)
+      return method.step(state, batch, parallel.DATA)
 
-    own_state = state.formulation.begin_epoch(state.multipliers, state.formulation_state)
-    begun = state.replace(formulation_state=own_state)  # pyright: ignore[reportAttributeAccessIssue]
+    constraint_state = state.constraint.begin_epoch(state.multipliers, state.constraint_state)
+    begun = state.replace(constraint_state=constraint_state)  # pyright: ignore[reportAttributeAccessIssue]
     trained, outputs = jax.lax.scan(step, begun, order)
     trained = trained.replace(epoch=state.epoch + 1)  # pyright: ignore[reportAttributeAccessIssue]
     finite = jnp.all(jnp.isfinite(jnp.stack(outputs.scalars())))
@@ -67,7 +69,7 @@ def _fail(state: AceState, failing: Any, epoch: Any) -> AceState:
   return state.replace(failed=failed, active=state.active & ~failing)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def compile_evaluation(mesh: Mesh, batch_size: int, patience: int | None = None):
+def compile_evaluation(task: Task, mesh: Mesh, batch_size: int, patience: int | None = None):
   """Compiles `evaluate(state, data) -> (state, errors)`; the state is donated.
 
   Evaluates every predictor on all samples, keeps for each the variables of its lowest error,
@@ -75,17 +77,18 @@ def compile_evaluation(mesh: Mesh, batch_size: int, patience: int | None = None)
   whose error is not finite fails, as in an epoch.
 
   Args:
+    task: Model and metric.
     mesh: Devices; they share the samples.
     batch_size: Samples evaluated at once, over all devices (at most; does not change results).
     patience: Evaluations without improvement that are waited for; None never stops.
   """
-  mean_error = _mean_error(mesh, batch_size)
+  mean_error = _mean_error(task, mesh, batch_size)
 
   def evaluate(state: AceState, data: Batch):
     current = state.current()
     errors, best = {}, dict(state.best)  # after a finish has begun, more than are trained
     for name, variables in current.items():
-      errors[name] = mean_error(state.task, variables, data)
+      errors[name] = mean_error(variables, data)
       best[name] = _better(state.best[name], errors[name], state.epoch, variables)
     active = state.active
     if patience is not None:
@@ -99,32 +102,31 @@ def compile_evaluation(mesh: Mesh, batch_size: int, patience: int | None = None)
   return parallel.over_replicas(evaluate, mesh, donate_argnums=(0,))
 
 
-def compile_errors(mesh: Mesh, batch_size: int, task: Task):
+def compile_errors(task: Task, mesh: Mesh, batch_size: int):
   """Compiles `errors(predictors, data) -> {name: mean error}`, without touching a state.
 
   Args:
+    task: Model and metric.
     mesh: Devices; they share the samples.
     batch_size: Samples evaluated at once, over all devices.
-    task: Model and metric.
 
   Returns:
     The compiled function; predictors are `AceState.current()` or `AceState.selected()` of a state
     with replicas, and errors have a leading axis of replicas.
   """
-  mean_error = _mean_error(mesh, batch_size)
+  mean_error = _mean_error(task, mesh, batch_size)
 
   def errors(predictors: dict[str, Any], data: Batch):
-    return {name: mean_error(task, variables, data) for name, variables in predictors.items()}
+    return {name: mean_error(variables, data) for name, variables in predictors.items()}
 
   return parallel.over_replicas(errors, mesh)
 
 
-def _mean_error(mesh: Mesh, batch_size: int):
+def _mean_error(task: Task, mesh: Mesh, batch_size: int):
   devices = mesh.shape[parallel.DATA]
   share = max(1, batch_size // devices)
 
-  def mean_error(task: Task, variables, data: Batch) -> Float[Array, ""]:
-    theta, gamma, model_state = variables
+  def mean_error(variables: Variables, data: Batch) -> Float[Array, ""]:
     samples = size(data)
     chunks = -(-samples // (share * devices))
     # The last chunk is filled up with copies of the last sample, which weigh nothing.
@@ -133,7 +135,7 @@ def _mean_error(mesh: Mesh, batch_size: int):
 
     def total(index):
       batch = take(data, jnp.minimum(index, samples - 1))
-      errors = task.evaluate(theta, gamma, model_state, batch)
+      errors = task.errors(variables, batch)
       return jnp.sum(jnp.where(index < samples, errors, 0))
 
     sums = jax.lax.map(total, index)
@@ -144,7 +146,6 @@ def _mean_error(mesh: Mesh, batch_size: int):
 
 def _better(best: Best, error: Float[Array, ""], epoch, variables) -> Best:
   better = error < best.error  # False for a NaN
-  theta, gamma, model_state = variables
-  found = Best(error, epoch, jnp.zeros_like(best.stalled), theta, gamma, model_state)
+  found = Best(error, epoch, jnp.zeros_like(best.stalled), variables)
   old = best.replace(stalled=best.stalled + 1)  # pyright: ignore[reportAttributeAccessIssue]
   return jax.tree.map(lambda new, old: jnp.where(better, new, old), found, old)

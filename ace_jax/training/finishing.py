@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
+from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState
 from ace_jax.training import parallel
 
@@ -24,9 +25,9 @@ class Finish:
 
   Attributes:
     after: Epochs before it.
-    fresh: States of the strict model as at the start of training (`state.create`), with a leading
-      axis of replicas. Their optimizers and step sizes are those of the finish; it does not take
-      their weights.
+    method: Task and optimizers of the finish.
+    fresh: States of the strict model as at the start of training (`method.init`), with a leading
+      axis of replicas. Their step sizes are those of the finish; it does not take their weights.
     source: Which theta it begins with: "best", the projection's at its lowest validation error,
       or "last", that of the moment.
 
@@ -35,6 +36,7 @@ class Finish:
   """
 
   after: int
+  method: PrimalDual
   fresh: AceState
   source: str = "best"
 
@@ -53,15 +55,14 @@ class Finish:
       state: The run, with as many replicas as `fresh`.
     """
     best = state.best["projection"]
-    kept_theta, kept_model_state = _pruned(best.theta, best.model_state)
-    theta, model_state = kept_theta, kept_model_state
-    if self.source == "last":
-      theta, model_state = _pruned(state.primal.theta, state.model_state)
+    pruned = homotopy.prune({**best.variables, homotopy.GAMMA: state.primal.gamma})
     kept = best.replace(  # pyright: ignore[reportAttributeAccessIssue]
-      theta=kept_theta, model_state=kept_model_state, stalled=jnp.zeros_like(best.stalled)
+      variables=pruned, stalled=jnp.zeros_like(best.stalled)
     )
+    if self.source == "last":
+      pruned = homotopy.prune(state.relaxed)
     # Copies, since the state's buffers are donated: none may be there twice.
-    theta, model_state = jax.tree.map(jnp.copy, (theta, model_state))
+    theta, _, model_state = homotopy.split(jax.tree.map(jnp.copy, pruned))
     return self.fresh.replace(  # pyright: ignore[reportAttributeAccessIssue]
       primal=self.fresh.primal._replace(theta=theta),
       model_state=model_state,
@@ -77,8 +78,3 @@ class Finish:
     """Returns the finish with its states padded and put on a mesh, as those of the run are."""
     fresh = parallel.shard_replicas(parallel.pad(self.fresh, mesh), mesh)
     return dataclasses.replace(self, fresh=fresh)
-
-
-def _pruned(theta: Any, model_state: Any) -> tuple[Any, Any]:
-  theta, _, model_state = homotopy.split(homotopy.prune(homotopy.merge(theta, {}, model_state)))
-  return theta, model_state

@@ -10,10 +10,11 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from ace_jax import homotopy, state, task
-from ace_jax.constraints.base import Formulation
+from ace_jax import homotopy, task
+from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.optimizers import dual_optimizer, primal_adam
+from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState
 from ace_jax.task import Batch
 from ace_jax.training import loop, parallel
@@ -33,7 +34,8 @@ class Fit(NamedTuple):
     multipliers: Final multipliers by layer name.
     history: One record an epoch (`ace_jax.training.history.record`).
     test: Test error of each predictor; {} without test data.
-    state: Everything, for going on.
+    method: Task and optimizers, for going on.
+    state: Everything else, for going on.
     memory: The expected peak, in bytes; None if a resumed run had nothing left to do.
   """
 
@@ -43,6 +45,7 @@ class Fit(NamedTuple):
   multipliers: dict[str, jax.Array]
   history: list[Record]
   test: dict[str, float]
+  method: PrimalDual
   state: AceState
   memory: Peak | None
 
@@ -54,7 +57,7 @@ def fit(
   valid: Batch,
   test: Batch | None = None,
   *,
-  constraint: Formulation | None = None,
+  constraint: Constraint | None = None,
   inputs: Callable[[Batch], tuple[Any, ...]] = task.first,
   metric: Callable[[Any, Batch], jax.Array] | None = None,
   variables: homotopy.Variables | None = None,
@@ -100,26 +103,24 @@ def fit(
     progress: Called with the epochs of the run and those done before; returns what gets the record
       of every epoch, by default a progress bar. None shows nothing, not even the memory that is
       expected.
-    **settings: epochs, batch_size, eval_every, patience, ...: see `training.Settings`.
+    **settings: epochs, batch_size, eval_every, patience, ...: see `ace_jax.training.Settings`.
 
   Returns:
     Both predictors, what gamma and multipliers came to, and the history.
 
   Raises:
-    AceError: see `training.train`.
+    AceError: see `training.loop.train`.
   """
   init_key, run_key = jax.random.split(jax.random.key(seed))
   if variables is None:
     sample = task.take(train, slice(0, 2))
     variables = dict(jax.jit(model.init)(init_key, *inputs(sample)))
-  begin = state.create(
+  method = PrimalDual(
     task.from_model(model, loss, inputs, metric),
-    variables,
-    Equality() if constraint is None else constraint,
     primal_adam(lr, gamma_lr, slack_lr, clip_norm, decay),
     dual_optimizer(dual, dual_lr),
-    run_key,
   )
+  begin = method.init(variables, Equality() if constraint is None else constraint, run_key)
   options = loop.Settings(**settings)
   peaks: list[Peak] = []
 
@@ -129,6 +130,7 @@ def fit(
       print(peak.describe(), file=sys.stderr)
 
   states, histories = loop.train(
+    method,
     parallel.stack([begin]),
     train,
     valid,
@@ -140,14 +142,18 @@ def fit(
     report_memory=report_memory,
   )
   end = parallel.select(states, 0)
-  best = {name: homotopy.merge(*variables) for name, variables in end.selected().items()}
+  best = end.selected()
+  tests: dict[str, float] = {}
+  if test is not None:
+    tests = loop.test_errors(method.task, states, test, options.eval_batch_size, mesh)[0]
   return Fit(
     projection=best["projection"],
     relaxed=best.get("relaxed", best["projection"]),
     gamma=homotopy.by_name(end.primal.gamma),
     multipliers=homotopy.by_name(end.multipliers),
     history=histories[0],
-    test={} if test is None else loop.test_errors(states, test, options.eval_batch_size, mesh)[0],
+    test=tests,
+    method=method,
     state=end,
     memory=peaks[0] if peaks else None,
   )

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from ace_jax.errors import ConfigurationError, HostError
+from ace_jax.errors import ConfigurationError, HostError, first_line
 
 AUTO = "auto"
 _HEARTBEAT_SECONDS = 30
@@ -54,13 +54,13 @@ def join(
     )
   except ValueError as error:
     raise ConfigurationError(
-      f"coordinator {coordinator}: {_first_line(error)} Name all three: the coordinator as "
+      f"coordinator {coordinator}: {first_line(error)} Name all three: the coordinator as "
       "HOST:PORT, the number of processes, and which of them this is."
     ) from error
   except RuntimeError as error:
     raise HostError(
       f"the processes did not find each other within {timeout_seconds} s at {coordinator}: "
-      f"{_first_line(error)}"
+      f"{first_line(error)}"
     ) from error
 
 
@@ -132,9 +132,5 @@ def watched() -> Iterator[None]:
     raise HostError(
       f"process {jax.process_index()} of {jax.process_count()} lost another one, whose output says "
       "why; start all of them again, and resume, to go on from the last checkpoint "
-      f"({_first_line(error)})."
+      f"({first_line(error)})."
     ) from error
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).strip().splitlines()[0]

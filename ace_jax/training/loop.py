@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +12,11 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import task
+from ace_jax import signals
 from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
-from ace_jax.primal_dual import StepOutput
+from ace_jax.primal_dual import PrimalDual, StepOutput
 from ace_jax.state import AceState
-from ace_jax.task import Batch
+from ace_jax.task import Batch, Task, size
 from ace_jax.training import checkpoints, epochs, history, hosts, memory, parallel
 from ace_jax.training.finishing import Finish
 from ace_jax.training.history import Record
@@ -69,6 +67,7 @@ class Settings:
 
 @hosts.watched()
 def train(
+  method: PrimalDual,
   state: AceState,
   data: Batch,
   valid: Batch,
@@ -90,7 +89,8 @@ def train(
   is not finite, at its state before that epoch; `state.failed` says so, and a warning.
 
   Args:
-    state: Fresh states (`state.create`) with a leading axis of replicas (`parallel.stack`);
+    method: Task and optimizers.
+    state: Fresh states (`method.init`) with a leading axis of replicas (`parallel.stack`);
       donated.
     data: Training samples.
     valid: Validation samples, which select each predictor's best variables.
@@ -120,27 +120,20 @@ def train(
     Interrupted: SIGTERM came; the state was saved.
     HostError: another process of this run was lost.
   """
-  samples = task.size(data)
-  if samples < settings.batch_size:
-    raise ConfigurationError(
-      f"a batch of {settings.batch_size} is larger than the {samples} training samples; "
-      "lower the batch size or take more samples."
-    )
   count = parallel.replicas(state)
-  if len(names) != count:
-    raise ConfigurationError(f"{count} replicas, but {len(names)} names for them.")
-  if finish and (settings.patience is not None or finish.after >= settings.epochs):
-    raise ConfigurationError(
-      f"a finish after {finish.after} epochs needs a run of more, without patience; it has "
-      f"{settings.epochs}, and patience is {settings.patience}."
-    )
+  _check(settings, size(data), count, names, finish)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
-  run_epoch = epochs.compile_epoch(mesh, settings.batch_size)
-  run_evaluation = epochs.compile_evaluation(mesh, settings.eval_batch_size, settings.patience)
+  run_epoch = epochs.compile_epoch(method, mesh, settings.batch_size)
+  run_finish = finish and epochs.compile_epoch(finish.method, mesh, settings.batch_size)
+  run_evaluation = epochs.compile_evaluation(
+    method.task, mesh, settings.eval_batch_size, settings.patience
+  )
   writes = workdir if hosts.first() else None
   files = [writes / name / history.FILE for name in names] if writes else []
   state, records = _start(state, workdir, files, resume, finish)
   epoch = saved = int(np.max(state.epoch))
+  if finish and run_finish and epoch > finish.after:
+    run_epoch = run_finish
   going = np.flatnonzero(state.active[:count])
   memory.check_data(data, valid, mesh)
   state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
@@ -156,51 +149,34 @@ def train(
     report_memory(peak)
     sizes = {memory.EPOCH: settings.batch_size, memory.EVALUATION: settings.eval_batch_size}
     memory.check_programs(peak, sizes, mesh)
-  steps = samples // settings.batch_size
 
-  with contextlib.ExitStack() as stack:
-    asked_to_end = stack.enter_context(_sigterm())
-    bar = progress(epoch) if progress and hosts.first() else None
-    sinks = [[*loggers(name, epoch)] if hosts.first() else [] for name in names]
-    for own, file in zip(sinks, files, strict=bool(files)):
-      own.append(JsonlLogger(file))
-    for sink in [*itertools.chain(*sinks), *([bar] if bar else [])]:
-      stack.callback(sink.close)
+  with (
+    signals.asked_to_end() as asked_to_end,
+    _opened(names, files, epoch, progress, loggers) as log,
+  ):
     while epoch < settings.epochs and going.size:
-      if finish and epoch == finish.after:
-        state = finish.begin(state)
-      start = time.perf_counter()
-      state, outputs = run_epoch(state, data)
-      outputs = hosts.fetch(outputs)
+      if finish and run_finish and epoch == finish.after:
+        state, run_epoch = finish.begin(state), run_finish
+      state, new, problems = _epoch(run_epoch, state, data, epoch, going)
       epoch += 1
-      problems = {i: _not_finite(parallel.select(outputs, i), epoch, steps) for i in going}
-      new = history.records(state, outputs, time.perf_counter() - start)
       for record in new if finish else ():
         record["finish"] = int(finish is not None and epoch > finish.after)
       if settings.evaluates(epoch):
-        state, errors = run_evaluation(state, valid)
-        found = {f"valid/{name}": values for name, values in hosts.fetch(errors).items()}
+        state, measured, bad = _evaluation(run_evaluation, state, valid, epoch, going, measure)
         for i in going:
-          problems[i] = problems[i] or _not_finite_errors(parallel.select(found, i), epoch)
-        if measure is not None:
-          found |= hosts.fetch(measure(state))
-        for i in going:
-          new[i] |= {name: float(values[i]) for name, values in found.items()}
+          new[i] |= measured[i]
+          problems[i] = problems[i] or bad[i]
       going = _without_failures(going, problems, names, workdir)
       for i in going:
         records[i].append(new[i])
-        for sink in sinks[i]:
-          sink.log(new[i])
-      if bar:
-        bar.log(history.mean([new[i] for i in going]))
+      log(new, going)
       going = np.flatnonzero(hosts.fetch(state.active)[:count])
       asked = hosts.any_of(asked_to_end.is_set())
       ending = asked or epoch == settings.epochs or not going.size
       if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
         alive = parallel.select(state, slice(count))
-        checkpoints.save(
-          workdir / CHECKPOINTS, alive, keep_period=settings.keep_period, records=files
-        )
+        folder = workdir / CHECKPOINTS
+        checkpoints.save(folder, alive, keep_period=settings.keep_period, records=files)
         saved = epoch
       if asked and epoch < settings.epochs:
         where = (
@@ -211,27 +187,107 @@ def train(
     return hosts.fetch(end) if hosts.several() else end, records
 
 
+def _check(
+  settings: Settings, samples: int, count: int, names: Sequence[str], finish: Finish | None
+) -> None:
+  """Refuses what contradicts itself, before anything is written."""
+  if samples < settings.batch_size:
+    raise ConfigurationError(
+      f"a batch of {settings.batch_size} is larger than the {samples} training samples; "
+      "lower the batch size or take more samples."
+    )
+  if len(names) != count:
+    raise ConfigurationError(f"{count} replicas, but {len(names)} names for them.")
+  if finish and (settings.patience is not None or finish.after >= settings.epochs):
+    raise ConfigurationError(
+      f"a finish after {finish.after} epochs needs a run of more, without patience; it has "
+      f"{settings.epochs}, and patience is {settings.patience}."
+    )
+
+
+@contextlib.contextmanager
+def _opened(
+  names: Sequence[str],
+  files: Sequence[Path],
+  epoch: int,
+  progress: Callable[[int], Logger] | None,
+  loggers: Callable[[str, int], Sequence[Logger]],
+) -> Iterator[Callable[[list[Record], np.ndarray], None]]:
+  """Opens the sinks of records; yields what logs an epoch, `log(records, which replicas)`."""
+  with contextlib.ExitStack() as stack:
+    bar = progress(epoch) if progress and hosts.first() else None
+    sinks = [[*loggers(name, epoch)] if hosts.first() else [] for name in names]
+    for mine, file in zip(sinks, files, strict=bool(files)):
+      mine.append(JsonlLogger(file))
+    for sink in [*itertools.chain(*sinks), *([bar] if bar else [])]:
+      stack.callback(sink.close)
+
+    def log(records: list[Record], going: np.ndarray) -> None:
+      for i in going:
+        for sink in sinks[i]:
+          sink.log(records[i])
+      if bar:
+        bar.log(history.mean([records[i] for i in going]))
+
+    yield log
+
+
+def _epoch(
+  run: Callable[..., Any], state: AceState, data: Batch, epoch: int, going: np.ndarray
+) -> tuple[AceState, list[Record], dict[Any, str]]:
+  """Returns the state after one more epoch, every replica's record, and what is not finite."""
+  start = time.perf_counter()
+  state, outputs = run(state, data)
+  outputs = hosts.fetch(outputs)
+  new = history.records(state, outputs, time.perf_counter() - start)
+  return state, new, {i: _not_finite(parallel.select(outputs, i), epoch + 1) for i in going}
+
+
+def _evaluation(
+  run: Callable[..., Any],
+  state: AceState,
+  valid: Batch,
+  epoch: int,
+  going: np.ndarray,
+  measure: Callable[[AceState], dict[str, Any]] | None,
+) -> tuple[AceState, dict[Any, Record], dict[Any, str]]:
+  """Returns the state with its best predictors, every replica's numbers, and what is not finite."""
+  state, errors = run(state, valid)
+  numbers = {f"valid/{name}": values for name, values in hosts.fetch(errors).items()}
+  problems = {i: _not_finite_errors(parallel.select(numbers, i), epoch) for i in going}
+  if measure is not None:
+    numbers |= hosts.fetch(measure(state))
+  measured = {i: {name: float(values[i]) for name, values in numbers.items()} for i in going}
+  return state, measured, problems
+
+
 def test_errors(
-  state: AceState, test: Batch, batch_size: int = 500, mesh: Mesh | None = None
+  task: Task, state: AceState, test: Batch, batch_size: int = 500, mesh: Mesh | None = None
 ) -> list[dict[str, float]]:
   """Returns for each replica each predictor's test error, at its own lowest validation error.
 
   Args:
+    task: Model and metric.
     state: A trained state, with a leading axis of replicas.
     test: Test samples.
     batch_size: Samples evaluated at once.
     mesh: Devices.
   """
-  return test_errors_of_sets(state, {"": test}, batch_size, mesh)[""]
+  return test_errors_of_sets(task, state, {"": test}, batch_size, mesh)[""]
 
 
 @hosts.watched()
 def test_errors_of_sets(
-  state: AceState, sets: Mapping[str, Batch], batch_size: int = 500, mesh: Mesh | None = None
+  task: Task,
+  state: AceState,
+  sets: Mapping[str, Batch],
+  batch_size: int = 500,
+  mesh: Mesh | None = None,
 ) -> dict[str, list[dict[str, float]]]:
   """Returns the `test_errors` on several sets of test samples of one size, by one program.
 
   Args:
+    task: Model and metric.
     state: A trained state, with a leading axis of replicas.
     sets: Test samples, by name.
     batch_size: Samples evaluated at once.
@@ -239,7 +295,7 @@ def test_errors_of_sets(
   """
   count = parallel.replicas(state)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
-  errors = epochs.compile_errors(mesh, batch_size, state.task)
+  errors = epochs.compile_errors(task, mesh, batch_size)
   selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
   result = {}
   for label, test in sets.items():
@@ -282,11 +338,12 @@ def _begin_after(folder: Path, files: list[Path], resume: bool) -> int:
   return int(checkpoints.newest_whole(folder, files).name)
 
 
-def _not_finite(outputs: StepOutput, epoch: int, steps: int) -> str:
+def _not_finite(outputs: StepOutput, epoch: int) -> str:
   found = history.first_non_finite(outputs)
   if found is None:
     return ""
   step, quantity = found
+  steps = len(outputs.loss)
   return f"the {quantity} is not finite in epoch {epoch}, step {step + 1} of {steps}"
 
 
@@ -316,17 +373,3 @@ def _last_good(workdir: Path | None) -> str:
   if folder is None or not checkpoints.exists(folder):
     return "No checkpoint had been saved yet."
   return f"The last good checkpoint is {checkpoints.newest(folder)}."
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-  """Turns SIGTERM into an event for as long as it lasts (in the main thread; elsewhere never)."""
-  asked = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield asked
-    return
-  before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-  try:
-    yield asked
-  finally:
-    signal.signal(signal.SIGTERM, before)

@@ -143,5 +143,5 @@ def check_divides(batch_size: int, mesh: Mesh) -> None:
     divisors = [str(n) for n in range(1, batch_size + 1) if batch_size % n == 0]
     raise ConfigurationError(
       f"a batch of {batch_size} does not divide over {devices} devices; take a batch size of "
-      f"{' or '.join(choices)}, or {', '.join(divisors)} devices along data (--mesh)."
+      f"{' or '.join(choices)}, or {', '.join(divisors)} devices along data."
     )

@@ -54,7 +54,7 @@ def _row(plan: Plan, comparison: Comparison, folder: Path) -> list[str]:
     missing += sum(not values for values in found.values())
     sides.append({key: values for key, values in found.items() if values})
   values = [[value for own in side.values() for value in own] for side in sides]
-  shown = [f"{text.spread(one)} ({len(one)})" if one else "" for one in values]
+  shown = [f"{tables.spread(one)} ({len(one)})" if one else "" for one in values]
   if comparison.bound is not None:
     shown.append(f"<= {comparison.bound:g}")
   p = welch(*values) if comparison.test == "welch" and all(values) else math.nan

@@ -18,7 +18,7 @@ from data.errors import DataError
 from experiments.campaign import state as campaign_state
 from experiments.campaign.plan import Plan, Run
 from experiments.campaign.state import Program, State
-from experiments.harness import artifacts, programs, result_files, workdirs
+from experiments.harness import artifacts, programs, result_files, tables, workdirs
 from experiments.harness.usage import UsageError
 
 
@@ -304,7 +304,7 @@ def status(plan: Plan, state: State) -> str:
     header, rows = header[:-1], [row[:-1] for row in rows]
   said = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
   return (
-    f"{text.table(header, rows)}\n\n{said}; about {total / 60:.1f} hours are left, one at a time."
+    f"{tables.table(header, rows)}\n\n{said}; about {total / 60:.1f} hours are left, one at a time."
   )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from ace_jax.plots.palette import BROKEN, KEPT
+
 
 def detection_curves(
   found: Mapping[str, Mapping[str, Mapping[float, tuple[int, int]]]],
@@ -27,7 +29,7 @@ def detection_curves(
         range(len(strengths)),
         share,
         f"{'-' if truth else ':'}{markers[index % len(markers)]}",
-        color=_BROKEN if truth else _KEPT,
+        color=BROKEN if truth else KEPT,
         alpha=0.75,
         ms=4,
         label=f"{name} ({'broken' if truth else 'kept'})",

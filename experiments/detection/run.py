@@ -10,7 +10,7 @@ from ace_jax import files, plots, task
 from ace_jax.symmetry import report
 from ace_jax.training import history, loop, parallel
 from experiments.detection import figures as detection_figures
-from experiments.harness import problems, result_files, results, workdirs
+from experiments.harness import problems, result_files, results, tables, workdirs
 from experiments.nbody import run as nbody_run
 from experiments.nbody.presets import PRESETS
 from experiments.report import run as report_run
@@ -117,6 +117,7 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
   begin = problems.start([{**settings, "seed": seed} for seed in seeds], problem)
   report_memory, peaks = results.keep_memory()
   end, records = loop.train(
+    problems.method(settings, problem),
     begin,
     data.train,
     data.valid,
@@ -124,10 +125,10 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
     names=[f"seed{seed}" for seed in seeds],
     report_memory=report_memory,
   )
-  test = loop.test_errors(end, data.test)
+  test = loop.test_errors(problem.task, end, data.test)
   held_out = task.take(data.test, slice(0, _HELD_OUT))
   group = report_run.symmetry_group(settings["centring"], held_out)
-  measure = report_run.compile_measure(end.task, group, _ANGLES)
+  measure = report_run.compile_measure(problem.task, group, _ANGLES)
   truth = set(BROKEN[kind]) if strength else set()
   rows = []
   for seed in seeds:
@@ -172,7 +173,7 @@ def write(place: Path, campaign: Campaign, found: list[dict[str, Any]]) -> None:
       called = ", ".join(f"{name} {count}" for name, count in calls.items() if count)
       table.append([kind, f"{strength:g}", f"{right} of {len(rows)}", called])
   header = ["breaking", "strength", "verdict right", "called broken (runs)"]
-  print(f"\n{text.table(header, table)}\n")
+  print(f"\n{tables.table(header, table)}\n")
   result = {
     "experiment": "detection",
     "rule": {"standard_errors": report.THRESHOLD, "smallest_effect": report.SMALLEST_EFFECT},

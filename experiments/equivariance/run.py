@@ -11,7 +11,7 @@ import numpy as np
 from ace_jax import files, homotopy, plots, relaxations, symmetry, task
 from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, bounds, groups
-from experiments.harness import problems, workdirs
+from experiments.harness import tables, workdirs
 from experiments.nbody import run as nbody_run
 from experiments.report import run as report_run
 
@@ -44,9 +44,9 @@ def run(folder: str, out: str | None, samples: int, elements: int, seed: int) ->
   bounded = bounds_by_gamma(key, elements)
   slopes = {name: _slope(values) for name, values in {**by_gamma, **bounded}.items()}
   rows = [[name, *(f"{e:.1e}" for e in errors.values())] for name, errors in by_group.items()]
-  print(f"\nRelative equivariance errors\n{text.table(['group', *_predictors(found)], rows)}\n")
+  print(f"\nRelative equivariance errors\n{tables.table(['group', *_predictors(found)], rows)}\n")
   rows = [[name, *(f"{e:.1e}" for e in errors.values())] for name, errors in by_layer.items()]
-  print(f"The same of every layer, SO(3)\n{text.table(['layer', *_predictors(found)], rows)}\n")
+  print(f"The same of every layer, SO(3)\n{tables.table(['layer', *_predictors(found)], rows)}\n")
   print("Powers of gamma: " + ", ".join(f"{name} {slope:.3f}" for name, slope in slopes.items()))
   place = Path(out or Path(folder) / "equivariance")
   place.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def errors_by_group(
   def compiled(act_input, act_output):
     @jax.jit
     def measure(variables, drawn):
-      predict = partial(problems.predict, found.end, variables)
+      predict = partial(found.problem.task.predict, variables)
       return symmetry.equivariance_error(predict, batch, drawn, act_input, act_output)
 
     return measure
@@ -119,7 +119,7 @@ def errors_by_layer(
 ) -> dict[str, dict[str, float]]:
   """Returns the relative error under SO(3) of the features after every homotopic layer."""
   network, inputs = found.problem.network, found.problem.inputs
-  relaxed = homotopy.merge(*found.end.current()["relaxed"])
+  relaxed = found.end.relaxed
   layouts = symmetry.layer_irreps(network, relaxed, *inputs(batch))
   features = {
     name: actions.irreps(layout.y, component_major=True) for name, layout in layouts.items()
@@ -129,7 +129,7 @@ def errors_by_layer(
   @jax.jit
   def measure(variables):
     def outputs(batch):
-      return symmetry.layer_outputs(network, homotopy.merge(*variables), *inputs(batch))
+      return symmetry.layer_outputs(network, variables, *inputs(batch))
 
     motions = nbody_run.act_on_batch
     return symmetry.equivariance_statistics(outputs, batch, drawn, motions, features)
@@ -145,15 +145,15 @@ def errors_by_gamma(
   found: report_run.Run, batch: Any, key: jax.Array, elements: int
 ) -> dict[str, list[float]]:
   """Returns relative errors under SO(3), and distances from the projection, at every level."""
-  theta, gamma, model_state = found.end.current()["relaxed"]
+  relaxed, learned = found.end.relaxed, found.problem.task
   drawn = groups.so3().sample(key, elements)
   motions = nbody_run.act_on_batch
-  projection = problems.predict(found.end, (theta, {}, model_state), batch)
+  projection = learned.predict(found.end.projection, batch)
 
   @jax.jit
   def measure(level):
-    same = jax.tree.map(lambda g: jnp.full_like(g, level), gamma)
-    predict = partial(problems.predict, found.end, (theta, same, model_state))
+    same = jax.tree.map(lambda g: jnp.full_like(g, level), relaxed[homotopy.GAMMA])
+    predict = partial(learned.predict, {**relaxed, homotopy.GAMMA: same})
     error = symmetry.equivariance_error(predict, batch, drawn, motions, actions.position)
     moved = jnp.mean(jnp.linalg.norm(predict(batch) - projection, axis=-1))
     return error, moved / jnp.mean(jnp.linalg.norm(projection, axis=-1))

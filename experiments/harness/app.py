@@ -3,6 +3,7 @@
 import errno
 import faulthandler
 import functools
+import importlib.util
 import os
 import sys
 import traceback
@@ -14,6 +15,8 @@ from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
+
+_PACKAGES = ("matplotlib", "platformdirs")  # of the extra `experiments`; figures are drawn last
 
 
 def launch(main: Callable[[], Any], argv: list[str] | None = None) -> None:
@@ -33,6 +36,9 @@ def launch(main: Callable[[], Any], argv: list[str] | None = None) -> None:
 
     logging.set_verbosity(logging.WARNING)
     warnings.showwarning = _warn
+    for package in _PACKAGES:
+      if importlib.util.find_spec(package) is None:
+        _end(f"experiments need {package}: pip install -e '.[experiments]'.", 2)
     try:
       main()
     except UsageError as error:

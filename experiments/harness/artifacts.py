@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ace_jax import export, files, homotopy, state, task
+from ace_jax import export, files, state, task
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data.errors import DataError
@@ -68,9 +68,8 @@ def write(
   """
   write_records(folder / RECORDS, records)
   for name, variables in end.selected().items():
-    merged = homotopy.merge(*variables)
     save = export.save_parameters if name == "projection" else export.save_variables
-    save(folder / VARIABLES[name], merged)
+    save(folder / VARIABLES[name], variables)
   arrays: dict[str, Any] = {name: np.asarray(array) for name, array in predictions.items()}
   if arrays:
     files.write_binary(folder / PREDICTIONS, lambda file: np.savez_compressed(file, **arrays))

@@ -8,12 +8,13 @@ import jax
 
 from ace_jax import task
 from ace_jax.constraints.on_error import Functional, ResilientFunctional
+from ace_jax.homotopy import Variables
 from ace_jax.state import AceState
+from ace_jax.symmetry import data
 from ace_jax.symmetry.data import Symmetry
 
-Measure = Callable[[tuple[Any, Any, Any], task.Batch], dict[str, float]]
-"""Maps variables, an entry of `AceState.current()` or `selected()`, and samples, to the error and
-its own."""
+Measure = Callable[[Variables, task.Batch], dict[str, float]]
+"""Maps a predictor's variables and samples to the error and its own."""
 
 
 def compile_measure(learned: task.Task, symmetry: Symmetry, batch_size: int) -> Measure:
@@ -30,9 +31,9 @@ def compile_measure(learned: task.Task, symmetry: Symmetry, batch_size: int) -> 
   """
 
   @jax.jit
-  def compiled(variables, data):
+  def compiled(variables, samples):
     key = jax.random.key(0)
-    found = data.measure(learned, symmetry, variables, data, key, batch_size=batch_size)
+    found = data.measure(learned, symmetry, variables, samples, key, batch_size=batch_size)
     return dict(zip(("gap", "gap_error", "gap_relative"), found, strict=True))
 
   def measure(variables, samples):
@@ -68,10 +69,10 @@ def add(
   gaps = {name: on_test(variables) for name, variables in end.selected().items()}
   predictors = {name: found | gaps[name] for name, found in result["predictors"].items()}
   result = result | {"predictors": predictors}
-  if not isinstance(end.formulation, Functional | ResilientFunctional):
+  if not isinstance(end.constraint, Functional | ResilientFunctional):
     return result
   name = "relaxed" if end.primal.gamma else "projection"
-  asked = float(f"{float(end.formulation.bound(end.primal)):.6g}")  # 0.001, not its float32
+  asked = float(f"{float(end.constraint.bound(end.primal)):.6g}")  # 0.001, not its float32
   count = min(task.size(test), task.size(train))
   seen = measure(end.current()[name], task.take(train, slice(0, count)))
   final = on_test(end.current()[name]) | {f"train_{name}": value for name, value in seen.items()}

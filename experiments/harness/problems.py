@@ -11,7 +11,8 @@ import jax
 import optax
 
 import ace_jax
-from ace_jax import homotopy, relaxations, state, task
+from ace_jax import homotopy, relaxations, state
+from ace_jax import task as tasks
 from ace_jax.constraints import on_error, rivals
 from ace_jax.constraints.on_error import Functional, ResilientFunctional
 from ace_jax.constraints.prescribed import RandomHomotopy, Swing
@@ -45,8 +46,8 @@ class Problem:
     valid: Validation samples.
     test: Test samples.
     summary: What is known of the data; `linear_mse` is the baseline's error by split.
-    measure: Further numbers of one replica's state, recorded at every evaluation,
-      "equivariance/PREDICTOR" among them.
+    measure: Further numbers of one replica's state, `measure(task, state)`, recorded at every
+      evaluation, "equivariance/PREDICTOR" among them.
     published: The published value of every setting that decides a result.
     draw: Draws the run's figures into a folder, from the final state, the records and what
       `predictions` returned.
@@ -54,27 +55,32 @@ class Problem:
     symmetry: The group and its action on the data; None where there is no known one.
     rotations: How test samples are turned, inputs and targets, to measure what a predictor is worth
       on them: "vertical" (about the vertical), "random_axes" (Haar), ...
-    predictions: Arrays that figures need of a fixed few test samples, from the final state: inputs,
-      truth, and the selected parameters' prediction under each predictor's name.
+    predictions: Arrays that figures need of a fixed few test samples, `predictions(task, end)`:
+      inputs, truth, and the selected parameters' prediction under each predictor's name.
   """
 
   experiment: str
   model: str
   network: nn.Module
-  inputs: Callable[[task.Batch], tuple[Any, ...]]
-  loss: Callable[[Any, task.Batch], jax.Array]
-  metric: Callable[[Any, task.Batch], jax.Array] | None
-  train: task.Batch
-  valid: task.Batch
-  test: task.Batch
+  inputs: Callable[[tasks.Batch], tuple[Any, ...]]
+  loss: Callable[[Any, tasks.Batch], jax.Array]
+  metric: Callable[[Any, tasks.Batch], jax.Array] | None
+  train: tasks.Batch
+  valid: tasks.Batch
+  test: tasks.Batch
   summary: dict[str, Any]
-  measure: Callable[[state.AceState], dict[str, jax.Array]]
+  measure: Callable[[tasks.Task, state.AceState], dict[str, jax.Array]]
   published: dict[str, Any]
   draw: Callable[[Path, state.AceState, list[history.Record], dict[str, Any]], None]
   eval_batch_size: int = 500
   symmetry: Symmetry | None = None
   rotations: Mapping[str, Symmetry] = dataclasses.field(default_factory=dict)
-  predictions: Callable[[state.AceState], dict[str, Any]] = lambda end: {}
+  predictions: Callable[[tasks.Task, state.AceState], dict[str, Any]] = lambda learned, end: {}
+
+  @functools.cached_property
+  def task(self) -> tasks.Task:
+    """Model, loss and metric."""
+    return tasks.from_model(self.network, self.loss, self.inputs, self.metric)
 
 
 def relaxation(settings: dict[str, Any]) -> Callable[..., nn.Module]:
@@ -91,8 +97,8 @@ def relaxation(settings: dict[str, Any]) -> Callable[..., nn.Module]:
   return functools.partial(branch, **options) if options else branch
 
 
-def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formulation:
-  """Builds the formulation of the settings."""
+def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Constraint:
+  """Builds the constraint of the settings."""
   name, augmented = settings["constraint"], settings["augmented"]
   augmented = 0.0 if augmented is None else augmented
   symmetry = problem.symmetry
@@ -128,12 +134,25 @@ def make_constraint(settings: dict[str, Any], problem: Problem) -> ace_jax.Formu
     "remul": lambda: weighted(rivals.Remul, rivals.loss_and_moved_loss),
     "gap_penalty": lambda: weighted(rivals.GapPenalty, on_error.loss_and_gap),
     "augment": lambda: rivals.Augment(symmetry=symmetry),
-    "functional": lambda: Functional(augmented, symmetry, settings["epsilon"]),
-    "functional_resilient": lambda: ResilientFunctional(augmented, symmetry, settings["rho"]),
+    "functional": lambda: Functional(settings["epsilon"], augmented=augmented, symmetry=symmetry),
+    "functional_resilient": lambda: ResilientFunctional(
+      settings["rho"], augmented=augmented, symmetry=symmetry
+    ),
   }[name]()
 
 
 _SWING = ("amplitude", "period", "time_constant", "phase", "initial", "start")
+
+
+def method(settings: dict[str, Any], problem: Problem, epochs_done: int = 0) -> ace_jax.PrimalDual:
+  """Returns task and optimizers; the step sizes of a replica ride in its state.
+
+  Args:
+    settings: Of a replica.
+    problem: Model and data.
+    epochs_done: After how many epochs of the run: step sizes have fallen by so many.
+  """
+  return ace_jax.PrimalDual(problem.task, *optimizers(settings, problem, epochs_done))
 
 
 def start(
@@ -152,22 +171,16 @@ def start(
     init = homotopy.strict(init)
   elif shared.get("gamma") == "channel":
     init = homotopy.per_channel(init)
-  learned = task.from_model(problem.network, problem.loss, problem.inputs, problem.metric)
-  shared_optimizers = optimizers(shared, problem, epochs_done)
 
   @jax.jit  # one program: op by op, this would be most of the start-up time
   def create(key, constants, batch):
     own = shared | constants
     init_key, run_key = jax.random.split(key)
     variables = init(init_key, *problem.inputs(batch))
-    formulation = make_constraint(own, problem)
-    own_optimizers = optimizers(own, problem, epochs_done)
-    begin = state.create(learned, variables, formulation, *own_optimizers, run_key)
-    # Step sizes ride in the optimizers' states; the optimizers themselves must be the same.
-    primal, dual = shared_optimizers
-    return begin.replace(primal_optimizer=primal, dual_optimizer=dual)  # pyright: ignore[reportAttributeAccessIssue]
+    constraint = make_constraint(own, problem)
+    return method(own, problem, epochs_done).init(variables, constraint, run_key)
 
-  sample = task.take(problem.train, slice(0, 2))
+  sample = tasks.take(problem.train, slice(0, 2))
   begins = []
   for own in replicas:
     constants = {name: own[name] for name in GRIDDED if own.get(name) is not None}
@@ -185,7 +198,7 @@ def finish(replicas: Sequence[dict[str, Any]], problem: Problem) -> Finish | Non
     return None
   after = shared["epochs"] - shared["finish_epochs"]
   fresh = start([{**own, "constraint": "strict"} for own in replicas], problem, after)
-  return Finish(after, fresh, shared["finish_from"])
+  return Finish(after, method(shared, problem, after), fresh, shared["finish_from"])
 
 
 def optimizers(settings: dict[str, Any], problem: Problem, epochs_done: int = 0) -> tuple[Any, Any]:
@@ -211,7 +224,7 @@ def _later(schedule: optax.Schedule, done: int) -> optax.Schedule:
 
 
 def _steps_an_epoch(settings: dict[str, Any], problem: Problem) -> int:
-  return task.size(problem.train) // settings["batch_size"]
+  return tasks.size(problem.train) // settings["batch_size"]
 
 
 def training_settings(settings: dict[str, Any], problem: Problem) -> loop.Settings:
@@ -225,15 +238,3 @@ def training_settings(settings: dict[str, Any], problem: Problem) -> loop.Settin
     keep_period=settings.get("keep_period"),
     patience=settings["patience"],
   )
-
-
-def predict(current: state.AceState, variables: tuple[Any, Any, Any], batch: task.Batch) -> Any:
-  """Returns a predictor's output; variables are an entry of `current()` or `selected()`."""
-  return current.task.apply(homotopy.merge(*variables), batch, None)[0]
-
-
-def predictions(end: state.AceState, batch: task.Batch) -> dict[str, jax.Array]:
-  """Returns the output of each predictor at its lowest validation error."""
-  # Operation by operation, hundreds of small programs would be compiled.
-  compiled = jax.jit(lambda variables: predict(end, variables, batch))
-  return {name: compiled(variables) for name, variables in end.selected().items()}

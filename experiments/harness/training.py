@@ -1,6 +1,7 @@
 """The training of any experiment: one device program for all replicas, a result.json for each."""
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ace_jax.training import checkpoints, epochs, hosts, loop, parallel
 from ace_jax.training.parallel import default_mesh, make_mesh
 from ace_jax.training.sinks import ProgressBar, TensorBoardLogger
 from experiments.harness import artifacts, gaps, results, workdirs
-from experiments.harness.problems import Problem, finish, start, training_settings
+from experiments.harness.problems import Problem, finish, method, start, training_settings
 from experiments.harness.replicas import Plan
 
 _ALONE = Plan()
@@ -103,10 +104,10 @@ def train(
   settled = {**settings, **plan.identity()}
   with workdirs.opened(place, settled, resume) if hosts.first() else contextlib.nullcontext():
     begin = start(own, problem)
-    test_errors = epochs.compile_errors(mesh, problem.eval_batch_size, begin.task)
-    measured = parallel.over_replicas(problem.measure, mesh)
+    test_errors = epochs.compile_errors(problem.task, mesh, problem.eval_batch_size)
+    measured = parallel.over_replicas(functools.partial(problem.measure, problem.task), mesh)
     measure_gaps = problem.symmetry and gaps.compile_measure(
-      begin.task, problem.symmetry, problem.eval_batch_size
+      problem.task, problem.symmetry, problem.eval_batch_size
     )
 
     def measure(current):
@@ -118,6 +119,7 @@ def train(
 
     report_memory, peaks = results.keep_memory()
     end, records = loop.train(
+      method(own[0], problem),
       begin,
       problem.train,
       problem.valid,
@@ -134,7 +136,7 @@ def train(
     )
     turned = artifacts.turned(problem.rotations, problem.test)
     tests = loop.test_errors_of_sets(
-      end, {"": problem.test, **turned}, problem.eval_batch_size, mesh
+      problem.task, end, {"": problem.test, **turned}, problem.eval_batch_size, mesh
     )
     found, failed = [], []
     for i, name in enumerate(names):
@@ -161,7 +163,7 @@ def train(
 def _write(folder, problem, settings, end, records, result) -> None:
   try:
     workdirs.write_config(folder, settings)
-    predictions = problem.predictions(end)
+    predictions = problem.predictions(problem.task, end)
     artifacts.write(folder, end, records, predictions)
     (folder / "figures").mkdir(exist_ok=True)
     problem.draw(folder / "figures", end, records, predictions)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import homotopy, symmetry
+from ace_jax import symmetry
 from ace_jax.models import cnn
 from ace_jax.symmetry import actions, report
 from ace_jax.training import history
@@ -63,9 +63,8 @@ def run(settings: dict[str, Any], place: Path, progress: Any) -> Found:
           called = {r.name for r in report.generator_reports(measured[-1:]) if r.broken}
           row |= {"called_broken": sorted(called), "right": called == BROKEN[bias]}
           if seed == settings["seeds"][0]:
-            variables = homotopy.merge(*one.end.current()["relaxed"])
             inputs = (test["image"],)
-            layers = report.layer_reports(NETWORK, variables, inputs, one.records)
+            layers = report.layer_reports(NETWORK, one.end.relaxed, inputs, one.records)
             found.layers[bias, constraint] = layers
             found.records[bias, constraint] = one.records
         found.rows.append(row)

@@ -66,9 +66,9 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
 def say(rows: list[dict[str, Any]], found: images_bias.Found) -> None:
   """Prints the tables and the verdicts."""
   if rows:
-    print(f"\n{text.table(*images_shifts.table(rows))}")
+    print(f"\n{tables.table(*images_shifts.table(rows))}")
   if found.rows:
-    print(f"\n{text.table(*images_bias.table(found))}")
+    print(f"\n{tables.table(*images_bias.table(found))}")
   for (bias, constraint), generators in found.reports.items():
     header, lines = report.generator_rows(generators, "error of a step")
     print(f"\nbias {bias}, {constraint}: {report.verdict(generators)}")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ace_jax import homotopy, state
+from ace_jax import state
 from ace_jax.symmetry import actions, data, groups
 from ace_jax.training import checkpoints, history, loop, parallel
 from experiments.harness import problems, results
@@ -107,13 +107,14 @@ def train(
     metric=None,
     **splits,
     summary={},
-    measure=lambda current: {},
+    measure=lambda learned, current: {},
     published={},
     draw=lambda folder, end, records, predictions: None,
     symmetry=SYMMETRY,
   )
   report_memory, peaks = results.keep_memory()
   end, records = loop.train(
+    problems.method(settings, problem),
     problems.start([settings], problem),
     problem.train,
     problem.valid,
@@ -122,9 +123,9 @@ def train(
     resume=checkpoints.exists(place / loop.CHECKPOINTS),
     report_memory=report_memory,
   )
-  test = loop.test_errors(end, problem.test)[0]
+  test = loop.test_errors(problem.task, end, problem.test)[0]
   end = parallel.select(end, 0)
-  best = {name: homotopy.merge(*variables) for name, variables in end.selected().items()}
+  best = end.selected()
   relaxed = best.get("relaxed", best["projection"])
   return Trained(best["projection"], relaxed, end, records[0], test, results.memory(peaks))
 

@@ -60,6 +60,7 @@ class Landscape:
 
   def __init__(self, found: report_run.Run, request: Request):
     self.found = found
+    self._task = found.problem.task
     self._batch = task.take(found.problem.train, slice(0, request.samples))
     self._keys = jax.random.split(jax.random.key(request.seed), 4)
     self.cut = jax.jit(self._cut)
@@ -76,8 +77,7 @@ class Landscape:
 
   def _loss(self, gamma, end: state.AceState, theta):
     variables = homotopy.merge(theta, gamma, end.model_state)
-    prediction, _ = end.task.apply(variables, self._batch, None)
-    return jnp.mean(end.task.loss(prediction, self._batch))
+    return jnp.mean(self._task.losses(variables, self._batch))
 
   def directions(self, theta: Any) -> list[Any]:
     """Returns two filter-normalised random directions; their noise is the same for every theta."""
@@ -230,8 +230,8 @@ def through_strict(
     ConfigurationError: the strict run has other sizes, or there is no third point.
   """
   other = report_run.restore(Path(request.strict or ""))
-  own = other.end.selected()["projection"][0]
-  ends = {name: _plain(best[0]) for name, best in drawn.found.end.selected().items()}
+  own = other.end.selected()["projection"]["params"]
+  ends = {name: _plain(best["params"]) for name, best in drawn.found.end.selected().items()}
   relaxed = ends["relaxed"]
   if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, relaxed):
     raise ConfigurationError(
@@ -259,8 +259,7 @@ def through_strict(
   batch = task.take(drawn.found.problem.train, slice(0, request.samples))
 
   def loss(theta):
-    prediction, _ = other.end.task.apply({"params": theta}, batch, None)
-    return jnp.mean(other.end.task.loss(prediction, batch))
+    return jnp.mean(other.problem.task.losses({"params": theta}, batch))
 
   losses = jax.jit(partial(landscape.loss_slice, loss))(own, e1, e2, a, b)
   figure = plots.contours(

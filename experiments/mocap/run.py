@@ -100,7 +100,9 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Prob
     valid=data.valid,
     test=data.test,
     summary=data.summary,
-    measure=lambda current: equivariance(current, measured, data.summary["largest_height"]),
+    measure=lambda learned, current: equivariance(
+      learned, current, measured, data.summary["largest_height"]
+    ),
     published=published,
     draw=functools.partial(draw, data, settings["constraint"]),
     eval_batch_size=60,
@@ -167,7 +169,7 @@ def last_frame_error(prediction: jax.Array, batch: mocap.Split) -> jax.Array:
 
 
 def equivariance(
-  current: state.AceState, batch: mocap.Split, largest_height: float
+  learned: task.Task, current: state.AceState, batch: mocap.Split, largest_height: float
 ) -> dict[str, jax.Array]:
   """Returns relative equivariance errors under rotations, of each predictor, in two readings.
 
@@ -189,7 +191,7 @@ def equivariance(
   for name, variables in current.current().items():
     for label, act in (("equivariance", held), ("equivariance_recomputed", recomputed)):
       errors[f"{label}/{name}"] = equivariance_error(
-        functools.partial(problems.predict, current, variables),
+        functools.partial(learned.predict, variables),
         batch,
         rotations,
         act,
@@ -198,11 +200,12 @@ def equivariance(
   return errors
 
 
-def predictions(data: mocap.Dataset, end: state.AceState) -> dict[str, Any]:
+def predictions(data: mocap.Dataset, learned: task.Task, end: state.AceState) -> dict[str, Any]:
   """Returns bones, and start, true and predicted poses of one window of each test trial."""
   ends = np.cumsum(list(data.summary["trials"]["test"].values()))
   shown = task.take(data.test, ends - 1)
-  predicted = problems.predictions(end, shown)
+  predict = jax.jit(learned.predict)  # operation by operation, hundreds would be compiled
+  predicted = {name: predict(variables, shown) for name, variables in end.selected().items()}
   poses = {"start": shown["positions"], "truth": shown["targets"]}
   return {"bones": data.bones, **poses, **predicted}
 

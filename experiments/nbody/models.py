@@ -13,6 +13,8 @@ from ace_jax.models.mpnn import MPNN
 from ace_jax.models.segnn import SEGNN
 from ace_jax.models.transformer import Transformer
 
+_CENTRINGS = ("none", "center_of_mass")
+
 
 class NBodyPlain(nn.Module):
   """Predicts future positions of charged particles: positions + network(raw features).

@@ -20,7 +20,7 @@ from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from ace_jax.training.parallel import DATA
 from data import nbody
-from experiments.harness import problems, result_files, results, training, workdirs
+from experiments.harness import problems, result_files, results, tables, training, workdirs
 from experiments.harness.replicas import Plan
 from experiments.nbody.models import NBodyPlain, NBodySEGNN
 from experiments.nbody.presets import PARTICLES, PRESETS
@@ -141,7 +141,7 @@ def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> problems.Prob
     valid=data.valid,
     test=data.test,
     summary=data.summary,
-    measure=lambda current: equivariance(current, measured),
+    measure=lambda learned, current: equivariance(learned, current, measured),
     published=_PUBLISHED,
     draw=functools.partial(draw, data, label, baseline),
     symmetry=SYMMETRY,
@@ -176,12 +176,14 @@ ROTATIONS = {
 }
 
 
-def equivariance(current: state.AceState, batch: nbody.Split) -> dict[str, jax.Array]:
+def equivariance(
+  learned: task.Task, current: state.AceState, batch: nbody.Split
+) -> dict[str, jax.Array]:
   """Returns the relative equivariance error of each predictor under rotations about the origin."""
   rotations = SYMMETRY.group.sample(jax.random.key(0), _ROTATIONS)
   errors = {}
   for name, variables in current.current().items():
-    predict = functools.partial(problems.predict, current, variables)
+    predict = functools.partial(learned.predict, variables)
     errors[f"equivariance/{name}"] = equivariance_error(
       predict, batch, rotations, SYMMETRY.act_batch, actions.position
     )
@@ -204,13 +206,14 @@ _PUBLISHED = {
 }
 
 
-def predictions(data: nbody.Dataset, end: state.AceState) -> dict[str, Any]:
+def predictions(data: nbody.Dataset, learned: task.Task, end: state.AceState) -> dict[str, Any]:
   """Returns the first test trajectories: start, velocities, charges, truth and predicted ends.
 
   With `paths`, the true positions on the way, where the data have them.
   """
   shown = task.take(data.test, slice(0, nbody.SHOWN))
-  predicted = problems.predictions(end, shown)
+  predict = jax.jit(learned.predict)  # operation by operation, hundreds would be compiled
+  predicted = {name: predict(variables, shown) for name, variables in end.selected().items()}
   inputs = {name: shown[name] for name in ("velocities", "charges")}
   paths = {} if data.paths is None else {"paths": data.paths}
   return {"start": shown["positions"], **inputs, "truth": shown["targets"], **paths, **predicted}
@@ -306,5 +309,5 @@ def curve(
   workdirs.write_result(place, {"experiment": "nbody_samples", "steps": steps, "test_mse": test})
   (place / "figures").mkdir(exist_ok=True)
   plots.save(plots.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
-  print(f"\n{text.table(['predictor', 'trajectories', 'steps', 'test MSE'], table)}")
+  print(f"\n{tables.table(['predictor', 'trajectories', 'steps', 'test MSE'], table)}")
   print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")

@@ -12,7 +12,7 @@ from ace_jax.models.time_reversal import TimeReversalField
 from ace_jax.symmetry import actions, equivariance_statistics
 from ace_jax.training.parallel import DATA
 from data import pendulum
-from experiments.harness import workdirs
+from experiments.harness import tables, workdirs
 
 CONSTRAINTS = ("strict", "equality", "resilient")
 _EQUIVARIANT = 0.01
@@ -49,7 +49,7 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, workdir: str |
     (place / "figures").mkdir(exist_ok=True)
     draw(place / "figures", damping, found, results)
   header = ["constraint, damping", "f_eq test MSE", "relaxed test MSE", "max|gamma|", "max|lambda|"]
-  print(f"\n{text.table([*header, 'equiv. error'], rows)}\n")
+  print(f"\n{tables.table([*header, 'equiv. error'], rows)}\n")
   print("\n".join(verdicts.values()))
   print(f"\nEverything is in {place}: result.json, figures/")
 

@@ -58,7 +58,7 @@ def run(
       print("Choosing the sizes of the branches ...", flush=True)
       files.write_json(place / SIZES, _choose(experiment, settings, branches, gammas, budgets))
     sizes = result_files.read_json(place / SIZES, "remove it and run again", list)
-    print(f"\n{text.table(_HEADER[:6], [cells(one)[:6] for one in sizes])}\n", flush=True)
+    print(f"\n{tables.table(_HEADER[:6], [cells(one)[:6] for one in sizes])}\n", flush=True)
     trained = sweep_run.train(sweep, place, programs(sizes, seeds), jobs)
     by_name = {program.name: results for program, results in trained}
     entries = [{**one, "runs": by_name[variant(one).label()]} for one in sizes]
@@ -111,7 +111,7 @@ def _values(one: dict[str, Any], predictor: str, name: str) -> list[float]:
 def write(place: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) -> None:
   """Prints the table, and writes result.json, table.md and relaxations.png."""
   lines = [cells(one) for one in entries]
-  print(f"\n{text.table(_HEADER, lines)}\n")
+  print(f"\n{tables.table(_HEADER, lines)}\n")
   kept = [{**one, "runs": [_summary(result) for result in one["runs"]]} for one in entries]
   result = {"experiment": "relaxations", "asked": asked, "entries": kept}
   workdirs.write_result(place, result)

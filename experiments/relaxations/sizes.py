@@ -109,7 +109,8 @@ class Timed:
     mesh = parallel.make_mesh(1)
     self._data = parallel.replicate(task.take(problem.train, slice(0, steps * batch)), mesh)
     self._state = parallel.shard_replicas(problems.start([settings], problem), mesh)
-    self._epoch, self._steps = epochs.compile_epoch(mesh, batch), steps
+    method = problems.method(settings, problem)
+    self._epoch, self._steps = epochs.compile_epoch(method, mesh, batch), steps
     self.seconds()  # compiles
 
   def seconds(self) -> float:

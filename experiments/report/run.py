@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import files, homotopy, plots, state, task
+from ace_jax import files, plots, state, task
 from ace_jax.symmetry import actions, groups, report
 from ace_jax.training import history
 from data.errors import DataError
-from experiments.harness import problems, result_files, training, workdirs
+from experiments.harness import problems, result_files, tables, training, workdirs
 from experiments.harness.tables import markdown
 from experiments.nbody import run as nbody_run
 
@@ -47,14 +47,12 @@ def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
   held_out = task.take(found[0].problem.test, slice(0, samples))
   inputs = found[0].problem.inputs(held_out)
   layers = [
-    report.layer_reports(
-      one.problem.network, homotopy.merge(*one.end.current()["relaxed"]), inputs, one.records
-    )
+    report.layer_reports(one.problem.network, one.end.relaxed, inputs, one.records)
     if one.end.primal.gamma
     else report.layer_reports(one.problem.network, {}, inputs, one.records)
     for one in found
   ]
-  measure = compile_measure(found[0].end.task, group, angles)
+  measure = compile_measure(found[0].problem.task, group, angles)
   generators = report.generator_reports(
     [measure(one.end.selected()["relaxed"], held_out) for one in found]
   )
@@ -120,19 +118,17 @@ def compile_measure(learned: task.Task, group: groups.Group, angles: int):
     angles: Points on the circle of every generator.
 
   Returns:
-    `measure(variables, batch) -> Measured`, `variables` an entry of `AceState.current()` or
-    `selected()`.
+    `measure(variables, batch) -> Measured`, of a predictor's variables.
   """
   act = nbody_run.act_on_batch
 
   @jax.jit
   def measure(variables, batch) -> report.Measured:
     def predict(batch):
-      return learned.apply(homotopy.merge(*variables), batch, None)[0]
+      return learned.predict(variables, batch)
 
     def loss(batch):
-      values = learned.loss(predict(batch), batch)
-      return jnp.mean(values.reshape(values.shape[0], -1), axis=1)
+      return learned.losses(variables, batch)
 
     times = {name: _times(name, batch, angles) for name in group.generators}
     return report.measure(predict, loss, batch, group.generators, act, actions.position, times)
@@ -159,11 +155,11 @@ def write(
   said = report.verdict(generators)
   lines = [f"# Misalignment report\n\n{said}\n"]
   header, rows = report.generator_rows(generators)
-  print(f"\n{text.table(header, rows)}\n")
+  print(f"\n{tables.table(header, rows)}\n")
   lines.append(markdown(header, rows) + "\n")
   for folder, reports in zip(folders, layers, strict=True):
     header, rows = report.layer_rows(reports)
-    print(f"{folder}\n{text.table(header, rows)}\n")
+    print(f"{folder}\n{tables.table(header, rows)}\n")
     lines.append(f"{Path(folder).name}\n\n{markdown(header, rows)}\n")
   lines.append("![report](report.png)")
   print(said)

@@ -140,7 +140,7 @@ def values(group: Sequence[dict[str, Any]], predictor: str, name: str) -> list[f
 def write(place: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> None:
   """Prints the table, and writes result.json, table.md and tradeoff.png."""
   lines = rows(points)
-  print(f"\n{text.table(_HEADER, lines)}\n")
+  print(f"\n{tables.table(_HEADER, lines)}\n")
   result = {"experiment": "tradeoff", "asked": asked, "points": points}
   workdirs.write_result(place, result)
   files.write_text(place / "table.md", tables.markdown(_HEADER, lines) + "\n")

@@ -17,7 +17,7 @@ PRIMAL = Primal({}, GAMMA, SLACK)
 
 
 @pytest.mark.parametrize(
-  ("formulation", "violation", "cost"),
+  ("constraint", "violation", "cost"),
   [
     (ace_jax.Equality(), [0.5, -2.0, 0.0], 0),
     (ace_jax.OneSided(), [0.5, -2.0, 0.0], 0),
@@ -27,24 +27,24 @@ PRIMAL = Primal({}, GAMMA, SLACK)
     (ace_jax.Unconstrained(), None, 0),
   ],
 )
-def test_violation_and_cost(formulation, violation, cost):
-  found = formulation.violation(PRIMAL)
+def test_violation_and_cost(constraint, violation, cost):
+  found = constraint.violation(PRIMAL)
   assert (found == {}) if violation is None else True
   if violation is not None:
     np.testing.assert_allclose(found["a"], violation, rtol=1e-6)
-  np.testing.assert_allclose(formulation.cost(PRIMAL), cost, rtol=1e-6)
+  np.testing.assert_allclose(constraint.cost(PRIMAL), cost, rtol=1e-6)
 
 
 def test_projections():
   negative = {"a": jnp.array([-1.0, 2.0, 0.0])}
   primal = Primal({}, GAMMA, negative)
-  for formulation, multipliers, slack in (
+  for constraint, multipliers, slack in (
     (ace_jax.Equality(), [-1, 2, 0], [-1, 2, 0]),
     (ace_jax.Inequality(), [0, 2, 0], [-1, 2, 0]),
     (ace_jax.Resilient(), [0, 2, 0], [0, 2, 0]),
     (ace_jax.PublishedResilient(), [0, 2, 0], [-1, 2, 0]),
   ):
-    after, found, _ = formulation.update(primal, negative, {}, None, jnp.int32(0))
+    after, found, _ = constraint.update(primal, negative, {}, None, jnp.int32(0))
     np.testing.assert_array_equal(found["a"], multipliers)
     np.testing.assert_array_equal(after.slack["a"], slack)
     np.testing.assert_array_equal(after.gamma["a"], GAMMA["a"])
@@ -56,15 +56,18 @@ def test_gradient_of_magnitude_is_sign_and_zero_at_zero():
 
 
 @pytest.mark.parametrize(
-  ("formulation", "penalty"),
-  [(ace_jax.Equality(augmented=3.0), 0.25 + 4), (ace_jax.Inequality(3.0, 0.3), 0.04 + 2.89)],
+  ("constraint", "penalty"),
+  [
+    (ace_jax.Equality(augmented=3.0), 0.25 + 4),
+    (ace_jax.Inequality(0.3, augmented=3.0), 0.04 + 2.89),
+  ],
 )
-def test_lagrangian_value(formulation, penalty):
-  violation = formulation.violation(PRIMAL)
+def test_lagrangian_value(constraint, penalty):
+  violation = constraint.violation(PRIMAL)
   multipliers = {"a": jnp.array([1.0, 2.0, 3.0])}
   terms = Terms(jnp.float32(10), jnp.float32(0.5), violation, {})
   expected = 10.5 + np.dot([1, 2, 3], violation["a"]) + 1.5 * penalty
-  np.testing.assert_allclose(lagrangian(formulation, terms, multipliers), expected, rtol=1e-6)
+  np.testing.assert_allclose(lagrangian(constraint, terms, multipliers), expected, rtol=1e-6)
 
 
 def test_sgd_is_textbook_dual_ascent():

@@ -10,8 +10,7 @@ import ace_jax
 from ace_jax.constraints.prescribed import RandomHomotopy, Swing
 from ace_jax.errors import ConfigurationError
 from ace_jax.optimizers import dual_optimizer, primal_adam
-from ace_jax.primal_dual import gradients, primal_dual_step
-from ace_jax.state import create
+from ace_jax.primal_dual import PrimalDual
 from ace_jax.training import parallel
 
 GAMMA = {"a": {"gamma": jnp.ones(())}, "b": {"gamma": jnp.ones(3)}, "c": {"gamma": jnp.ones(())}}
@@ -26,10 +25,12 @@ SUM = ace_jax.Task(
 )
 
 
-def begin(formulation):
+METHOD = PrimalDual(SUM, primal_adam(1e-2), dual_optimizer("sgd", 1.0))
+
+
+def begin(constraint):
   variables = {"params": {"w": jnp.zeros(())}, "gamma": GAMMA}
-  optimizers = primal_adam(1e-2), dual_optimizer("sgd", 1.0)
-  return create(SUM, variables, formulation, *optimizers, jax.random.key(0))
+  return METHOD.init(variables, constraint, jax.random.key(0))
 
 
 def by_numpy(t, layer, a, a0, tau, period, phase, start, end):
@@ -65,7 +66,7 @@ def test_phase_start_and_end_of_a_swing():
 
 def test_every_step_of_a_swing_takes_the_gamma_of_its_moment():
   rule = Swing(amplitude=0.5, period=7.0, time_constant=10.0, phase=0.1)
-  state, step = begin(rule), jax.jit(primal_dual_step)
+  state, step = begin(rule), jax.jit(METHOD.step)
   for t in range(6):
     w = float(state.primal.theta["w"])
     state, output = step(state, jnp.ones(4))
@@ -80,7 +81,7 @@ def test_every_step_of_a_swing_takes_the_gamma_of_its_moment():
 
 
 def drawn(rule, steps):
-  state, step = begin(rule), jax.jit(primal_dual_step)
+  state, step = begin(rule), jax.jit(METHOD.step)
   losses = []
   for _ in range(steps):
     w = float(state.primal.theta["w"])
@@ -120,7 +121,7 @@ def test_all_devices_take_the_gamma_that_one_alone_takes():
     mesh = parallel.make_mesh(devices)
     specs = (PartitionSpec(), PartitionSpec("data"))
     call = jax.shard_map(
-      lambda state, batch: gradients(state, batch, "data").loss,
+      lambda state, batch: METHOD.gradients(state, batch, "data").loss,
       mesh=mesh,
       in_specs=specs,
       out_specs=PartitionSpec(),

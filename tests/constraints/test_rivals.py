@@ -16,10 +16,10 @@ from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import Homotopic, Irreps
 from ace_jax.models.segnn import SEGNN
 from ace_jax.optimizers import dual_optimizer, primal_adam
-from ace_jax.primal_dual import primal_dual_step
-from ace_jax.state import Primal, create
+from ace_jax.primal_dual import PrimalDual
+from ace_jax.state import Primal
 from ace_jax.symmetry import actions, groups
-from ace_jax.symmetry.data import Symmetry
+from ace_jax.symmetry.data import Symmetry, measure
 from ace_jax.training import parallel
 from experiments.nbody.models import NBodySEGNN
 
@@ -54,10 +54,10 @@ def batch_of(count, key=0):
   return x, x @ TARGET
 
 
-def terms_of(formulation, w, batch, own_state=None):
-  primal = Primal({"w": w}, {}, formulation.init_slack({}))
-  state = formulation.init_state({}) if own_state is None else own_state
-  return formulation.terms(LINEAR, primal, {}, batch, jax.random.key(1), state)
+def terms_of(constraint, w, batch, constraint_state=None):
+  primal = Primal({"w": w}, {}, constraint.init_slack({}))
+  state = constraint.init_state({}) if constraint_state is None else constraint_state
+  return constraint.terms(LINEAR, primal, {}, batch, jax.random.key(1), state)
 
 
 def gap_of(w, x):
@@ -121,7 +121,7 @@ def test_augmentation_turns_inputs_and_targets_alike():
 
 def test_gradnorm_balances_two_quadratic_tasks():
   # Gradients of norms 4 and 1 that stay in step: w_1 4 = w_2, w_1 + w_2 = 2.
-  rule = rivals.GradNorm(weight_lr=0.01)
+  rule = rivals.GradNorm(weight_lr=0.01, symmetry=FIXED)
   primal, own = Primal({}, {}, {}), rule.init_state({})
 
   @jax.jit
@@ -134,7 +134,7 @@ def test_gradnorm_balances_two_quadratic_tasks():
   np.testing.assert_allclose(own["initial"], [8.0, 0.5])
 
   # The second loss fell to a half: its pace is 2/3 of the mean, with a = 1 so are its gradients.
-  rule = rivals.GradNorm(weight_lr=0.003, asymmetry=1.0)
+  rule = rivals.GradNorm(1.0, 0.003, symmetry=FIXED)
   own = {**rule.init_state({}), "initial": jnp.ones(2)}
   aux = (jnp.array([1.0, 0.5]), jnp.ones(2))
   step = jax.jit(lambda own, i: (rule.update(primal, {}, own, aux, i + 1)[2], None))
@@ -143,7 +143,7 @@ def test_gradnorm_balances_two_quadratic_tasks():
 
 
 def test_schedule_rises_to_one_and_falls_to_zero():
-  rule = rivals.Schedule(steps=10)
+  rule = rivals.Schedule(10, symmetry=FIXED)
   levels = [float(rule.level(jnp.int32(t))) for t in (0, 1, 5, 7, 10, 11)]
   np.testing.assert_allclose(levels, [0, 0.2, 1, 0.6, 0, 0], atol=1e-6)
   primal = Primal({}, {"a": jnp.ones(3)}, {})
@@ -220,8 +220,8 @@ def test_the_schedule_has_the_last_word_on_gamma_and_shrinks_the_branches():
   )
   variables = jax.jit(NBodySEGNN(network).init)(keys[0], x, v, batch["q"])
   rule = rivals.Schedule(steps=4, symmetry=symmetry)
-  state = create(learned, variables, rule, primal_adam(1e-3), dual_optimizer("sgd", 1.0), keys[1])
-  step = jax.jit(primal_dual_step)
+  method = PrimalDual(learned, primal_adam(1e-3), dual_optimizer("sgd", 1.0))
+  state, step = method.init(variables, rule, keys[1]), jax.jit(method.step)
   levels, costs = [], []
   for _ in range(4):
     state, output = step(state, batch)
@@ -230,31 +230,24 @@ def test_the_schedule_has_the_last_word_on_gamma_and_shrinks_the_branches():
   np.testing.assert_allclose(levels, [0.5, 1, 0.5, 0], atol=1e-6)
   assert 0 < costs[0] < 1e-3  # branches start at 1e-4
   # The loss of the first step is that at gamma = 0: every rotation leaves it as it is.
-  first = create(learned, variables, rule, primal_adam(1e-3), dual_optimizer("sgd", 1.0), keys[1])
-  theta, _, model_state = first.current()["projection"]
-  strict = jax.jit(learned.evaluate)(theta, {}, model_state, batch).mean()
+  first = method.init(variables, rule, keys[1])
+  strict = jax.jit(learned.errors)(first.projection, batch).mean()
   np.testing.assert_allclose(step(first, batch)[1].loss, strict, rtol=1e-5)
 
 
 EPSILON = 0.05
 
 
-def train(formulation, steps, dual_lr):
-  state = create(
-    LINEAR,
-    {"params": {"w": TARGET}},
-    formulation,
-    primal_adam(3e-3, slack_lr=3e-3),
-    dual_optimizer("sgd", dual_lr),
-    jax.random.key(0),
-  )
+def train(constraint, steps, dual_lr):
+  method = PrimalDual(LINEAR, primal_adam(3e-3, slack_lr=3e-3), dual_optimizer("sgd", dual_lr))
+  state = method.init({"params": {"w": TARGET}}, constraint, jax.random.key(0))
   # Samples with unit covariance, exactly: the gap is that of a whitened batch.
   x = np.random.default_rng(0).normal(size=(256, 3))
   x = np.linalg.qr(x)[0] * np.sqrt(256)
   batch = (jnp.asarray(x, jnp.float32), jnp.asarray(x, jnp.float32) @ TARGET)
 
   def body(state, _):
-    state, output = primal_dual_step(state, batch)
+    state, output = method.step(state, batch)
     return state, (state.multipliers["equivariance"], output.violation["equivariance"])
 
   return jax.jit(lambda s: jax.lax.scan(body, s, length=steps))(state)
@@ -289,10 +282,8 @@ def test_the_resilient_one_settles_where_slack_is_multiplier_over_rho():
 
 
 def test_measure_gives_the_gap_and_its_error():
-  data = batch_of(4000, key=5)
-  gap, error, _ = data.measure(
-    LINEAR, VECTORS, ({"w": TARGET}, {}, {}), data, jax.random.key(0), elements=2
-  )
+  samples, variables = batch_of(4000, key=5), {"params": {"w": TARGET}}
+  gap, error, _ = measure(LINEAR, VECTORS, variables, samples, jax.random.key(0), elements=2)
   assert abs(gap - true_gap(np.asarray(TARGET))) < 4 * error
   assert error < 0.05 * gap
 
@@ -300,17 +291,21 @@ def test_measure_gives_the_gap_and_its_error():
 @pytest.mark.parametrize(
   "rule",
   [
-    on_error.Functional(),
-    rivals.Augment(),
-    rivals.Remul(),
-    rivals.GapPenalty(),
-    rivals.GradNorm(),
-    rivals.Schedule(),
+    on_error.Functional,
+    on_error.ResilientFunctional,
+    rivals.Augment,
+    rivals.Remul,
+    rivals.GapPenalty,
+    rivals.GradNorm,
+    rivals.Schedule,
   ],
 )
 def test_without_a_group_action(rule):
-  with pytest.raises(ConfigurationError, match="how the group acts on these data"):
-    terms_of(rule, TARGET, batch_of(2))
+  with pytest.raises(TypeError, match="symmetry"):
+    rule()
+  message = rf"{rule.__name__}.symmetry is None; .* how the group acts on these data"
+  with pytest.raises(ConfigurationError, match=message):
+    rule(symmetry=None)
 
 
 class Vectors(nn.Module):
@@ -339,7 +334,7 @@ def test_devices_that_share_a_batch_change_nothing(rule):
       batch_size=8,
       mesh=parallel.make_mesh(data=devices, devices=jax.devices()[:devices]),
     )
-    found.append((fit.state.primal, fit.state.formulation_state))
+    found.append((fit.state.primal, fit.state.constraint_state))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *found)
   if rule is rivals.GradNorm:
     assert abs(found[0][1]["weights"][0] - 1) > 0.02

@@ -144,7 +144,7 @@ def test_a_breaking_that_is_not_understood(text):
 
 @pytest.fixture
 def small(monkeypatch):
-  monkeypatch.setattr(nbody, "LARGEST", {"train": 50, "valid": 4, "test": 4})
+  monkeypatch.setattr("data.nbody.dataset.LARGEST", {"train": 50, "valid": 4, "test": 4})
 
 
 def test_cache(small, tmp_path):

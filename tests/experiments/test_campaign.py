@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
+from ace_jax import files
 from ace_jax.errors import AceError, ConfigurationError
-from ace_jax.training import history
 from data.errors import DataError
 from experiments.campaign import compare as campaign_compare
 from experiments.campaign import plan as campaign_plan
@@ -225,7 +225,7 @@ def test_commits_that_do_not_exist_and_a_second_runner(tmp_path, repository):
 def test_a_full_disk_is_one_line(tmp_path, repository):
   full = OSError(errno.ENOSPC, "No space left on device")
   with (
-    mock.patch.object(history, "write_json", side_effect=full),
+    mock.patch.object(files, "write_json", side_effect=full),
     pytest.raises(AceError, match=r"cannot write .*state.json: No space left on device; mend"),
   ):
     run(Plan((entry("a"),)), repository, tmp_path / "w")

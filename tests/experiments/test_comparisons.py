@@ -178,7 +178,7 @@ def test_relative_error_of_a_fixed_vector():
   act = actions.act_on({"x": actions.vector})
   so3 = Symmetry(groups.so3(), act, lambda g, y, batch: actions.vector(g, y))
   measure = gaps.compile_measure(learned, so3, 500)
-  found = measure(({}, {}, {}), {"x": jnp.ones((2000, 1, 3))})
+  found = measure({"params": {}}, {"x": jnp.ones((2000, 1, 3))})
   assert found["gap"] == pytest.approx(2 * 25 / 3, rel=0.03)
   assert found["gap_relative"] == pytest.approx(math.sqrt(2), rel=0.02)
 

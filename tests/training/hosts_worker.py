@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ace_jax
-from ace_jax import files, optimizers, state, task
+from ace_jax import files, optimizers, task
 from ace_jax.models.segnn import SEGNN
 from ace_jax.training import hosts, loop, parallel
 from experiments.nbody.models import NBodySEGNN
@@ -28,10 +28,10 @@ def data(samples):
   }
 
 
-def begin(seed, model, learned, primal_and_dual, inputs, sample):
+def begin(seed, model, method, inputs, sample):
   variables = jax.jit(model.init)(jax.random.key(seed), *inputs(sample))
   constraint = ace_jax.Resilient(augmented=1.0, rho=0.3)
-  begun = state.create(learned, variables, constraint, *primal_and_dual, jax.random.key(seed))
+  begun = method.init(variables, constraint, jax.random.key(seed))
   floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)  # noqa: E731
   return jax.tree.map(lambda a: a.astype(jnp.float64) if floating(a) else a, begun)
 
@@ -46,12 +46,15 @@ def main(coordinator, processes, process, replicas, folder):
     SEGNN(hidden_features=2, num_layers=1, relaxation_scale="fixed", axis_name=parallel.DATA)
   )
   learned = task.from_model(model, lambda y, batch: jnp.square(y - batch["targets"]), inputs)
-  primal_and_dual = optimizers.primal_adam(1e-2), optimizers.dual_optimizer("adam", 1e-2)
+  method = ace_jax.PrimalDual(
+    learned, optimizers.primal_adam(1e-2), optimizers.dual_optimizer("adam", 1e-2)
+  )
   sample = task.take(samples, slice(0, 2))
   seeds = range(int(replicas))
-  begun = [begin(seed, model, learned, primal_and_dual, inputs, sample) for seed in seeds]
+  begun = [begin(seed, model, method, inputs, sample) for seed in seeds]
   train, valid = (task.take(samples, part) for part in (slice(0, 64), slice(64, 80)))
   end, records = loop.train(
+    method,
     parallel.stack(begun),
     train,
     valid,
@@ -60,7 +63,7 @@ def main(coordinator, processes, process, replicas, folder):
     names=[f"seed{seed}" for seed in seeds],
     resume=True,
   )
-  errors = loop.test_errors(end, valid)
+  errors = loop.test_errors(learned, end, valid)
   leaves = jax.tree.leaves((end.primal, end.multipliers, end.best))
   found = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
   np.savez(place / f"end{process}.npz", **found)

@@ -10,10 +10,11 @@ import optax
 import pytest
 
 import ace_jax
-from ace_jax import homotopy, state, task
+from ace_jax import homotopy, task
 from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import Homotopic
 from ace_jax.optimizers import dual_optimizer, primal_adam
+from ace_jax.primal_dual import PrimalDual
 from ace_jax.training import epochs, finishing, history, loop, parallel
 
 X = jax.random.normal(jax.random.key(0), (60, 3))
@@ -37,18 +38,18 @@ RATES = (1e-2, 2e-2)
 DUAL = dual_optimizer("adam", 1e-2)
 
 
-def begin(formulation, init):
+def begin(constraint, init):
   """Two replicas, of different seeds and step sizes."""
   states = []
   for seed, rate in enumerate(RATES):
     keys = jax.random.split(jax.random.key(seed))
     variables = init(keys[0], X[:2])
-    own = state.create(LEARNED, variables, formulation, primal_adam(rate), DUAL, keys[1])
-    states.append(own.replace(primal_optimizer=_ADAM, dual_optimizer=DUAL))
+    method = PrimalDual(LEARNED, primal_adam(rate), DUAL)
+    states.append(method.init(variables, constraint, keys[1]))
   return parallel.stack(states)
 
 
-_ADAM = primal_adam(RATES[0])
+METHOD = PrimalDual(LEARNED, primal_adam(RATES[0]), DUAL)
 RULES = {
   "equality": ace_jax.Equality(augmented=1.0),
   "resilient": ace_jax.Resilient(augmented=1.0, rho=0.5),
@@ -59,9 +60,10 @@ def run(rule="equality", length=LENGTH, after=AFTER, source="best", **options):
   finish = None
   if after is not None:
     fresh = begin(ace_jax.Unconstrained(), homotopy.strict(Radial().init))
-    finish = finishing.Finish(after, fresh, source)
+    finish = finishing.Finish(after, METHOD, fresh, source)
   settings = loop.Settings(length, 12, checkpoint_every=1, keep_period=1)
   return loop.train(
+    METHOD,
     begin(RULES[rule], Radial().init),
     TRAIN,
     VALID,
@@ -88,18 +90,16 @@ def test_the_finish_is_a_strict_run_from_the_weights_it_begins_with(source):
   before, old_records = run(length=AFTER, after=None)
   end, records = run(source=source)
   best = before.best["projection"]
-  chosen = (best.theta, best.model_state)
-  chosen = chosen if source == "best" else (before.primal.theta, before.model_state)
+  chosen = best.variables if source == "best" else before.projection
   strict = begin(ace_jax.Unconstrained(), homotopy.strict(Radial().init))
-  pruned = homotopy.prune(homotopy.merge(chosen[0], {}, chosen[1]))
-  theta, _, model_state = homotopy.split(pruned)
+  theta, _, model_state = homotopy.split(homotopy.prune(chosen))
   strict = strict.replace(
     primal=strict.primal._replace(theta=theta),
     model_state=model_state,
     **{name: getattr(before, name) for name in ("key", "step", "epoch")},
   )
   mesh = parallel.default_mesh(2)
-  go = epochs.compile_epoch(mesh, 12)
+  go = epochs.compile_epoch(METHOD, mesh, 12)
   strict = parallel.shard_replicas(strict, mesh)
   losses = []
   for _ in range(LENGTH - AFTER):
@@ -132,9 +132,9 @@ def test_the_projection_keeps_its_best_until_the_finish_beats_it():
     best = parallel.select(end.best["projection"], i)
     assert float(best.error) == pytest.approx(min(errors))
     assert int(best.epoch) == 1 + int(np.argmin(errors))
-    assert "layer" not in best.theta
+    assert "layer" not in best.variables["params"]
   assert np.all(end.best["projection"].error <= before.best["projection"].error)
-  tests = loop.test_errors(end, VALID)
+  tests = loop.test_errors(LEARNED, end, VALID)
   for i, found in enumerate(tests):
     assert set(found) == {"projection", "relaxed"}
     for name, error in found.items():

@@ -1,4 +1,5 @@
 import gc
+import json
 import os
 import resource
 import signal
@@ -248,6 +249,16 @@ def test_when_every_checkpoint_is_damaged_the_error_says_so(tmp_path):
     manifest.write_text("{}")
   with pytest.raises(errors.CheckpointError, match="no whole checkpoint"):
     fit(RADIUS, 1, workdir=tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_before_is_refused_with_the_commit_that_resumes_it(tmp_path):
+  fit(RADIUS, 1, workdir=tmp_path)
+  manifest = tmp_path / "checkpoints" / "000001" / "manifest.json"
+  content = json.loads(manifest.read_text())
+  del content["format"]
+  manifest.write_text(json.dumps(content))
+  with pytest.raises(errors.CheckpointError, match="commit a5f5617 is the last that resumes it"):
+    fit(RADIUS, 2, workdir=tmp_path, resume=True)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

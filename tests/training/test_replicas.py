@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ace_jax
-from ace_jax import errors, optimizers, state, task
+from ace_jax import errors, optimizers, task
 from ace_jax.homotopy import Homotopic
 from ace_jax.training import history, loop, parallel
 
@@ -39,13 +39,17 @@ def data():
   return (x[:48], y[:48]), (x[48:], y[48:])
 
 
-def begin(seed, rho, learned, primal_and_dual):
+def make_method():
+  adam = optimizers.primal_adam(1e-2)
+  learned = task.from_model(Radial(), squared_error)
+  return ace_jax.PrimalDual(learned, adam, optimizers.dual_optimizer("adam", 1e-2))
+
+
+def begin(seed, rho, method):
   def create(key):
     init_key, run_key = jax.random.split(key)
     variables = Radial().init(init_key, data()[0][0], train=False)
-    return state.create(
-      learned, variables, ace_jax.Resilient(augmented=1.0, rho=rho), *primal_and_dual, run_key
-    )
+    return method.init(variables, ace_jax.Resilient(augmented=1.0, rho=rho), run_key)
 
   begun = create(jax.random.key(seed))
   wide = jnp.result_type(float)
@@ -56,12 +60,11 @@ def begin(seed, rho, learned, primal_and_dual):
 
 def trained(replicas, mesh, epochs=9, **options):
   train, valid = data()
-  learned = task.from_model(Radial(), squared_error)
-  primal_and_dual = optimizers.primal_adam(1e-2), optimizers.dual_optimizer("adam", 1e-2)
-  starts = [begin(*pair, learned, primal_and_dual) for pair in replicas]
+  method = make_method()
+  starts = [begin(*pair, method) for pair in replicas]
   settings = loop.Settings(epochs=epochs, batch_size=8, **options)
   names = [f"r{i}" for i in range(len(starts))]
-  return loop.train(parallel.stack(starts), train, valid, settings, mesh=mesh, names=names)
+  return loop.train(method, parallel.stack(starts), train, valid, settings, mesh=mesh, names=names)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)])
@@ -103,35 +106,33 @@ def test_a_replica_that_stops_early_is_frozen_while_the_others_go_on():
 
 def test_a_replica_with_nan_is_left_behind_as_it_was_and_named(caplog):
   train, valid = data()
-  learned = task.from_model(Radial(), squared_error)
-  primal_and_dual = optimizers.primal_adam(1e-2), optimizers.dual_optimizer("adam", 1e-2)
-  starts = [begin(seed, 1.0, learned, primal_and_dual) for seed in (0, 1)]
+  method = make_method()
+  starts = [begin(seed, 1.0, method) for seed in (0, 1)]
   spoiled = starts[1].primal.gamma["layer"]["gamma"] * jnp.nan
   primal = starts[1].primal._replace(gamma={"layer": {"gamma": spoiled}})
   starts[1] = starts[1].replace(primal=primal)
   settings = loop.Settings(epochs=3, batch_size=8)
   end, records = loop.train(
-    parallel.stack(starts), train, valid, settings, names=["sound", "spoiled"]
+    method, parallel.stack(starts), train, valid, settings, names=["sound", "spoiled"]
   )
   assert end.failed.tolist() == [0, 1]
   assert end.step.tolist() == [18, 0]
   assert [len(own) for own in records] == [3, 0]
   assert "replica spoiled: the loss is not finite in epoch 1, step 1 of 6" in caplog.text
   with pytest.raises(errors.NonFiniteError, match="in epoch 1, step 1 of 6"):
-    loop.train(parallel.stack(starts[1:]), train, valid, settings)
+    loop.train(method, parallel.stack(starts[1:]), train, valid, settings)
 
 
 def test_resumed_replicas_are_bit_for_bit_the_uninterrupted_ones(tmp_path):
   train, valid = data()
-  learned = task.from_model(Radial(), squared_error)
-  primal_and_dual = optimizers.primal_adam(1e-2), optimizers.dual_optimizer("adam", 1e-2)
+  method = make_method()
 
   def run(place, epochs, resume=False):
-    starts = parallel.stack([begin(seed, 1.0, learned, primal_and_dual) for seed in (0, 1)])
+    starts = parallel.stack([begin(seed, 1.0, method) for seed in (0, 1)])
     settings = loop.Settings(epochs=epochs, batch_size=8)
     names = ("a", "b")
     return loop.train(
-      starts, train, valid, settings, workdir=tmp_path / place, names=names, resume=resume
+      method, starts, train, valid, settings, workdir=tmp_path / place, names=names, resume=resume
     )[0]
 
   whole = run("whole", 6)
