@@ -97,11 +97,12 @@ MODELS = ("segnn", *MOCAP)
 def skeleton(name: str, **sizes: int) -> Problem:
   """Returns a motion capture model on the synthetic walker, sizes as published unless given."""
   from data import mocap
+  from experiments.harness import models
   from experiments.mocap import models as mocap_models
   from experiments.mocap import run as mocap_run
   from experiments.mocap.presets import preset
 
-  data = mocap.load("run", "synthetic", steps=mocap_models.STEPS.get(name, 1))
+  data = mocap.load("run", "synthetic", steps=models.get("mocap", name).predicts)
   settings = {
     **preset("paper", name),
     **{"constraint": "none", "relaxation": "mlp", "relaxation_scale": "free", "height": True},

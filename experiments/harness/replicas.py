@@ -7,13 +7,8 @@ import dataclasses
 import itertools
 from typing import Any
 
+from experiments.harness import constraints
 from experiments.harness.usage import UsageError
-
-GRIDDED = (
-  *("lr", "gamma_lr", "slack_lr", "dual_lr", "rho", "epsilon", "beta", "augmented"),
-  *("weight_decay", "swing_amplitude", "swing_period", "swing_time_constant", "swing_phase"),
-)
-"""Settings that ride in the state as arrays, so that replicas may differ in them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +78,13 @@ def parse_grid(entries: list[str]) -> tuple[tuple[str, tuple[float, ...]], ...]:
     UsageError: says which entry is wrong and what may stand there.
   """
   grid: dict[str, tuple[float, ...]] = {}
+  known = constraints.gridded()
   for entry in entries:
     name, _, words = entry.partition("=")
-    if name not in GRIDDED or name in grid:
+    if name not in known or name in grid:
       raise UsageError(
         f"--grid={entry}: {name!r} {'is there twice' if name in grid else 'cannot be gridded'}; "
-        f"take NAME=VALUE,VALUE with NAME one of {', '.join(GRIDDED)}."
+        f"take NAME=VALUE,VALUE with NAME one of {', '.join(known)}."
       )
     try:
       values = tuple(float(word) for word in words.split(","))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from experiments.harness import regularisation
+from experiments.harness import constraints, regularisation
 
 TRAININGS = ("nbody", "mocap")
 FORMAT = 2
@@ -22,7 +22,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 _ERRORS = ("test_mse", "valid_mse")
 _SIZES = ("hidden_features", "layers", "batch_size")
-_CONSTANTS = ("rho", "epsilon", "beta", "decay_epochs", "particles", "neighbours")
+_NULLABLE = ("decay_epochs", "particles", "neighbours", *regularisation.NUMBERS)
 """Settings that may be null, or left out."""
 
 
@@ -190,7 +190,7 @@ def _wrong_setting(result: dict[str, Any]) -> str:
     return "constraint"
   # Results of N-body runs from before there were several models do not name theirs.
   texts = ("preset", "model") if result["experiment"] == "mocap" else ("preset",)
-  functional = constraint.startswith("functional")
+  functional = constraint in constraints.where(on_error=True)
   texts += ("dual_optimizer",) if functional else ()
   for name in texts:
     if not isinstance(settings.get(name), str):
@@ -200,8 +200,8 @@ def _wrong_setting(result: dict[str, Any]) -> str:
   given += ("dual_lr",) if functional else ()
   null = () if constraint == "strict" else ("dual_lr", "augmented")
   null = tuple(name for name in null if settings.get(name, "") is not None)
-  constants = (*_CONSTANTS, *regularisation.NUMBERS)
-  left_out = tuple(name for name in constants if settings.get(name) is not None)
+  numbers = [c.name for c in constraints.constants().values() if c.kind is not str]
+  left_out = tuple(name for name in (*numbers, *_NULLABLE) if settings.get(name) is not None)
   for name in (*given, *null, *left_out):
     if not _finite(settings.get(name)):
       return name

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-MODELS = ("egno", "egnn", "radial_field", "tfn", "se3_transformer", "mpnn")
-
 # Published: Xu et al., ICML 2024 (models), Manolache et al., 2025 (constraints).
 _PAPER: dict[str, Any] = {
   "model": "egno",

@@ -14,7 +14,7 @@ from ace_jax.symmetry import actions, equivariance_error, groups, random_rotatio
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data import mocap
-from experiments.harness import problems, results, training, workdirs
+from experiments.harness import models, problems, results, training, workdirs
 from experiments.harness.replicas import Plan
 from experiments.mocap import models as mocap_models
 from experiments.mocap.presets import preset
@@ -53,7 +53,7 @@ def load(settings: dict[str, Any]) -> mocap.Dataset:
     settings["source"],
     settings["data_dir"],
     max(sizes) if sizes else None,
-    mocap_models.STEPS.get(settings["model"], 1),
+    models.get("mocap", settings["model"]).predicts,
   )
 
 

@@ -6,7 +6,7 @@ keep no rotations) predicts the positions one time unit later.
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.nbody.presets import PARTICLES, PRESETS
@@ -34,7 +34,6 @@ flags.DEFINE_integer("lmax", 1, "Largest degree of the hidden features.", lower_
 flags.DEFINE_integer("lmax_attributes", 1, "Largest degree of the attributes.", lower_bound=1)
 flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SEGNN's layers.")
 
-MODELS = ("segnn", "mpnn", "transformer")
 OWN = (
   *("system", "particles", "neighbours"),
   *("data_file", "symmetry_breaking", "breaking_from", "force_clip"),
@@ -54,8 +53,9 @@ def check() -> None:
     if FLAGS.data_file and FLAGS[name].present:
       raise UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
   for name in ("lmax", "lmax_attributes", "norm"):
-    if FLAGS.model in common.PLAIN_MODELS and FLAGS[name].present:
-      raise UsageError(f"--{name} is for --model=segnn; leave out one.")
+    users = models.with_flag("nbody", name)
+    if FLAGS.model in models.names("nbody") and FLAGS.model not in users and FLAGS[name].present:
+      raise UsageError(f"--{name} is for --model={'|'.join(users)}; leave out one.")
   if FLAGS.model == "transformer" and FLAGS.neighbours is not None:
     raise UsageError("--neighbours: a transformer attends to all particles; leave it out.")
   if not FLAGS.data_file and FLAGS.neighbours is not None:
@@ -72,7 +72,7 @@ def check() -> None:
 def main() -> None:
   """Runs what the flags ask for."""
   check()
-  settings = common.settings(PRESETS[FLAGS.preset], OWN, MODELS)
+  settings = common.settings(PRESETS[FLAGS.preset], OWN, models.names("nbody"))
   # None where they change nothing: such a run is one that was made before there was a choice.
   particles = settings["particles"] or PARTICLES
   settings["particles"] = None if particles == PARTICLES else particles

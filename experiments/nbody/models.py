@@ -1,6 +1,7 @@
 """Charged particles for networks that know nothing of the group: raw coordinates as features."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,8 @@ from ace_jax.models import steerable
 from ace_jax.models.mpnn import MPNN
 from ace_jax.models.segnn import SEGNN
 from ace_jax.models.transformer import Transformer
+from ace_jax.training.parallel import DATA
+from experiments.harness import build
 
 _CENTRINGS = ("none", "center_of_mass")
 
@@ -145,3 +148,30 @@ class NBodySEGNN(nn.Module):
       seen = positions - graphs.to_nodes(graphs.pool_mean(positions, graph), graph, nodes)
     inputs = nbody_inputs(seen, velocities, charges, graph, self.network.lmax_attributes)
     return positions + self.network(**inputs, train=train)
+
+
+def segnn(settings: Mapping[str, Any]) -> NBodySEGNN:
+  """Builds the SEGNN of the settings."""
+  network = SEGNN(
+    hidden_features=settings["hidden_features"],
+    num_layers=settings["layers"],
+    lmax_hidden=settings["lmax"],
+    lmax_attributes=settings["lmax_attributes"],
+    norm=settings["norm"],
+    relaxation=build.relaxation(settings),
+    relaxation_scale=settings["relaxation_scale"],
+    axis_name=DATA,
+    dropout=settings.get("dropout") or 0.0,
+  )
+  return NBodySEGNN(network, centring=settings["centring"])
+
+
+def mpnn(settings: Mapping[str, Any]) -> NBodyPlain:
+  """Builds the MPNN of the settings."""
+  return NBodyPlain(MPNN(settings["hidden_features"], settings["layers"]), settings["centring"])
+
+
+def transformer(settings: Mapping[str, Any]) -> NBodyPlain:
+  """Builds the transformer of the settings."""
+  network = Transformer(settings["hidden_features"], settings["layers"])
+  return NBodyPlain(network, settings["centring"])

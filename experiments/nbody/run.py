@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,12 @@ import numpy as np
 import tqdm
 
 from ace_jax import graphs, state, task
-from ace_jax.models.mpnn import MPNN
-from ace_jax.models.segnn import SEGNN
-from ace_jax.models.transformer import Transformer
 from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
-from ace_jax.training.parallel import DATA
 from data import nbody
-from experiments.harness import problems, result_files, results, tables, training, workdirs
+from experiments.harness import models, problems, result_files, results, tables, training, workdirs
 from experiments.harness.replicas import Plan
-from experiments.nbody.models import NBodyPlain, NBodySEGNN
 from experiments.nbody.presets import PARTICLES, PRESETS
 
 _MEASURED, _ROTATIONS = 100, 4
@@ -97,22 +93,7 @@ def say_data(data: nbody.Dataset) -> None:
 
 def make_model(settings: dict[str, Any]) -> nn.Module:
   """Builds the model of the settings."""
-  kind, width, layers = settings["model"], settings["hidden_features"], settings["layers"]
-  plain = {"mpnn": lambda: MPNN(width, layers), "transformer": lambda: Transformer(width, layers)}
-  if kind in plain:
-    return NBodyPlain(plain[kind](), settings["centring"])
-  network = SEGNN(
-    hidden_features=settings["hidden_features"],
-    num_layers=settings["layers"],
-    lmax_hidden=settings["lmax"],
-    lmax_attributes=settings["lmax_attributes"],
-    norm=settings["norm"],
-    relaxation=problems.relaxation(settings),
-    relaxation_scale=settings["relaxation_scale"],
-    axis_name=DATA,
-    dropout=settings.get("dropout") or 0.0,
-  )
-  return NBodySEGNN(network, centring=settings["centring"])
+  return pkgutil.resolve_name(models.get("nbody", settings["model"]).make)(settings)
 
 
 def model_inputs(batch: nbody.Split) -> tuple[Any, ...]:

@@ -11,10 +11,8 @@ import jax
 
 from ace_jax import homotopy, task
 from ace_jax.training import epochs, parallel
-from experiments.harness import choices, problems
-
-SIZE = {branch: size for size, branches in choices.SIZES.items() for branch in branches}
-"""The setting that is a branch's size; a linear branch has none."""
+from experiments.harness import branches as registry
+from experiments.harness import problems
 
 _LARGEST = 4096
 _STEPS, _ROUNDS = 20, 9
@@ -38,7 +36,8 @@ class Variant:
   def settings(self) -> dict[str, Any]:
     """Returns the settings that it stands for."""
     found = {"relaxation": self.branch, "gamma": self.gamma}
-    return found if self.size is None else {**found, SIZE[self.branch]: self.size}
+    setting = registry.get(self.branch).size
+    return found if self.size is None or setting is None else {**found, setting.name: self.size}
 
   def label(self) -> str:
     """Returns its name, such as "mlp_12_channel"."""
@@ -161,7 +160,7 @@ def choose(
     return ratio(Timed(problem(variant), {**settings, **variant.settings()}), reference)
 
   def size(branch: str, budget: str) -> int | None:
-    if branch == "linear" or (branch, budget) == ("mlp", "time"):
+    if registry.get(branch).size is None or (branch, budget) == ("mlp", "time"):
       return None
     if budget == "parameters":
       target = parameters(Variant("linear"))
