@@ -100,16 +100,13 @@ def skeleton(name: str, **sizes: int) -> Problem:
   from experiments.harness import models
   from experiments.mocap import models as mocap_models
   from experiments.mocap import run as mocap_run
-  from experiments.mocap.presets import preset
+  from experiments.mocap.settings import Settings, preset
 
   data = mocap.load("run", "synthetic", steps=models.get("mocap", name).predicts)
-  settings = {
-    **preset("paper", name),
-    **{"constraint": "none", "relaxation": "mlp", "relaxation_scale": "free", "height": True},
-    **sizes,
-  }
+  chosen = {**preset("paper", name), "constraint": "none", **sizes}
+  settings = Settings.from_json(chosen)
   network = mocap_models.make_model(settings, data)
-  return Problem(name, network, mocap_run.model_inputs, data.train, settings["batch_size"])
+  return Problem(name, network, mocap_run.model_inputs, data.train, settings.training.batch_size)
 
 
 def problem(name: str, formulation: str = "auto") -> Problem:

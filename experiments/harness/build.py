@@ -2,6 +2,7 @@
 
 import functools
 import pkgutil
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,24 +15,31 @@ from ace_jax.constraints.prescribed import Swing
 from ace_jax.optimizers import dual_optimizer, primal_adam
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training.parallel import DATA
-from experiments.harness import branches, constraints
+from experiments.harness import branches
+from experiments.harness.settings import Constraint, DualOptimizer, PrimalOptimizer, Settings
+
+_NONE: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def constraint(
-  settings: Mapping[str, Any], symmetry: Symmetry | None, steps_an_epoch: int
+  settings: Constraint,
+  symmetry: Symmetry | None,
+  steps_an_epoch: int,
+  riding: Mapping[str, Any] = _NONE,
 ) -> ace_jax.Formulation:
   """Builds the constraint of the settings, as its entry says.
 
   Args:
-    settings: Of the run; constants that ride in the state may be tracers.
+    settings: Name and constants.
     symmetry: The group and its action on the data; None where there is no known one.
     steps_an_epoch: Of the primal-dual method.
+    riding: Constants that ride in the state, by name; they take the place of the settings'.
   """
-  entry = constraints.get(settings["constraint"])
-  given = {c.argument or c.name: settings.get(c.name) for c in entry.constants}
-  arguments = {name: value for name, value in given.items() if value is not None}
+  entry = settings.entry
+  given = {**settings.constants, "augmented": settings.augmented, **riding}
+  arguments = {c.argument or c.name: given[c.name] for c in entry.constants if c.name in given}
   if entry.multipliers:
-    augmented = settings["augmented"]
+    augmented = given["augmented"]
     arguments["augmented"] = 0.0 if augmented is None else augmented
   known = {"symmetry": symmetry, "axis_name": DATA, "steps_an_epoch": steps_an_epoch}
   taken = {name: known[name] for name in entry.takes}
@@ -74,37 +82,50 @@ def _weighted(
   return rule(symmetry=symmetry, **weight)
 
 
-def relaxation(settings: Mapping[str, Any]) -> Callable[..., nn.Module]:
+def relaxation(settings: Settings) -> Callable[..., nn.Module]:
   """Returns the constructor of the branches, of the size and start that the settings ask for."""
-  entry, options = branches.get(settings["relaxation"]), {}
-  deviation = constraints.get(settings["constraint"]).branch_deviation
+  entry, options = branches.get(settings.branch.relaxation), {}
+  deviation = settings.constraint.entry.branch_deviation
   if deviation is not None:
     options["kernel_init"] = nn.initializers.normal(deviation)
-  # Runs from before there were sizes do not name them.
-  size = entry.size and settings.get(entry.size.name)
-  if entry.size and size is not None:
-    options |= entry.size.arguments(size)
+  if entry.size and settings.branch.size is not None:
+    options |= entry.size.arguments(settings.branch.size)
   make = pkgutil.resolve_name(entry.make)
   return functools.partial(make, **options) if options else make
 
 
 def optimizers(
-  settings: Mapping[str, Any], steps_an_epoch: int, epochs_done: int = 0
+  primal: PrimalOptimizer,
+  dual: DualOptimizer,
+  steps_an_epoch: int,
+  epochs_done: int = 0,
+  riding: Mapping[str, Any] = _NONE,
 ) -> tuple[Any, Any]:
-  """Returns the primal and the dual optimizer of the settings, from some epoch of the run on."""
-  epochs, decay = settings.get("decay_epochs"), None
+  """Returns the primal and the dual optimizer of the settings, from some epoch of the run on.
+
+  Args:
+    primal: Settings of the first.
+    dual: Settings of the second.
+    steps_an_epoch: Of the primal-dual method.
+    epochs_done: By which step sizes that fall have fallen.
+    riding: As of `constraint`.
+  """
+  epochs, decay = primal.decay_epochs, None
   if epochs is not None:
     cosine = optax.cosine_decay_schedule(1.0, epochs * steps_an_epoch)
     decay = _later(cosine, epochs_done * steps_an_epoch) if epochs_done else cosine
-  rates = (settings[name] for name in ("lr", "gamma_lr", "slack_lr", "clip_norm"))
-  primal = primal_adam(
-    *rates,
+  moves_primal = primal_adam(
+    riding.get("lr", primal.lr),
+    riding.get("gamma_lr", primal.gamma_lr),
+    riding.get("slack_lr", primal.slack_lr),
+    primal.clip_norm,
     decay=decay,
-    gamma_optimizer=settings.get("gamma_optimizer", "adam"),
-    weight_decay=settings.get("weight_decay"),
+    gamma_optimizer=primal.gamma_optimizer,
+    weight_decay=riding.get("weight_decay", primal.weight_decay),
   )
-  options = {"eps": settings["dual_eps"]} if settings["dual_optimizer"] == "adam" else {}
-  return primal, dual_optimizer(settings["dual_optimizer"], settings["dual_lr"], **options)
+  options = {"eps": dual.dual_eps} if dual.dual_optimizer == "adam" else {}
+  dual_lr = riding.get("dual_lr", dual.dual_lr)
+  return moves_primal, dual_optimizer(dual.dual_optimizer, dual_lr, **options)
 
 
 def _later(schedule: optax.Schedule, done: int) -> optax.Schedule:

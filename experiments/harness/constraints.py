@@ -98,6 +98,8 @@ def check_domain(name: str, value: float, domain: str) -> None:
     raise UsageError(f"--{name}={value:g} must not be negative, and finite.")
   if domain == "finite" and not abs(value) < float("inf"):
     raise UsageError(f"--{name}={value:g} must be finite.")
+  if domain == "share" and not 0 <= value < 1:
+    raise UsageError(f"--{name}={value:g} must be at least 0, and below 1.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,15 +4,24 @@ Nothing here imports JAX, so that `--help` and a usage error answer at once.
 """
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from absl import flags
 
 from experiments.harness import branches, constraints, regularisation, replicas
 from experiments.harness.models import plain_models
+from experiments.harness.settings import (
+  Constraint,
+  DualOptimizer,
+  PrimalOptimizer,
+  Settings,
+  check_domains,
+)
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
+S = TypeVar("S", bound=Settings)
 
 flags.DEFINE_enum(
   "constraint",
@@ -153,11 +162,12 @@ _COMMON = [
 
 
 def settings(
-  preset: dict[str, Any], own: tuple[str, ...], models: tuple[str, ...]
-) -> dict[str, Any]:
+  kind: type[S], preset: Mapping[str, Any], own: tuple[str, ...], models: tuple[str, ...]
+) -> S:
   """Returns all settings of a run: flags where given, else the preset's values.
 
   Args:
+    kind: The experiment's settings.
     preset: Values of the chosen preset for flags left alone.
     own: Names of the experiment's own flags.
     models: Names of the experiment's models.
@@ -199,17 +209,10 @@ def settings(
         f"--{name} has no meaning with --relaxation={merged['relaxation']}; leave it out, or take "
         f"--relaxation={'|'.join(users)}."
       )
-  for name in _CHOSEN_LATER:
-    if merged[name] == FLAGS[name].default:
-      del merged[name]  # as in runs that were made before there was a choice
-  return merged
+  return kind.from_json(merged)
 
 
-_CHOSEN_LATER = ("precision", "gamma_optimizer")
-"""Settings that are recorded only where they are not the default."""
-
-
-def _check_plain(model: str, given: dict[str, Any]) -> None:
+def _check_plain(model: str, given: Mapping[str, Any]) -> None:
   if model not in plain_models():
     return
   constraint = given["constraint"]
@@ -226,7 +229,7 @@ def _check_plain(model: str, given: dict[str, Any]) -> None:
       raise UsageError(f"--{name} has no meaning with --model={model}, which has no branches.")
 
 
-def _check_branch(merged: dict[str, Any], branch: str) -> None:
+def _check_branch(merged: Mapping[str, Any], branch: str) -> None:
   if FLAGS["relaxation"].present and merged["relaxation"] != branch:
     raise UsageError(
       f"--relaxation={merged['relaxation']}: the {merged['constraint']}'s penalty is for a "
@@ -234,7 +237,7 @@ def _check_branch(merged: dict[str, Any], branch: str) -> None:
     )
 
 
-def plan(settings: dict[str, Any]) -> replicas.Plan:
+def plan(settings: Settings) -> replicas.Plan:
   """Returns the replicas that --seeds, --grid and --mesh ask for.
 
   Args:
@@ -255,28 +258,25 @@ def plan(settings: dict[str, Any]) -> replicas.Plan:
       raise UsageError(f"--{name} and --grid={name}=... contradict each other; leave out one.")
     for value in values:
       others = dict.fromkeys((*_COMMON, *constraints.meaningful()))
-      _check({**others, "constraint": settings["constraint"], name: value})
+      _check({**others, "constraint": settings.constraint.name, name: value})
   return found
 
 
-def describe(settings: dict[str, Any], plan: replicas.Plan) -> str:
+def describe(settings: Settings, plan: replicas.Plan) -> str:
   """Returns what --dry_run prints, a line of JSON: [{"replica": name, "settings": {...}}, ...]."""
-  found = [{"replica": name, "settings": own} for name, own in plan.expand(settings)]
+  found = [{"replica": name, "settings": own.to_json()} for name, own in plan.expand(settings)]
   return json.dumps(found)
 
 
-def _check(given: dict[str, Any]) -> None:
+def _check(given: Mapping[str, Any]) -> None:
   for name, users in constraints.meaningful().items():
     if given[name] is not None:
       _check_only(name, FLAGS[name].default, given, users)
-  for name in ("lr", "gamma_lr", "slack_lr", "dual_lr", "dual_eps", "clip_norm"):
-    if given[name] is not None:
-      constraints.check_domain(name, given[name], "positive")
-  if given["augmented"] is not None:
-    constraints.check_domain("augmented", given["augmented"], "not negative")
+  for group in (PrimalOptimizer, DualOptimizer, Constraint):
+    check_domains(group.DOMAINS, given)
   for name, constant in constraints.constants().items():
     constant.check(given[name])
-  regularisation.check(given)
+  check_domains({"dropout": "share"}, given)
   for name, constant in constraints.constants().items():
     if constant.replaced_by and given[name] is not None:
       other, value = constant.replaced_by
@@ -303,7 +303,7 @@ def _check_hosts() -> None:
     )
 
 
-def _check_only(name: str, default: Any, given: dict[str, Any], users: set[str]) -> None:
+def _check_only(name: str, default: Any, given: Mapping[str, Any], users: set[str]) -> None:
   if given[name] != default and given["constraint"] not in users:
     raise UsageError(
       f"--{name} has no meaning with --constraint={given['constraint']}; "

@@ -13,6 +13,7 @@ from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history, loop, parallel
 from ace_jax.training.finishing import Finish
 from experiments.harness import build, constraints
+from experiments.harness.settings import Settings, Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Problem:
   test: task.Batch
   summary: dict[str, Any]
   measure: Callable[[state.AceState], dict[str, jax.Array]]
-  published: dict[str, Any]
+  published: Mapping[str, Any]
   draw: Callable[[Path, state.AceState, list[history.Record], dict[str, Any]], None]
   eval_batch_size: int = 500
   symmetry: Symmetry | None = None
@@ -62,9 +63,7 @@ class Problem:
   predictions: Callable[[state.AceState], dict[str, Any]] = lambda end: {}
 
 
-def start(
-  replicas: Sequence[dict[str, Any]], problem: Problem, epochs_done: int = 0
-) -> state.AceState:
+def start(replicas: Sequence[Settings], problem: Problem, epochs_done: int = 0) -> state.AceState:
   """Returns the states at the start of training, with a leading axis of replicas.
 
   Args:
@@ -74,62 +73,58 @@ def start(
   """
   shared = replicas[0]
   init = problem.network.init
-  if constraints.get(shared["constraint"]).gamma == "absent":
+  if shared.constraint.entry.gamma == "absent":
     init = homotopy.strict(init)
-  elif shared.get("gamma") == "channel":
+  elif shared.branch.gamma == "channel":
     init = homotopy.per_channel(init)
   learned = task.from_model(problem.network, problem.loss, problem.inputs, problem.metric)
-  steps = _steps_an_epoch(shared, problem)
-  shared_optimizers = build.optimizers(shared, steps, epochs_done)
+  steps = task.size(problem.train) // shared.training.batch_size
+  groups = (shared.primal, shared.dual, steps, epochs_done)
+  primal, dual = build.optimizers(*groups)
 
   @jax.jit  # one program: op by op, this would be most of the start-up time
   def create(key, constants, batch):
-    own = shared | constants
     init_key, run_key = jax.random.split(key)
     variables = init(init_key, *problem.inputs(batch))
-    formulation = build.constraint(own, problem.symmetry, steps)
-    own_optimizers = build.optimizers(own, steps, epochs_done)
+    formulation = build.constraint(shared.constraint, problem.symmetry, steps, constants)
+    own_optimizers = build.optimizers(*groups, constants)
     begin = state.create(learned, variables, formulation, *own_optimizers, run_key)
     # Step sizes ride in the optimizers' states; the optimizers themselves must be the same.
-    primal, dual = shared_optimizers
     return begin.replace(primal_optimizer=primal, dual_optimizer=dual)  # pyright: ignore[reportAttributeAccessIssue]
 
   sample = task.take(problem.train, slice(0, 2))
   begins = []
   for own in replicas:
-    constants = {name: own[name] for name in constraints.gridded() if own.get(name) is not None}
-    begins.append(create(jax.random.key(own["seed"]), constants, sample))
+    flat = own.to_json()
+    riding = {name: flat[name] for name in constraints.gridded() if flat.get(name) is not None}
+    begins.append(create(jax.random.key(own.training.seed), riding, sample))
   return parallel.stack(begins)
 
 
-def finish(replicas: Sequence[dict[str, Any]], problem: Problem) -> Finish | None:
+def finish(replicas: Sequence[Settings], problem: Problem) -> Finish | None:
   """Returns what `training.train` needs for a finish, None where there is none.
 
   Arguments as of `start`. A strict run (of a sample-efficiency curve) has no other finish.
   """
   shared = replicas[0]
-  absent = constraints.get(shared["constraint"]).gamma == "absent"
-  if not shared.get("finish_epochs") or absent:
+  training = shared.training
+  if not training.finish_epochs or shared.constraint.entry.gamma == "absent":
     return None
-  after = shared["epochs"] - shared["finish_epochs"]
-  fresh = start([{**own, "constraint": "strict"} for own in replicas], problem, after)
-  return Finish(after, fresh, shared["finish_from"])
+  after = training.epochs - training.finish_epochs
+  fresh = start([own.replace(constraint="strict") for own in replicas], problem, after)
+  return Finish(after, fresh, training.finish_from or "best")
 
 
-def _steps_an_epoch(settings: dict[str, Any], problem: Problem) -> int:
-  return task.size(problem.train) // settings["batch_size"]
-
-
-def training_settings(settings: dict[str, Any], problem: Problem) -> loop.Settings:
+def training_settings(settings: Training, problem: Problem) -> loop.Settings:
   """Returns what `ace_jax.training.train` needs of the settings."""
   return loop.Settings(
-    epochs=settings["epochs"],
-    batch_size=settings["batch_size"],
-    eval_every=settings["eval_every"],
+    epochs=settings.epochs,
+    batch_size=settings.batch_size,
+    eval_every=settings.eval_every,
     eval_batch_size=problem.eval_batch_size,
-    checkpoint_every=settings["checkpoint_every"],
-    keep_period=settings.get("keep_period"),
-    patience=settings["patience"],
+    checkpoint_every=settings.checkpoint_every,
+    keep_period=settings.keep_period,
+    patience=settings.patience,
   )
 
 

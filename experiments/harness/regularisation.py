@@ -3,6 +3,7 @@
 Nothing here imports JAX or defines a flag, so that tables may import it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.harness import constraints
@@ -12,35 +13,19 @@ NUMBERS = ("weight_decay", "dropout", "finish_epochs")
 NAMES = (*NUMBERS, "finish_from")
 
 
-def check(given: dict[str, Any]) -> None:
-  """Refuses values out of range.
-
-  Args:
-    given: Flags by name, None where left alone; other settings are left alone.
-
-  Raises:
-    UsageError: says which flag, and what may stand there.
-  """
-  decay, rate = given["weight_decay"], given["dropout"]
-  if decay is not None:
-    constraints.check_domain("weight_decay", decay, "not negative")
-  if rate is not None and not 0 <= rate < 1:
-    raise UsageError(f"--dropout={rate:g} must be at least 0, and below 1.")
-
-
-def complete(settings: dict[str, Any], patience_given: bool) -> dict[str, Any]:
+def complete(given: Mapping[str, Any], patience_given: bool) -> dict[str, Any]:
   """Returns the settings with the defaults of what is asked for, and without the rest of this.
 
   So runs from before there was a choice are grouped and resumed with those made now.
 
   Args:
-    settings: Of a run, with the preset's values.
+    given: Values of flags, with the preset's.
     patience_given: Whether --patience was; a preset's does not hold with a finish.
 
   Raises:
     UsageError: flags contradict each other, or the model.
   """
-  settings = dict(settings)
+  settings = dict(given)
   for name in NUMBERS:
     settings[name] = settings[name] or None
   if settings["dropout"] and settings["model"] != "segnn":
@@ -59,7 +44,7 @@ def complete(settings: dict[str, Any], patience_given: bool) -> dict[str, Any]:
   return {k: v for k, v in settings.items() if v is not None or k not in NAMES}
 
 
-def describe(settings: dict[str, Any]) -> list[str]:
+def describe(settings: Mapping[str, Any]) -> list[str]:
   """Returns what tables say of a run beside its constraint: constants, and what regularises it.
 
   Args:

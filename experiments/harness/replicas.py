@@ -5,10 +5,13 @@
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments.harness import constraints
+from experiments.harness.settings import Settings
 from experiments.harness.usage import UsageError
+
+S = TypeVar("S", bound=Settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,27 +28,36 @@ class Plan:
   grid: tuple[tuple[str, tuple[float, ...]], ...] = ()
   mesh: tuple[int, int] | None = None
 
-  def expand(self, settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Returns (name, settings) of every replica; the name of a run alone is "".
+  def points(self, seed: int) -> list[tuple[str, dict[str, float]]]:
+    """Returns (name, what the plan changes) of every replica; the name of a run alone is "".
 
     Args:
-      settings: All settings of the command; replicas share what the plan does not change.
+      seed: Of the command, which a plan without seeds keeps.
     """
-    seeds = self.seeds or (settings["seed"],)
+    seeds = self.seeds or (seed,)
     names = [name for name, _ in self.grid]
     if len(seeds) == 1 and not names:
-      return [("", {**settings, "seed": seeds[0]})]
+      return [("", {"seed": seeds[0]})]
     found = []
     for values in itertools.product(*(values for _, values in self.grid)):
       for seed in seeds:
         own = dict(zip(names, values, strict=True))
         label = "_".join([*(f"{name}{value:g}" for name, value in own.items()), f"seed{seed}"])
-        found.append((label, {**settings, **own, "seed": seed}))
+        found.append((label, {**own, "seed": seed}))
     return found
 
-  def on_devices(self, settings: dict[str, Any]) -> int:
+  def expand(self, settings: S) -> list[tuple[str, S]]:
+    """Returns (name, settings) of every replica.
+
+    Args:
+      settings: All settings of the command; replicas share what the plan does not change.
+    """
+    points = self.points(settings.training.seed)
+    return [(name, settings.replace(**changes)) for name, changes in points]
+
+  def on_devices(self, settings: Settings) -> int:
     """Returns how many devices the replicas can use if none are asked for."""
-    return 1 if self.mesh else len(self.expand(settings))
+    return 1 if self.mesh else len(self.points(settings.training.seed))
 
   def identity(self) -> dict[str, Any]:
     """Returns what, beside the settings, a resumed command must share: {} for a run alone."""

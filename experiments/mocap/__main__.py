@@ -8,7 +8,7 @@ from absl import flags
 from experiments.harness import app, branches, constraints, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
-from experiments.mocap.presets import preset
+from experiments.mocap.settings import Settings, preset
 
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
@@ -72,13 +72,13 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   settings = common.settings(
-    preset(FLAGS.preset, FLAGS.model or "egno"), OWN, models.names("mocap")
+    Settings, preset(FLAGS.preset, FLAGS.model or "egno"), OWN, models.names("mocap")
   )
   plan = common.plan(settings)
   if FLAGS.dry_run:
     print(common.describe(settings, plan))
     return
-  app.set_up_jax(settings.get("precision", "float32"), plan.on_devices(settings))
+  app.set_up_jax(settings.training.precision, plan.on_devices(settings))
   from experiments.mocap import run as mocap_run
 
   mocap_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)

@@ -1,7 +1,6 @@
 """The motion capture models: published inputs around each network, one call for all."""
 
 import pkgutil
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +17,7 @@ from ace_jax.models.tfn import TFN
 from ace_jax.training.parallel import DATA
 from data import mocap
 from experiments.harness import build, models
+from experiments.mocap.settings import Settings
 
 
 def topology(data: mocap.Dataset) -> tuple[graphs.Topology, tuple[float, ...]]:
@@ -78,54 +78,54 @@ class SkeletonModel(nn.Module):
     return (positions + output if self.kind == "mpnn" else output)[:, :, None]
 
 
-def make_model(settings: dict[str, Any], data: mocap.Dataset) -> SkeletonModel:
+def make_model(settings: Settings, data: mocap.Dataset) -> SkeletonModel:
   """Builds the model of the settings."""
-  kind = settings["model"]
+  kind = settings.model.model
   network = pkgutil.resolve_name(models.get("mocap", kind).make)(settings)
   graph, types = topology(data)
-  return SkeletonModel(network, kind, graph, types, settings["height"])
+  return SkeletonModel(network, kind, graph, types, settings.model.height)
 
 
-def egno(settings: Mapping[str, Any]) -> EGNO:
+def egno(settings: Settings) -> EGNO:
   """Builds the EGNO of the settings."""
   frames = models.get("mocap", "egno").predicts
-  sizes = (settings["hidden_features"], settings["layers"], frames, settings["modes"])
+  sizes = (settings.model.hidden_features, settings.model.layers, frames, settings.model.modes)
   return EGNO(
     *sizes,
-    centring=settings["centring"],
-    relaxation_scale=settings["relaxation_scale"],
+    centring=settings.model.centring,
+    relaxation_scale=settings.branch.relaxation_scale,
     axis_name=DATA,
   )
 
 
-def _relaxed(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _relaxed(settings: Settings) -> dict[str, Any]:
   return {
     "relaxation": build.relaxation(settings),
-    "relaxation_scale": settings["relaxation_scale"],
+    "relaxation_scale": settings.branch.relaxation_scale,
     "axis_name": DATA,
   }
 
 
-def egnn(settings: Mapping[str, Any]) -> EGNN:
+def egnn(settings: Settings) -> EGNN:
   """Builds the EGNN of the settings."""
-  return EGNN(settings["hidden_features"], settings["layers"], **_relaxed(settings))
+  return EGNN(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
 
 
-def radial_field(settings: Mapping[str, Any]) -> RadialField:
+def radial_field(settings: Settings) -> RadialField:
   """Builds the radial field of the settings."""
-  return RadialField(settings["hidden_features"], settings["layers"], **_relaxed(settings))
+  return RadialField(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
 
 
-def tfn(settings: Mapping[str, Any]) -> TFN:
+def tfn(settings: Settings) -> TFN:
   """Builds the TFN of the settings."""
-  return TFN(settings["hidden_features"], settings["layers"], **_relaxed(settings))
+  return TFN(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
 
 
-def se3_transformer(settings: Mapping[str, Any]) -> SE3Transformer:
+def se3_transformer(settings: Settings) -> SE3Transformer:
   """Builds the SE(3)-Transformer of the settings."""
-  return SE3Transformer(settings["hidden_features"], settings["layers"], **_relaxed(settings))
+  return SE3Transformer(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
 
 
-def mpnn(settings: Mapping[str, Any]) -> MPNN:
+def mpnn(settings: Settings) -> MPNN:
   """Builds the MPNN of the settings."""
-  return MPNN(settings["hidden_features"], settings["layers"])
+  return MPNN(settings.model.hidden_features, settings.model.layers)

@@ -9,7 +9,7 @@ from absl import flags
 from experiments.harness import app, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
-from experiments.nbody.presets import PARTICLES, PRESETS
+from experiments.nbody.settings import PARTICLES, PRESETS, Settings
 
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
@@ -72,17 +72,17 @@ def check() -> None:
 def main() -> None:
   """Runs what the flags ask for."""
   check()
-  settings = common.settings(PRESETS[FLAGS.preset], OWN, models.names("nbody"))
+  settings = common.settings(Settings, PRESETS[FLAGS.preset], OWN, models.names("nbody"))
   # None where they change nothing: such a run is one that was made before there was a choice.
-  particles = settings["particles"] or PARTICLES
-  settings["particles"] = None if particles == PARTICLES else particles
-  if not settings["data_file"] and settings["neighbours"] == particles - 1:
-    settings["neighbours"] = None
+  particles = settings.data.particles or PARTICLES
+  settings = settings.replace(particles=None if particles == PARTICLES else particles)
+  if not settings.data.data_file and settings.data.neighbours == particles - 1:
+    settings = settings.replace(neighbours=None)
   plan = common.plan(settings)
   if FLAGS.dry_run:
     print(common.describe(settings, plan))
     return
-  app.set_up_jax(settings.get("precision", "float32"), plan.on_devices(settings))
+  app.set_up_jax(settings.training.precision, plan.on_devices(settings))
   from experiments.nbody import run as nbody_run
 
   nbody_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)

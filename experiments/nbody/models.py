@@ -1,7 +1,6 @@
 """Charged particles for networks that know nothing of the group: raw coordinates as features."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +14,7 @@ from ace_jax.models.segnn import SEGNN
 from ace_jax.models.transformer import Transformer
 from ace_jax.training.parallel import DATA
 from experiments.harness import build
+from experiments.nbody.settings import Settings
 
 _CENTRINGS = ("none", "center_of_mass")
 
@@ -150,28 +150,30 @@ class NBodySEGNN(nn.Module):
     return positions + self.network(**inputs, train=train)
 
 
-def segnn(settings: Mapping[str, Any]) -> NBodySEGNN:
+def segnn(settings: Settings) -> NBodySEGNN:
   """Builds the SEGNN of the settings."""
   network = SEGNN(
-    hidden_features=settings["hidden_features"],
-    num_layers=settings["layers"],
-    lmax_hidden=settings["lmax"],
-    lmax_attributes=settings["lmax_attributes"],
-    norm=settings["norm"],
+    hidden_features=settings.model.hidden_features,
+    num_layers=settings.model.layers,
+    lmax_hidden=settings.model.lmax,
+    lmax_attributes=settings.model.lmax_attributes,
+    norm=settings.model.norm,
     relaxation=build.relaxation(settings),
-    relaxation_scale=settings["relaxation_scale"],
+    relaxation_scale=settings.branch.relaxation_scale,
     axis_name=DATA,
-    dropout=settings.get("dropout") or 0.0,
+    dropout=settings.model.dropout or 0.0,
   )
-  return NBodySEGNN(network, centring=settings["centring"])
+  return NBodySEGNN(network, centring=settings.model.centring)
 
 
-def mpnn(settings: Mapping[str, Any]) -> NBodyPlain:
+def mpnn(settings: Settings) -> NBodyPlain:
   """Builds the MPNN of the settings."""
-  return NBodyPlain(MPNN(settings["hidden_features"], settings["layers"]), settings["centring"])
+  return NBodyPlain(
+    MPNN(settings.model.hidden_features, settings.model.layers), settings.model.centring
+  )
 
 
-def transformer(settings: Mapping[str, Any]) -> NBodyPlain:
+def transformer(settings: Settings) -> NBodyPlain:
   """Builds the transformer of the settings."""
-  network = Transformer(settings["hidden_features"], settings["layers"])
-  return NBodyPlain(network, settings["centring"])
+  network = Transformer(settings.model.hidden_features, settings.model.layers)
+  return NBodyPlain(network, settings.model.centring)

@@ -17,8 +17,8 @@ from typing import Any
 from absl import flags
 
 from experiments.harness import app
-from experiments.mocap import presets as mocap_presets
-from experiments.nbody import presets as nbody_presets
+from experiments.mocap import settings as mocap_presets
+from experiments.nbody import settings as nbody_presets
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "nbody", ["nbody", "mocap"], "Which experiment.")

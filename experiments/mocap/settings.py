@@ -1,6 +1,47 @@
-"""Settings of the motion capture presets; flags that are given have precedence."""
+"""Settings of motion capture runs, and the values of their presets; flags have precedence."""
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal
+
+from experiments.harness import settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(settings.Model):
+  """The network.
+
+  Attributes:
+    height: Whether the height is a node feature.
+    modes: Frequencies of EGNO's time convolutions.
+  """
+
+  model: str = "egno"
+  height: bool = True
+  modes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(settings.Data):
+  """The windows.
+
+  Attributes:
+    subject: "run" or "walk".
+    source: Where they come from.
+    data_dir: Folder of Acclaim files.
+  """
+
+  subject: Literal["run", "walk"] = "run"
+  source: Literal["auto", "acclaim", "prepared", "download", "synthetic"] = "auto"
+  data_dir: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(settings.Settings):
+  """Of a motion capture run."""
+
+  model: Model
+  data: Data
+
 
 # Published: Xu et al., ICML 2024 (models), Manolache et al., 2025 (constraints).
 _PAPER: dict[str, Any] = {
