@@ -17,7 +17,6 @@ from data import mocap, nbody
 from experiments.harness import problems
 from experiments.harness.settings import Settings
 from experiments.mocap import run as mocap_run
-from experiments.mocap.settings import Settings as MocapSettings
 from experiments.mocap.settings import preset as mocap_preset
 from experiments.nbody import run as nbody_run
 from experiments.nbody.settings import preset as nbody_preset
@@ -65,8 +64,7 @@ def _nbody(own: Mapping[str, int]) -> tuple[problems.Problem, Settings]:
 
 
 def _mocap(own: Mapping[str, int], source: str) -> tuple[problems.Problem, Settings]:
-  published = {**mocap_preset("paper", "egno"), "preset": "paper", **own}
-  settings = MocapSettings.from_json(published)
+  settings = mocap_preset("paper", "egno", **own)
   data = mocap.load("run", source, train=24 if own else None)
   return mocap_run.make_problem(settings, data), settings
 

@@ -100,11 +100,10 @@ def skeleton(name: str, **sizes: int) -> Problem:
   from experiments.harness import models
   from experiments.mocap import models as mocap_models
   from experiments.mocap import run as mocap_run
-  from experiments.mocap.settings import Settings, preset
+  from experiments.mocap.settings import preset
 
   data = mocap.load("run", "synthetic", steps=models.get("mocap", name).predicts)
-  chosen = {**preset("paper", name), "constraint": "none", **sizes}
-  settings = Settings.from_json(chosen)
+  settings = preset("paper", name, constraint="none", **sizes)
   network = mocap_models.make_model(settings, data)
   return Problem(name, network, mocap_run.model_inputs, data.train, settings.training.batch_size)
 

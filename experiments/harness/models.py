@@ -68,6 +68,11 @@ def register(entry: Model) -> None:
   _registered[entry.experiment, entry.name] = entry
 
 
+def experiments() -> tuple[str, ...]:
+  """Returns the names of the experiments that train one of several models."""
+  return tuple(dict.fromkeys(experiment for experiment, _ in _registered))
+
+
 def names(experiment: str) -> tuple[str, ...]:
   """Returns the names of an experiment's models."""
   return tuple(name for other, name in _registered if other == experiment)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from experiments.harness import constraints, regularisation
+from experiments.harness import constraints, models, regularisation
 
-TRAININGS = ("nbody", "mocap")
 FORMAT = 2
 """Of the files that are written now."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -36,7 +35,7 @@ def read_result(path: Path) -> dict[str, Any]:
   result = read_json(path, remedy)
   if not isinstance(result.get("experiment"), str):
     raise DataError(f"{path}: names no experiment; {remedy}.")
-  if result["experiment"] in TRAININGS:
+  if result["experiment"] in models.experiments():
     wrong = _wrong(result)
     if wrong:
       raise DataError(f"{path}: {wrong} is missing or no result of a training; {remedy}.")

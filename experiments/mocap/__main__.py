@@ -8,7 +8,7 @@ from absl import flags
 from experiments.harness import app, branches, constraints, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
-from experiments.mocap.settings import Settings, preset
+from experiments.mocap.settings import Settings, preset_values
 
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
@@ -72,7 +72,7 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   settings = common.settings(
-    Settings, preset(FLAGS.preset, FLAGS.model or "egno"), OWN, models.names("mocap")
+    Settings, preset_values(FLAGS.preset, FLAGS.model or "egno"), OWN, models.names("mocap")
   )
   plan = common.plan(settings)
   if FLAGS.dry_run:

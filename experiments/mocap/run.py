@@ -17,7 +17,7 @@ from data import mocap
 from experiments.harness import models, problems, results, training, workdirs
 from experiments.harness.replicas import Plan
 from experiments.mocap import models as mocap_models
-from experiments.mocap.settings import Settings, preset
+from experiments.mocap.settings import Settings, preset_values
 
 _MEASURED, _ROTATIONS = 20, 2
 _SCALE = 100.0  # errors are published in units of 10^-2
@@ -78,7 +78,7 @@ def make_problem(settings: Settings, data: mocap.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   index = np.linspace(0, len(data.valid["positions"]) - 1, _MEASURED).astype(int)
   measured = task.take(data.valid, index)
-  published = preset("paper", settings.model.model)
+  published = preset_values("paper", settings.model.model)
   own = {"eval_every", "checkpoint_every", "patience"}
   published = {k: v for k, v in published.items() if k not in own}
   published |= {

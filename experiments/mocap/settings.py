@@ -86,6 +86,11 @@ _SIZES: dict[str, dict[str, int]] = {
 }
 
 
-def preset(name: str, model: str) -> dict[str, Any]:
-  """Returns the preset's settings for a model."""
+def preset(name: str, model: str, **changes: Any) -> Settings:
+  """Returns the settings of a preset, some of them changed, by their flat names."""
+  return Settings.from_json({**preset_values(name, model), "preset": name, **changes})
+
+
+def preset_values(name: str, model: str) -> dict[str, Any]:
+  """Returns the values of a preset for a model, by their flat names."""
   return {"paper": _PAPER, "quick": _QUICK}[name] | {"model": model} | _SIZES.get(model, {})

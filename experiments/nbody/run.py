@@ -1,5 +1,6 @@
 """What `experiments.nbody` does once its flags are checked: data, model, figures."""
 
+import contextlib
 import dataclasses
 import functools
 import pkgutil
@@ -15,7 +16,7 @@ import tqdm
 from ace_jax import graphs, state, task
 from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
-from ace_jax.training import history
+from ace_jax.training import history, hosts
 from data import nbody
 from experiments.harness import models, problems, result_files, results, tables, training, workdirs
 from experiments.harness.replicas import Plan
@@ -262,12 +263,14 @@ def curve(
   from ace_jax import plots  # Matplotlib is slow to import
 
   identity = {**settings.to_json(), **plan.identity()}
-  with workdirs.opened(place, identity, resume):
+  first = hosts.first()
+  with workdirs.opened(place, identity, resume) if first else contextlib.nullcontext():
     test, steps, rows = _curve(settings, data, place, resume, plan)
-    result = {"experiment": "nbody_samples", "settings": settings.to_json()}
-    workdirs.write_result(place, {**result, "steps": steps, "test_mse": test})
-    (place / "figures").mkdir(exist_ok=True)
-    plots.save(plots.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
+    if first:
+      result = {"experiment": "nbody_samples", "settings": settings.to_json()}
+      workdirs.write_result(place, {**result, "steps": steps, "test_mse": test})
+      (place / "figures").mkdir(exist_ok=True)
+      plots.save(plots.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
   print(f"\n{tables.table(['predictor', 'trajectories', 'steps', 'test MSE'], rows)}")
   print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")
 

@@ -33,7 +33,10 @@ PREDICTORS = {
 CONSTRAINTS = {"strict": "strict", "equality": "equality", "onesided": "one_sided"}
 SCALES = {"nbody": 1e3, "mocap": 1e2}
 MODELS = {"nbody": "segnn", "mocap": "egno"}
-PRESETS = {"nbody": nbody_presets.PRESETS["paper"], "mocap": mocap_presets.preset("paper", "egno")}
+PRESETS = {
+  "nbody": nbody_presets.PRESETS["paper"],
+  "mocap": mocap_presets.preset_values("paper", "egno"),
+}
 
 
 def read_reference(path: Path) -> dict[tuple[str, str, str], dict[int, float]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from data.errors import DataError
 from experiments.harness import constraints, regularisation, result_files, tables
-from experiments.harness.models import plain_models
+from experiments.harness.models import experiments, plain_models
 
 HEADER = [
   *("run", "predictor", "train", "epochs", "seeds", "test MSE"),
@@ -154,7 +154,7 @@ def _rule(line: Line) -> str:
 def _lines(results: list[dict[str, Any]]) -> list[Line]:
   groups: dict[str, list[dict[str, Any]]] = {}
   for result in results:
-    if result["experiment"] in result_files.TRAININGS:
+    if result["experiment"] in experiments():
       groups.setdefault(result_files.but_for_seed(result), []).append(result)
   lines = [
     Line(sorted(group, key=lambda result: result["seeds"]), name)

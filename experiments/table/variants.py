@@ -8,6 +8,7 @@ from scipy import stats
 
 from data.errors import DataError
 from experiments.harness import constraints, regularisation, result_files, tables
+from experiments.harness.models import experiments
 
 HEADER = [
   *("run", "train", "seeds", "epochs", "steps", "f_eq x 10^-3", "relaxed x 10^-3"),
@@ -78,7 +79,7 @@ def lines(results: list[dict[str, Any]]) -> list[Line]:
   """
   groups: dict[str, list[dict[str, Any]]] = {}
   for result in results:
-    if result["experiment"] in result_files.TRAININGS:
+    if result["experiment"] in experiments():
       groups.setdefault(result_files.but_for_seed(result), []).append(result)
   found = [Line(sorted(group, key=lambda result: result["seeds"])) for group in groups.values()]
   return sorted(found, key=lambda line: (line.protocol, line.epochs, not line.plain, line.label()))

@@ -425,6 +425,9 @@ def test_sample_efficiency_curve(tmp_path, data_file):
   # 8 steps are no whole number of epochs of 3.
   curve = json.loads((place / "result.json").read_text())
   assert curve["steps"] == {"10": 8, "30": 9, "40": 8}
+  assert curve["settings"]["train_samples"] == [10, 30, 40]
+  assert curve["environment"]["command"].startswith("python -m experiments.nbody --epochs=2")
+  refuses(run(*flags, "--train_samples=10,30,40"), 2, "already holds this run", "--resume")
   assert json.loads((place / "strict_30/result.json").read_text())["steps"] == 9
   assert [result["settings"]["decay_epochs"] for result in found] == [8, 2]
   assert found[0]["differs_from_published"]["decay_epochs"] == [8, None]
