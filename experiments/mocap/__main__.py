@@ -49,18 +49,19 @@ def check() -> None:
 
 def _check_model(model: models.Model) -> None:
   known = [models.get("mocap", name) for name in models.names("mocap")]
+  shown = model.name.upper()
   if not model.irreps and constraints.get(FLAGS.constraint).irreps:
     others = [other.name for other in known if other.irreps and other.homotopic]
     raise UsageError(
       f"--constraint={FLAGS.constraint} penalises linear branches between known representations, "
-      f"and EGNO's branches carry streams without any; take --model={'|'.join(others)}."
+      f"and {shown}'s branches carry streams without any; take --model={'|'.join(others)}."
     )
   for name in ("relaxation", *branches.sizes()):
     if not model.branches and FLAGS[name].present:
       others = [other.name for other in known if other.branches and other.homotopic]
       raise UsageError(
-        f"--{name}: EGNO's branches are streams of one published form; leave it out, or take "
-        f"--model={'|'.join(others)}."
+        f"--{name}: {shown}'s branches are streams of one published form; leave it out, or "
+        f"take --model={'|'.join(others)}."
       )
   for name in ("modes", "centring"):
     if name not in model.flags and FLAGS[name].present:

@@ -18,7 +18,16 @@ from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history, hosts
 from data import nbody
-from experiments.harness import models, problems, result_files, results, tables, training, workdirs
+from experiments.harness import (
+  constraints,
+  models,
+  problems,
+  result_files,
+  results,
+  tables,
+  training,
+  workdirs,
+)
 from experiments.harness.replicas import Plan
 from experiments.nbody.settings import PARTICLES, PRESETS, Data, Settings
 
@@ -226,7 +235,7 @@ def draw(
 
 _LENGTHS = (
   *("epochs", "eval_every", "checkpoint_every", "keep_period"),
-  *("schedule_epochs", "decay_epochs", "finish_epochs", "swing_epochs"),
+  *("decay_epochs", "finish_epochs"),
 )
 
 
@@ -241,9 +250,10 @@ def lengths(settings: Settings, largest: int, steps: int) -> dict[str, int]:
     steps: Steps of an epoch with the other.
   """
   flat = settings.to_json()
+  counted = [name for name, constant in constraints.constants().items() if constant.too_long]
   return {
     name: max(1, (2 * flat[name] * largest + steps) // (2 * steps))
-    for name in _LENGTHS
+    for name in (*_LENGTHS, *counted)
     if flat.get(name)
   }
 
@@ -279,7 +289,7 @@ def _curve(
   settings: Settings, data: nbody.Dataset, place: Path, resume: bool, plan: Plan
 ) -> tuple[dict[str, dict[int, list[float]]], dict[int, int], list[list[str]]]:
   """Returns test errors by predictor and size, the steps of each size, and rows of a table."""
-  constraints = dict.fromkeys([settings.constraint.name, "strict"])
+  names = dict.fromkeys([settings.constraint.name, "strict"])
   test: dict[str, dict[int, list[float]]] = {}
   steps, rows = {}, []
   batch = settings.training.batch_size
@@ -288,7 +298,7 @@ def _curve(
     batch_size = min(batch, size)
     own_lengths = lengths(settings, len(data.train["positions"]) // batch, size // batch_size)
     steps[size] = own_lengths["epochs"] * (size // batch_size)
-    for constraint in constraints:
+    for constraint in names:
       changed = {"constraint": constraint, "train_samples": [size], "batch_size": batch_size}
       own = settings.replace(**own_lengths, **changed)
       folder = place / f"{constraint}_{size}"
