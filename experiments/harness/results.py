@@ -1,6 +1,6 @@
 """What a training found: the content of result.json, and the table that ends a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from ace_jax.training import history
 from ace_jax.training.memory import Peak
 from experiments.harness import tables
 from experiments.harness.problems import Problem
+from experiments.harness.result_files import Result
 from experiments.harness.settings import Settings, Training
 
 
@@ -21,8 +22,8 @@ def make(
   records: list[history.Record],
   test: dict[str, float],
   turned: dict[str, dict[str, float]],
-) -> dict[str, Any]:
-  """Collects what a run found: the content of result.json.
+) -> Result:
+  """Collects what a run found: the content of result.json, but for what it ran on.
 
   Args:
     problem: Model and data.
@@ -122,7 +123,7 @@ def _evaluation(record: history.Record) -> history.Record:
 _KEPT = ("loss", "valid/", "test/", "equivariance")
 
 
-def summary_table(results: list[dict[str, Any]], baseline: str, scale: float = 1.0) -> str:
+def summary_table(results: Sequence[Result], baseline: str, scale: float = 1.0) -> str:
   """Formats results as the table that ends a run.
 
   Args:

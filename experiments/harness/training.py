@@ -2,7 +2,6 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -14,6 +13,7 @@ from ace_jax.training.sinks import ProgressBar, TensorBoardLogger
 from experiments.harness import artifacts, gaps, results, workdirs
 from experiments.harness.problems import Problem, finish, start, training_settings
 from experiments.harness.replicas import Plan
+from experiments.harness.result_files import Result
 from experiments.harness.settings import Settings
 
 _ALONE = Plan()
@@ -70,7 +70,7 @@ def train(
   place: Path,
   resume: bool,
   plan: Plan = _ALONE,
-) -> list[dict[str, Any]]:
+) -> list[Result]:
   """Trains the replicas of a plan as one device program; writes everything about each.
 
   A run alone has config.json, metrics, result.json and figures in `place`; of several replicas
