@@ -3,7 +3,7 @@
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,18 @@ from ace_jax.training import epochs, loop, parallel
 from benchmarks import steps
 from data import mocap, nbody
 from experiments.harness import problems
-from experiments.mocap import presets as mocap_presets
+from experiments.harness.settings import Settings
 from experiments.mocap import run as mocap_run
-from experiments.nbody import presets as nbody_presets
+from experiments.mocap.settings import preset as mocap_preset
 from experiments.nbody import run as nbody_run
+from experiments.nbody.settings import preset as nbody_preset
 
 SEEDS = (0, 1, 2, 3, 4)
 _REPORT_EVERY = 15.0  # seconds
 
-_COMMON = {
-  **{"constraint": "equality", "relaxation": "mlp", "relaxation_scale": "free", "seed": 0},
-  **dict.fromkeys(("rho", "epsilon", "beta", "weighting", "schedule_epochs", "gamma_lr")),
-  **dict.fromkeys(("slack_lr", "clip_norm", "patience", "keep_period", "train_samples")),
-}
 _SMALL = {"hidden_features": 8, "layers": 1, "epochs": 6, "eval_every": 2}
 
-Make = Callable[[], tuple[problems.Problem, dict[str, Any]]]
+Make = Callable[[], tuple[problems.Problem, Settings]]
 
 
 def makers(sizes: str, data_folder: str | None) -> dict[str, Make]:
@@ -61,15 +57,14 @@ def segnn() -> steps.Problem:
   return steps.Problem("segnn", problem.network, problem.inputs, data.train, problem.batch_size)
 
 
-def _nbody(own: dict[str, Any]) -> tuple[problems.Problem, dict[str, Any]]:
-  preset = nbody_presets.PRESETS["paper"]
-  settings = {**_COMMON, **preset, **{"norm": "none", "lmax": 1, "lmax_attributes": 1}, **own}
+def _nbody(own: Mapping[str, int]) -> tuple[problems.Problem, Settings]:
+  settings = nbody_preset("paper", **own)
   data = nbody.first(dataset(), 300) if own else dataset()
   return nbody_run.make_problem(settings, data), settings
 
 
-def _mocap(own: dict[str, Any], source: str) -> tuple[problems.Problem, dict[str, Any]]:
-  settings = {**_COMMON, **mocap_presets.preset("paper", "egno"), "height": True, **own}
+def _mocap(own: Mapping[str, int], source: str) -> tuple[problems.Problem, Settings]:
+  settings = mocap_preset("paper", "egno", **own)
   data = mocap.load("run", source, train=24 if own else None)
   return mocap_run.make_problem(settings, data), settings
 
@@ -84,27 +79,29 @@ def train(make: Make, deadline: float) -> Iterator[dict[str, Any]]:
   began = time.monotonic()
   problem, settings = make()
   mesh = parallel.default_mesh(len(SEEDS))
-  begin = problems.start([{**settings, "seed": seed} for seed in SEEDS], problem)
+  begin = problems.start([settings.replace(seed=seed) for seed in SEEDS], problem)
   states = parallel.shard_replicas(parallel.pad(begin, mesh), mesh)
   train_data, valid = parallel.replicate((problem.train, problem.valid), mesh)
-  run_epoch = epochs.compile_epoch(problems.method(settings, problem), mesh, settings["batch_size"])
+  run_epoch = epochs.compile_epoch(
+    problems.method(settings, problem), mesh, settings.training.batch_size
+  )
   evaluate = epochs.compile_evaluation(
-    problem.task, mesh, problem.eval_batch_size, settings["patience"]
+    problem.task, mesh, problem.eval_batch_size, settings.training.patience
   )
   about = {
     "model": problem.model,
     "data": problem.summary["source"],
     "train_samples": task.size(problem.train),
     "seeds": [*SEEDS],
-    "published_epochs": settings["epochs"],
+    "published_epochs": settings.training.epochs,
   }
   done, said, first = 0, began, time.monotonic()
-  while done < settings["epochs"] and (not done or time.monotonic() < deadline):
+  while done < settings.training.epochs and (not done or time.monotonic() < deadline):
     states, _ = jax.block_until_ready(run_epoch(states, train_data))
     done += 1
     if done == 1:
       first = time.monotonic()
-    if done % settings["eval_every"] == 0 or done == 1:
+    if done % settings.training.eval_every == 0 or done == 1:
       states, errors = evaluate(states, valid)
       if time.monotonic() - said > _REPORT_EVERY:
         said = time.monotonic()

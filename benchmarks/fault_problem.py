@@ -9,14 +9,27 @@ import numpy as np
 from ace_jax import Homotopic, files
 from ace_jax.training import parallel
 from experiments.harness import problems
+from experiments.harness.settings import (
+  Branch,
+  Constraint,
+  Data,
+  DualOptimizer,
+  Model,
+  PrimalOptimizer,
+  Settings,
+  Training,
+)
 
 EPOCHS = 12
-SETTINGS: dict[str, Any] = {
-  **{"constraint": "equality", "augmented": 1.0, "lr": 1e-2, "gamma_lr": None, "slack_lr": None},
-  **{"clip_norm": None, "dual_optimizer": "adam", "dual_lr": 1e-2, "dual_eps": 1e-8, "seed": 0},
-  **{"log_test": False, "epochs": EPOCHS, "batch_size": 10, "eval_every": 1, "patience": None},
-  **{"checkpoint_every": 2},
-}
+SETTINGS = Settings(
+  Constraint("equality", augmented=1.0),
+  Branch(),
+  PrimalOptimizer(lr=1e-2),
+  DualOptimizer("adam", dual_lr=1e-2, dual_eps=1e-8),
+  Training(epochs=EPOCHS, batch_size=10, eval_every=1, checkpoint_every=2),
+  Model("tiny"),
+  Data(),
+)
 
 
 class Network(nn.Module):

@@ -97,18 +97,15 @@ MODELS = ("segnn", *MOCAP)
 def skeleton(name: str, **sizes: int) -> Problem:
   """Returns a motion capture model on the synthetic walker, sizes as published unless given."""
   from data import mocap
+  from experiments.harness import models
   from experiments.mocap import models as mocap_models
   from experiments.mocap import run as mocap_run
-  from experiments.mocap.presets import preset
+  from experiments.mocap.settings import preset
 
-  data = mocap.load("run", "synthetic", steps=mocap_models.STEPS.get(name, 1))
-  settings = {
-    **preset("paper", name),
-    **{"constraint": "none", "relaxation": "mlp", "relaxation_scale": "free", "height": True},
-    **sizes,
-  }
+  data = mocap.load("run", "synthetic", steps=models.get("mocap", name).predicts)
+  settings = preset("paper", name, constraint="none", **sizes)
   network = mocap_models.make_model(settings, data)
-  return Problem(name, network, mocap_run.model_inputs, data.train, settings["batch_size"])
+  return Problem(name, network, mocap_run.model_inputs, data.train, settings.training.batch_size)
 
 
 def problem(name: str, formulation: str = "auto") -> Problem:

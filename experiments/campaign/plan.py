@@ -65,7 +65,7 @@ class Run:
     own = replicas.Plan(
       replicas.parse_seeds(seeds.split(",") if seeds else None), replicas.parse_grid(grid)
     )
-    return tuple(name for name, _ in own.expand({"seed": 0}))
+    return tuple(name for name, _ in own.points(seed=0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ace_jax.training import history, loop, parallel
 from experiments.detection import figures as detection_figures
 from experiments.harness import problems, result_files, results, tables, workdirs
 from experiments.nbody import run as nbody_run
-from experiments.nbody.presets import PRESETS
+from experiments.nbody.settings import preset
 from experiments.report import run as report_run
 
 BROKEN = {
@@ -22,26 +22,26 @@ BROKEN = {
 }
 """The truth: generators that a field breaks at any strength above 0."""
 
-SETTINGS: dict[str, Any] = {
-  **PRESETS["quick"],
-  "constraint": "resilient",
-  "relaxation": "mlp",
-  "relaxation_scale": "fixed",
-  "slack_lr": 5e-3,
-  "clip_norm": None,
-  "patience": None,
-  "hidden_features": 16,
-  "layers": 2,
-  "lmax": 1,
-  "lmax_attributes": 1,
-  "norm": "none",
-  "centring": "center_of_mass",
-  "train_samples": [1000],
-  "batch_size": 50,
-  "system": "charged",
-  "data_file": None,
-  "force_clip": "component",
-}
+SETTINGS = preset(
+  "quick",
+  constraint="resilient",
+  relaxation="mlp",
+  relaxation_scale="fixed",
+  slack_lr=5e-3,
+  clip_norm=None,
+  patience=None,
+  hidden_features=16,
+  layers=2,
+  lmax=1,
+  lmax_attributes=1,
+  norm="none",
+  centring="center_of_mass",
+  train_samples=[1000],
+  batch_size=50,
+  system="charged",
+  data_file=None,
+  force_clip="component",
+)
 """A reduced SEGNN: what differs from `--preset=quick` is listed after it."""
 
 _HELD_OUT, _ANGLES = 1000, 8
@@ -103,31 +103,31 @@ def run(campaign: Campaign, workdir: str | None) -> None:
 
 def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> list[dict[str, Any]]:
   """Trains the seeds of one data set as replicas, and returns the verdict of each alone."""
-  settings = SETTINGS | {
-    "rho": campaign.rho,
-    "epochs": campaign.epochs,
-    "eval_every": max(1, campaign.epochs // 4),
-    "symmetry_breaking": f"{kind}:{strength:g}",
-    "breaking_from": campaign.breaking_from,
-    "data_seed": data_seed,
-  }
-  data = nbody_run.load(settings, settings["train_samples"][0])
+  settings = SETTINGS.replace(
+    rho=campaign.rho,
+    epochs=campaign.epochs,
+    eval_every=max(1, campaign.epochs // 4),
+    symmetry_breaking=f"{kind}:{strength:g}",
+    breaking_from=campaign.breaking_from,
+    data_seed=data_seed,
+  )
+  data = nbody_run.load(settings, max(settings.data.train_samples or ()))
   problem = nbody_run.make_problem(settings, data)
   seeds = range(campaign.seeds)
-  begin = problems.start([{**settings, "seed": seed} for seed in seeds], problem)
+  begin = problems.start([settings.replace(seed=seed) for seed in seeds], problem)
   report_memory, peaks = results.keep_memory()
   end, records = loop.train(
     problems.method(settings, problem),
     begin,
     data.train,
     data.valid,
-    problems.training_settings(settings, problem),
+    problems.training_settings(settings.training, problem),
     names=[f"seed{seed}" for seed in seeds],
     report_memory=report_memory,
   )
   test = loop.test_errors(problem.task, end, data.test)
   held_out = task.take(data.test, slice(0, _HELD_OUT))
-  group = report_run.symmetry_group(settings["centring"], held_out)
+  group = report_run.symmetry_group(settings.model.centring, held_out)
   measure = report_run.compile_measure(problem.task, group, _ANGLES)
   truth = set(BROKEN[kind]) if strength else set()
   rows = []
@@ -178,7 +178,7 @@ def write(place: Path, campaign: Campaign, found: list[dict[str, Any]]) -> None:
     "experiment": "detection",
     "rule": {"standard_errors": report.THRESHOLD, "smallest_effect": report.SMALLEST_EFFECT},
     "campaign": dataclasses.asdict(campaign),
-    "settings": SETTINGS,
+    "settings": SETTINGS.to_json(),
     "counts": counts,
     "runs": found,
   }

@@ -60,7 +60,7 @@ def run(folder: str, out: str | None, samples: int, elements: int, seed: int) ->
     "by_gamma": by_gamma,
     "bounds": bounded,
     "slopes": slopes,
-    "settings": found.settings,
+    "settings": found.settings.to_json(),
     "environment": workdirs.environment(),
   }
   files.write_json(place / "equivariance.json", workdirs.portable(report))

@@ -1,7 +1,7 @@
 """What a finished run leaves in its folder: everything that is committed under results/ of it.
 
 ========================  =====================================================================
-config.json               settings, and what it ran on (`runs.write_config`)
+config.json               settings, and what it ran on (`workdirs.write_config`)
 result.json               errors of the selected parameters on test samples, as they are and
                           turned (`turned`), equivariance errors, training loss and errors of
                           every evaluation, final gamma, u and lambda (`results.make`, `gaps.add`)

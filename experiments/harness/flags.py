@@ -4,60 +4,40 @@ Nothing here imports JAX, so that `--help` and a usage error answer at once.
 """
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from absl import flags
 
-from experiments.harness import regularisation, replicas
-from experiments.harness.choices import (
-  CONSTRAINTS,
-  FUNCTIONAL,
-  PLAIN_MODELS,
-  PRESCRIBED,
-  SIZES,
-  WEIGHTED,
+from experiments.harness import branches, constraints, regularisation, replicas
+from experiments.harness.models import plain_models
+from experiments.harness.settings import (
+  Constraint,
+  DualOptimizer,
+  PrimalOptimizer,
+  Settings,
+  check_domains,
 )
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-
-_FOR_PLAIN = {"strict", *WEIGHTED, "augment", *FUNCTIONAL}
-_WITH_MULTIPLIERS = {
-  *("equality", "inequality", "resilient", "one_sided", "published_resilient"),
-  *FUNCTIONAL,
-}
-_RELAXED = {*CONSTRAINTS} - {"strict"}
-_LEARNED = _RELAXED - {*PRESCRIBED}
+S = TypeVar("S", bound=Settings)
 
 flags.DEFINE_enum(
   "constraint",
   "equality",
-  CONSTRAINTS,
+  constraints.names(),
   "Constraint on every layer's gamma; or on the equivariance error of any network (functional, "
   "functional_resilient); or a rival training rule (schedule, remul, gap_penalty, augment); or a "
   "gamma that nobody learns (swing, random_homotopy).",
 )
-flags.DEFINE_float("rho", None, "Price of slack (resilient) or weight of the penalty (ridge).")
-flags.DEFINE_float(
-  "epsilon",
-  None,
-  "Bound on abs(gamma) (inequality), or on the mean squared equivariance error (functional).",
-)
-flags.DEFINE_float(
-  "beta",
-  None,
-  "Weight of the loss of moved samples (remul) or of the equivariance error (gap_penalty); 1 by "
-  "default.",
-)
-flags.DEFINE_enum(
-  "weighting",
-  None,
-  ["constant", "gradnorm"],
-  "Weights of the two losses of remul and gap_penalty: 1 and --beta, or by GradNorm.",
-)
-flags.DEFINE_integer(
-  "schedule_epochs", None, "Length of the schedule; by default --epochs.", lower_bound=1
-)
+for _constant in constraints.constants().values():
+  if _constant.kind is str:
+    flags.DEFINE_enum(_constant.name, None, [*_constant.choices], _constant.help)
+  elif _constant.kind is int:
+    flags.DEFINE_integer(_constant.name, None, _constant.help, lower_bound=_constant.least)
+  else:
+    flags.DEFINE_float(_constant.name, None, _constant.help)
 flags.DEFINE_float("augmented", None, "c of the augmented Lagrangian term.")
 flags.DEFINE_float("lr", None, "Adam step size of theta.")
 flags.DEFINE_float("gamma_lr", None, "Step size of gamma; by default the preset's, or --lr.")
@@ -79,17 +59,9 @@ flags.DEFINE_integer(
   "as they are. By default 0, but under --preset=quick --epochs for a functional constraint.",
   lower_bound=0,
 )
-flags.DEFINE_enum(
-  "relaxation", "mlp", ["mlp", "linear", "spectral_mlp", "low_rank"], "The branch f_neq."
-)
-flags.DEFINE_integer(
-  "relaxation_features",
-  None,
-  "Width of both hidden layers of the branch (mlp, spectral_mlp); by default 2 n and n, where it "
-  "has n outputs.",
-  lower_bound=1,
-)
-flags.DEFINE_integer("rank", None, "Rank of the branch (low_rank); 4 by default.", lower_bound=1)
+flags.DEFINE_enum("relaxation", branches.DEFAULT, branches.names(), "The branch f_neq.")
+for _size in branches.sizes().values():
+  flags.DEFINE_integer(_size.name, None, _size.help, lower_bound=1)
 flags.DEFINE_enum(
   "gamma", None, ["layer", "channel"], "One gamma a layer (the default), or one a channel."
 )
@@ -135,8 +107,8 @@ flags.DEFINE_list("seeds", None, "Several seeds, trained at once as replicas of 
 flags.DEFINE_multi_string(
   "grid",
   [],
-  f"NAME=VALUE,VALUE: replicas that differ in a constant ({', '.join(replicas.GRIDDED)}); may be "
-  "repeated, and joined with --seeds.",
+  f"NAME=VALUE,VALUE: replicas that differ in a constant ({', '.join(constraints.gridded())}); "
+  "may be repeated, and joined with --seeds.",
 )
 flags.DEFINE_enum(
   "precision",
@@ -176,35 +148,11 @@ flags.DEFINE_enum(
   ["best", "last"],
   "What the finish begins with: f_eq at its lowest validation error (the default), or the last.",
 )
-flags.DEFINE_enum(
-  "homotopy_draw",
-  None,
-  ["all", "layer"],
-  "random_homotopy draws one gamma for all layers (the default), or one a layer.",
-)
-flags.DEFINE_float("swing_amplitude", None, "What the swing's amplitude falls to; 0.4 by default.")
-flags.DEFINE_float("swing_initial", None, "What it falls from; 1 by default.")
-flags.DEFINE_float("swing_period", None, "Steps of a whole swing of gamma; 2000 by default.")
-flags.DEFINE_float(
-  "swing_time_constant", None, "Steps in which the amplitude falls by a factor e; 900 by default."
-)
-flags.DEFINE_float(
-  "swing_phase", None, "Lead of each layer over the one before it, in periods; 0 by default."
-)
-flags.DEFINE_integer(
-  "swing_start", None, "Steps at gamma = 0 before the swing; 0 by default.", lower_bound=0
-)
-flags.DEFINE_integer(
-  "swing_epochs",
-  None,
-  "Epochs by which the amplitude has also fallen to 0, as a line; by default it never does.",
-  lower_bound=1,
-)
 
 _COMMON = [
-  *("constraint", "rho", "epsilon", "beta", "weighting", "schedule_epochs", "augmented"),
+  *("constraint", *constraints.constants(), "augmented"),
   *("lr", "gamma_lr", "gamma_optimizer", "slack_lr", "dual_lr", "decay_epochs"),
-  *("dual_optimizer", "clip_norm", "relaxation", "relaxation_features", "rank", "gamma"),
+  *("dual_optimizer", "clip_norm", "relaxation", *branches.sizes(), "gamma"),
   *("relaxation_scale", "preset", "epochs"),
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
   *("seed", "data_seed", "train_samples", "log_test"),
@@ -214,11 +162,12 @@ _COMMON = [
 
 
 def settings(
-  preset: dict[str, Any], own: tuple[str, ...], models: tuple[str, ...]
-) -> dict[str, Any]:
+  kind: type[S], preset: Mapping[str, Any], own: tuple[str, ...], models: tuple[str, ...]
+) -> S:
   """Returns all settings of a run: flags where given, else the preset's values.
 
   Args:
+    kind: The experiment's settings.
     preset: Values of the chosen preset for flags left alone.
     own: Names of the experiment's own flags.
     models: Names of the experiment's models.
@@ -230,32 +179,17 @@ def settings(
   _check(given)
   if given["model"] is not None and given["model"] not in models:
     raise UsageError(f"--model={given['model']} does not exist here; take {'|'.join(models)}.")
-  _check_only("relaxation", "mlp", given, _RELAXED)
-  _check_only("gamma_optimizer", "adam", given, _LEARNED)
   _check_plain(given["model"] or preset["model"], given)
   merged = {**given, **{k: v for k, v in preset.items() if given[k] is None}}
   sizes = merged["train_samples"] = _sizes(merged["train_samples"])
   if sizes and given["batch_size"] is None:
     merged["batch_size"] = min(merged["batch_size"], max(sizes))
-  if merged["relaxation_scale"] is None:
-    scaled = given["constraint"] in ("inequality", "resilient") and given["preset"] == "quick"
-    merged["relaxation_scale"] = "fixed" if scaled else "free"
   merged = regularisation.complete(merged, FLAGS["patience"].present)
-  constraint = given["constraint"]
   constrained = merged["epochs"] - merged.get("finish_epochs", 0)
-  for name, default, users in (
-    ("rho", 1.0, ("resilient", "ridge", "functional_resilient")),
-    ("epsilon", 0.1, ("inequality",)),
-    ("epsilon", 1e-3, ("functional",)),
-    ("weighting", "constant", WEIGHTED),
-    ("beta", 1.0, WEIGHTED if given["weighting"] != "gradnorm" else ()),
-    ("schedule_epochs", constrained, ("schedule",)),
-  ):
-    if constraint in users and merged[name] is None:
-      merged[name] = default
-  if constraint in FUNCTIONAL and given["preset"] == "quick":
-    for name, default in (("dual_lr", 0.1), ("decay_epochs", merged["epochs"])):
-      merged[name] = default if given[name] is None else given[name]
+  named = [name for name, value in given.items() if value is not None]
+  merged = constraints.complete(merged, named, merged["epochs"], constrained)
+  if merged["relaxation_scale"] is None:
+    merged["relaxation_scale"] = "free"
   # As in runs that were made before there was a choice.
   decay = merged["decay_epochs"] = merged["decay_epochs"] or None
   epochs = merged["epochs"]
@@ -264,56 +198,46 @@ def settings(
       f"--decay_epochs={decay} is shorter than the run of {epochs} epochs, which would stand still "
       "at its end; raise it, or lower --epochs."
     )
-  if constraint == "schedule":
-    _check_schedule(merged, constrained)
-    merged["relaxation"] = "linear"
-  for name, branches in SIZES.items():
-    if merged[name] is not None and merged["relaxation"] not in branches:
+  branch = constraints.get(merged["constraint"]).branch
+  if branch:
+    _check_branch(merged, branch)
+    merged["relaxation"] = branch
+  for name in branches.sizes():
+    users = branches.users(name)
+    if merged[name] is not None and merged["relaxation"] not in users:
       raise UsageError(
         f"--{name} has no meaning with --relaxation={merged['relaxation']}; leave it out, or take "
-        f"--relaxation={'|'.join(branches)}."
+        f"--relaxation={'|'.join(users)}."
       )
-  for name in _CHOSEN_LATER:
-    if merged[name] == FLAGS[name].default:
-      del merged[name]  # as in runs that were made before there was a choice
-  return merged
+  return kind.from_json(merged)
 
 
-_CHOSEN_LATER = ("precision", "gamma_optimizer")
-"""Settings that are recorded only where they are not the default."""
-
-
-def _check_plain(model: str, given: dict[str, Any]) -> None:
-  if model not in PLAIN_MODELS:
+def _check_plain(model: str, given: Mapping[str, Any]) -> None:
+  if model not in plain_models():
     return
   constraint = given["constraint"]
-  if constraint not in _FOR_PLAIN:
+  rules = constraints.where(gamma="optional")
+  if constraint not in rules | constraints.where(gamma="absent"):
     raise UsageError(
       f"--model={model} is not equivariant and has nothing to relax, so that "
       f"--constraint={constraint} has no meaning; add --constraint=strict (without a constraint) "
-      f"or --constraint={'|'.join(sorted(_FOR_PLAIN - {'strict'}))}."
+      f"or --constraint={'|'.join(sorted(rules))}."
     )
-  of_branches = ("relaxation", "relaxation_features", "rank", "relaxation_scale")
+  of_branches = ("relaxation", *branches.sizes(), "relaxation_scale")
   for name in (*of_branches, "gamma", "gamma_lr", "gamma_optimizer"):
     if given[name] != FLAGS[name].default:
       raise UsageError(f"--{name} has no meaning with --model={model}, which has no branches.")
 
 
-def _check_schedule(merged: dict[str, Any], epochs: int) -> None:
-  length = merged["schedule_epochs"]
-  if length > epochs:
+def _check_branch(merged: Mapping[str, Any], branch: str) -> None:
+  if FLAGS["relaxation"].present and merged["relaxation"] != branch:
     raise UsageError(
-      f"--schedule_epochs={length} is longer than the run of {epochs} epochs, which would end with "
-      "gamma above 0; lower it, or raise --epochs."
-    )
-  if FLAGS["relaxation"].present and merged["relaxation"] != "linear":
-    raise UsageError(
-      f"--relaxation={merged['relaxation']}: the schedule's penalty is for a linear branch; leave "
-      "it out."
+      f"--relaxation={merged['relaxation']}: the {merged['constraint']}'s penalty is for a "
+      f"{branch} branch; leave it out."
     )
 
 
-def plan(settings: dict[str, Any]) -> replicas.Plan:
+def plan(settings: Settings) -> replicas.Plan:
   """Returns the replicas that --seeds, --grid and --mesh ask for.
 
   Args:
@@ -333,51 +257,31 @@ def plan(settings: dict[str, Any]) -> replicas.Plan:
     if FLAGS[name].present:
       raise UsageError(f"--{name} and --grid={name}=... contradict each other; leave out one.")
     for value in values:
-      _check({**dict.fromkeys(_CHECKED), "constraint": settings["constraint"], name: value})
+      others = dict.fromkeys((*_COMMON, *constraints.meaningful()))
+      _check({**others, "constraint": settings.constraint.name, name: value})
   return found
 
 
-def describe(settings: dict[str, Any], plan: replicas.Plan) -> str:
+def describe(settings: Settings, plan: replicas.Plan) -> str:
   """Returns what --dry_run prints, a line of JSON: [{"replica": name, "settings": {...}}, ...]."""
-  found = [{"replica": name, "settings": own} for name, own in plan.expand(settings)]
+  found = [{"replica": name, "settings": own.to_json()} for name, own in plan.expand(settings)]
   return json.dumps(found)
 
 
-_CHECKED: dict[str, set[str]] = {
-  "rho": {"resilient", "ridge", "functional_resilient"},
-  "epsilon": {"inequality", "functional"},
-  "beta": {*WEIGHTED},
-  "weighting": {*WEIGHTED},
-  "schedule_epochs": {"schedule"},
-  "slack_lr": {"resilient", "functional_resilient"},
-  "dual_lr": _WITH_MULTIPLIERS,
-  "dual_optimizer": _WITH_MULTIPLIERS,
-  "dual_eps": _WITH_MULTIPLIERS,
-  "augmented": _WITH_MULTIPLIERS,
-  "gamma_lr": _LEARNED,
-  "gamma": _LEARNED,
-  "relaxation_features": _RELAXED - {"schedule"},
-  "rank": _RELAXED - {"schedule"},
-  "relaxation_scale": _RELAXED - {"schedule"},
-  "lr": set(CONSTRAINTS),
-  "clip_norm": set(CONSTRAINTS),
-  **regularisation.USERS,
-}
-"""The constraints with which a setting has a meaning."""
-
-
-def _check(given: dict[str, Any]) -> None:
-  for name, users in _CHECKED.items():
-    _check_only(name, None, given, users)
-  for name in ("lr", "gamma_lr", "slack_lr", "dual_lr", "dual_eps", "rho", "beta", "clip_norm"):
-    if given[name] is not None and not 0 < given[name] < float("inf"):
-      raise UsageError(f"--{name}={given[name]:g} must be positive and finite.")
-  for name in ("epsilon", "augmented"):
-    if given[name] is not None and not 0 <= given[name] < float("inf"):
-      raise UsageError(f"--{name}={given[name]:g} must not be negative, and finite.")
-  regularisation.check(given)
-  if given["weighting"] == "gradnorm" and given["beta"] is not None:
-    raise UsageError("--beta and --weighting=gradnorm contradict each other; leave out one.")
+def _check(given: Mapping[str, Any]) -> None:
+  for name, users in constraints.meaningful().items():
+    if given[name] is not None:
+      _check_only(name, FLAGS[name].default, given, users)
+  for group in (PrimalOptimizer, DualOptimizer, Constraint):
+    check_domains(group.DOMAINS, given)
+  for name, constant in constraints.constants().items():
+    constant.check(given[name])
+  check_domains({"dropout": "share"}, given)
+  for name, constant in constraints.constants().items():
+    if constant.replaced_by and given[name] is not None:
+      other, value = constant.replaced_by
+      if given[other] == value:
+        raise UsageError(f"--{name} and --{other}={value} contradict each other; leave out one.")
   if FLAGS.resume and not FLAGS.workdir:
     raise UsageError("--resume needs to know what: add --workdir=FOLDER of the run to continue.")
   _check_hosts()
@@ -399,7 +303,7 @@ def _check_hosts() -> None:
     )
 
 
-def _check_only(name: str, default: Any, given: dict[str, Any], users: set[str]) -> None:
+def _check_only(name: str, default: Any, given: Mapping[str, Any], users: set[str]) -> None:
   if given[name] != default and given["constraint"] not in users:
     raise UsageError(
       f"--{name} has no meaning with --constraint={given['constraint']}; "

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
@@ -12,6 +11,7 @@ from ace_jax.homotopy import Variables
 from ace_jax.state import AceState
 from ace_jax.symmetry import data
 from ace_jax.symmetry.data import Symmetry
+from experiments.harness.result_files import Result
 
 Measure = Callable[[Variables, task.Batch], dict[str, float]]
 """Maps a predictor's variables and samples to the error and its own."""
@@ -43,8 +43,8 @@ def compile_measure(learned: task.Task, symmetry: Symmetry, batch_size: int) -> 
 
 
 def add(
-  result: dict[str, Any], measure: Measure, end: AceState, train: task.Batch, test: task.Batch
-) -> dict[str, Any]:
+  result: Result, measure: Measure, end: AceState, train: task.Batch, test: task.Batch
+) -> Result:
   """Returns a result with the errors of every predictor, and what a functional constraint reached.
 
   Warns where the bound of a functional constraint is below what the test samples can resolve.

@@ -5,15 +5,13 @@
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, TypeVar
 
+from experiments.harness import constraints
+from experiments.harness.settings import Settings
 from experiments.harness.usage import UsageError
 
-GRIDDED = (
-  *("lr", "gamma_lr", "slack_lr", "dual_lr", "rho", "epsilon", "beta", "augmented"),
-  *("weight_decay", "swing_amplitude", "swing_period", "swing_time_constant", "swing_phase"),
-)
-"""Settings that ride in the state as arrays, so that replicas may differ in them."""
+S = TypeVar("S", bound=Settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,27 +28,36 @@ class Plan:
   grid: tuple[tuple[str, tuple[float, ...]], ...] = ()
   mesh: tuple[int, int] | None = None
 
-  def expand(self, settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Returns (name, settings) of every replica; the name of a run alone is "".
+  def points(self, seed: int) -> list[tuple[str, dict[str, float]]]:
+    """Returns (name, what the plan changes) of every replica; the name of a run alone is "".
 
     Args:
-      settings: All settings of the command; replicas share what the plan does not change.
+      seed: Of the command, which a plan without seeds keeps.
     """
-    seeds = self.seeds or (settings["seed"],)
+    seeds = self.seeds or (seed,)
     names = [name for name, _ in self.grid]
     if len(seeds) == 1 and not names:
-      return [("", {**settings, "seed": seeds[0]})]
+      return [("", {"seed": seeds[0]})]
     found = []
     for values in itertools.product(*(values for _, values in self.grid)):
       for seed in seeds:
         own = dict(zip(names, values, strict=True))
         label = "_".join([*(f"{name}{value:g}" for name, value in own.items()), f"seed{seed}"])
-        found.append((label, {**settings, **own, "seed": seed}))
+        found.append((label, {**own, "seed": seed}))
     return found
 
-  def on_devices(self, settings: dict[str, Any]) -> int:
+  def expand(self, settings: S) -> list[tuple[str, S]]:
+    """Returns (name, settings) of every replica.
+
+    Args:
+      settings: All settings of the command; replicas share what the plan does not change.
+    """
+    points = self.points(settings.training.seed)
+    return [(name, settings.replace(**changes)) for name, changes in points]
+
+  def on_devices(self, settings: Settings) -> int:
     """Returns how many devices the replicas can use if none are asked for."""
-    return 1 if self.mesh else len(self.expand(settings))
+    return 1 if self.mesh else len(self.points(settings.training.seed))
 
   def identity(self) -> dict[str, Any]:
     """Returns what, beside the settings, a resumed command must share: {} for a run alone."""
@@ -83,12 +90,13 @@ def parse_grid(entries: list[str]) -> tuple[tuple[str, tuple[float, ...]], ...]:
     UsageError: says which entry is wrong and what may stand there.
   """
   grid: dict[str, tuple[float, ...]] = {}
+  known = constraints.gridded()
   for entry in entries:
     name, _, words = entry.partition("=")
-    if name not in GRIDDED or name in grid:
+    if name not in known or name in grid:
       raise UsageError(
         f"--grid={entry}: {name!r} {'is there twice' if name in grid else 'cannot be gridded'}; "
-        f"take NAME=VALUE,VALUE with NAME one of {', '.join(GRIDDED)}."
+        f"take NAME=VALUE,VALUE with NAME one of {', '.join(known)}."
       )
     try:
       values = tuple(float(word) for word in words.split(","))

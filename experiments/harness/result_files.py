@@ -7,12 +7,11 @@ Both name their `format`. Before 2, in files that name none, `remul` was the rul
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from data.errors import DataError
-from experiments.harness import regularisation
+from experiments.harness import constraints, models, regularisation
 
-TRAININGS = ("nbody", "mocap")
 FORMAT = 2
 """Of the files that are written now."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -22,12 +21,65 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 _ERRORS = ("test_mse", "valid_mse")
 _SIZES = ("hidden_features", "layers", "batch_size")
-_CONSTANTS = ("rho", "epsilon", "beta", "decay_epochs", "particles", "neighbours")
+_NULLABLE = ("decay_epochs", "particles", "neighbours", *regularisation.NUMBERS)
 """Settings that may be null, or left out."""
 
 
-def read_result(path: Path) -> dict[str, Any]:
-  """Reads a result.json; that of a training has everything that tables and curves need.
+class Predictor(TypedDict, total=False):
+  """What a training found of one predictor, at its lowest validation error.
+
+  `phase` ("constrained" or "finish") is there after a finish; the gaps are mean squared
+  equivariance errors on test data, where a symmetry is known.
+  """
+
+  valid_mse: float
+  best_epoch: int
+  test_mse: float
+  test_mse_turned: dict[str, float]
+  final_equivariance_error: float | None
+  phase: str
+  test_gap: float
+  test_gap_error: float
+  test_gap_relative: float
+
+
+class Result(TypedDict, total=False):
+  """The content of a training's result.json.
+
+  `settings` are flat (`experiments.harness.settings`); `curve` has the numbers of every evaluation,
+  `final` those of every layer by kind (gamma, multiplier, slack); `seconds` and `memory` are of all
+  `replicas` together; `functional` and `finish` are there where the run has them. A comparison of
+  runs has experiment, format and environment, and what it compares.
+  """
+
+  format: int
+  experiment: str
+  model: str
+  constraint: str
+  seeds: list[int]
+  epochs: int
+  steps: int
+  train_samples: int
+  linear_mse: float
+  predictors: dict[str, Predictor]
+  curve: list[dict[str, Any]]
+  final: dict[str, dict[str, float]]
+  largest_gamma_in_last_tenth: float
+  finish: dict[str, Any]
+  functional: dict[str, Any]
+  seconds: float
+  steps_per_second: float
+  replica: str
+  replicas: int
+  memory: dict[str, Any] | None
+  settings: dict[str, Any]
+  differs_from_published: dict[str, list[Any]]
+  data: dict[str, Any]
+  environment: dict[str, Any]
+
+
+def read_result(path: Path) -> Any:
+  """Reads a result.json; a training's, a `Result`, has everything that tables and curves need.
 
   Raises:
     DataError: it cannot be read, or is no result; names what is wrong.
@@ -36,7 +88,7 @@ def read_result(path: Path) -> dict[str, Any]:
   result = read_json(path, remedy)
   if not isinstance(result.get("experiment"), str):
     raise DataError(f"{path}: names no experiment; {remedy}.")
-  if result["experiment"] in TRAININGS:
+  if result["experiment"] in models.experiments():
     wrong = _wrong(result)
     if wrong:
       raise DataError(f"{path}: {wrong} is missing or no result of a training; {remedy}.")
@@ -190,7 +242,7 @@ def _wrong_setting(result: dict[str, Any]) -> str:
     return "constraint"
   # Results of N-body runs from before there were several models do not name theirs.
   texts = ("preset", "model") if result["experiment"] == "mocap" else ("preset",)
-  functional = constraint.startswith("functional")
+  functional = constraint in constraints.where(on_error=True)
   texts += ("dual_optimizer",) if functional else ()
   for name in texts:
     if not isinstance(settings.get(name), str):
@@ -200,8 +252,8 @@ def _wrong_setting(result: dict[str, Any]) -> str:
   given += ("dual_lr",) if functional else ()
   null = () if constraint == "strict" else ("dual_lr", "augmented")
   null = tuple(name for name in null if settings.get(name, "") is not None)
-  constants = (*_CONSTANTS, *regularisation.NUMBERS)
-  left_out = tuple(name for name in constants if settings.get(name) is not None)
+  numbers = [c.name for c in constraints.constants().values() if c.kind is not str]
+  left_out = tuple(name for name in (*numbers, *_NULLABLE) if settings.get(name) is not None)
   for name in (*given, *null, *left_out):
     if not _finite(settings.get(name)):
       return name

@@ -1,6 +1,6 @@
 """What a training found: the content of result.json, and the table that ends a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,19 +9,21 @@ import tqdm
 from ace_jax import state, task
 from ace_jax.training import history
 from ace_jax.training.memory import Peak
-from experiments.harness import result_files, tables, workdirs
+from experiments.harness import tables
 from experiments.harness.problems import Problem
+from experiments.harness.result_files import Result
+from experiments.harness.settings import Settings, Training
 
 
 def make(
   problem: Problem,
-  settings: dict[str, Any],
+  settings: Settings,
   end: state.AceState,
   records: list[history.Record],
   test: dict[str, float],
   turned: dict[str, dict[str, float]],
-) -> dict[str, Any]:
-  """Collects what a run found: the content of result.json.
+) -> Result:
+  """Collects what a run found: the content of result.json, but for what it ran on.
 
   Args:
     problem: Model and data.
@@ -48,13 +50,13 @@ def make(
     for name, best in end.best.items()
   }
   final = {kind: history.of_kind(before[-1], kind) for kind in ("gamma", "multiplier", "slack")}
+  flat = settings.to_json()
   tail = before[-max(1, len(before) // 10) :]
   return {
-    "format": result_files.FORMAT,
     "experiment": problem.experiment,
     "model": problem.model,
-    "constraint": settings["constraint"],
-    "seeds": [settings["seed"]],
+    "constraint": settings.constraint.name,
+    "seeds": [settings.training.seed],
     "epochs": int(end.epoch),
     "steps": int(end.step),
     "train_samples": task.size(problem.train),
@@ -63,17 +65,18 @@ def make(
     "curve": [_evaluation(record) for record in records if "valid/projection" in record],
     "final": final,
     "largest_gamma_in_last_tenth": max((history.largest(r, "gamma") or 0.0) for r in tail),
-    **({} if len(before) == len(records) else {"finish": _finish(settings, before, records)}),
+    **(
+      {} if len(before) == len(records) else {"finish": _finish(settings.training, before, records)}
+    ),
     "seconds": sum(record["seconds"] for record in records),
     "steps_per_second": float(np.median([record["steps_per_second"] for record in records])),
-    "settings": settings,
+    "settings": flat,
     "differs_from_published": {
-      name: [settings.get(name), value]
+      name: [flat.get(name), value]
       for name, value in problem.published.items()
-      if settings.get(name) != value
+      if flat.get(name) != value
     },
     "data": problem.summary,
-    "environment": workdirs.environment(),
   }
 
 
@@ -82,7 +85,7 @@ def _phase(epoch: int, before: int) -> str:
 
 
 def _finish(
-  settings: dict[str, Any], before: list[history.Record], records: list[history.Record]
+  settings: Training, before: list[history.Record], records: list[history.Record]
 ) -> dict[str, Any]:
   """Returns when the finish began and from what, and the seconds of an epoch before and in it."""
   after = records[len(before) :]
@@ -90,7 +93,7 @@ def _finish(
   names = ("seconds_an_epoch_before", "seconds_an_epoch")
   return {
     "after_epoch": len(before),
-    "from": settings["finish_from"],
+    "from": settings.finish_from,
     **dict(zip(names, median, strict=True)),
   }
 
@@ -120,7 +123,7 @@ def _evaluation(record: history.Record) -> history.Record:
 _KEPT = ("loss", "valid/", "test/", "equivariance")
 
 
-def summary_table(results: list[dict[str, Any]], baseline: str, scale: float = 1.0) -> str:
+def summary_table(results: Sequence[Result], baseline: str, scale: float = 1.0) -> str:
   """Formats results as the table that ends a run.
 
   Args:

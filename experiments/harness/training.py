@@ -3,11 +3,10 @@
 import contextlib
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from ace_jax import files, state
+from ace_jax import state
 from ace_jax.errors import CheckpointError, NonFiniteError
 from ace_jax.training import checkpoints, epochs, hosts, loop, parallel
 from ace_jax.training.parallel import default_mesh, make_mesh
@@ -15,11 +14,13 @@ from ace_jax.training.sinks import ProgressBar, TensorBoardLogger
 from experiments.harness import artifacts, gaps, results, workdirs
 from experiments.harness.problems import Problem, finish, method, start, training_settings
 from experiments.harness.replicas import Plan
+from experiments.harness.result_files import Result
+from experiments.harness.settings import Settings
 
 _ALONE = Plan()
 
 
-def restore(folder: Path, settings: dict[str, Any], problem: Problem) -> state.AceState:
+def restore(folder: Path, settings: Settings, problem: Problem) -> state.AceState:
   """Returns the final state of a finished run, or of one of the replicas of a command.
 
   Args:
@@ -37,26 +38,27 @@ def restore(folder: Path, settings: dict[str, Any], problem: Problem) -> state.A
   return parallel.select(checkpoints.load(newest, like), index)
 
 
-def trajectory(folder: Path, settings: dict[str, Any], problem: Problem) -> list[state.AceState]:
+def trajectory(folder: Path, settings: Settings, problem: Problem) -> list[state.AceState]:
   """Returns the states of a run at every checkpoint that it kept, the oldest first.
 
   Arguments as of `restore`; a run keeps more than its newest few with `keep_period`. A finish is
   left out, whose states are of another structure.
   """
   place, own, index = _locate(folder, settings)
-  before = settings["epochs"] - settings.get("finish_epochs", 0)
+  before = settings.training.epochs - (settings.training.finish_epochs or 0)
   found = checkpoints.restore_all(place, start(own, problem), before)
   return [parallel.select(one, index) for one in found]
 
 
-def _locate(folder: Path, settings: dict[str, Any]) -> tuple[Path, list[dict[str, Any]], int]:
+def _locate(folder: Path, settings: Settings) -> tuple[Path, list[Settings], int]:
   """Returns a run's checkpoints, settings of all replicas in them, and which of them it is."""
   own, index, place = [settings], 0, folder
   together = workdirs.read_settings(folder.parent)
-  if together and not checkpoints.exists(folder / loop.CHECKPOINTS):
+  if "epochs" in together and not checkpoints.exists(folder / loop.CHECKPOINTS):
     grid = tuple((name, tuple(values)) for name, values in together.get("grid", {}).items())
     names, several = zip(
-      *Plan(tuple(together.get("seeds", ())), grid).expand(together), strict=True
+      *Plan(tuple(together.get("seeds", ())), grid).expand(type(settings).from_json(together)),
+      strict=True,
     )
     if folder.name in names:
       own, index, place = [*several], names.index(folder.name), folder.parent
@@ -65,11 +67,11 @@ def _locate(folder: Path, settings: dict[str, Any]) -> tuple[Path, list[dict[str
 
 def train(
   problem: Problem,
-  settings: dict[str, Any],
+  settings: Settings,
   place: Path,
   resume: bool,
   plan: Plan = _ALONE,
-) -> list[dict[str, Any]]:
+) -> list[Result]:
   """Trains the replicas of a plan as one device program; writes everything about each.
 
   A run alone has config.json, metrics, result.json and figures in `place`; of several replicas
@@ -101,7 +103,7 @@ def train(
     except ImportError:
       return []
 
-  settled = {**settings, **plan.identity()}
+  settled = {**settings.to_json(), **plan.identity()}
   with workdirs.opened(place, settled, resume) if hosts.first() else contextlib.nullcontext():
     begin = start(own, problem)
     test_errors = epochs.compile_errors(problem.task, mesh, problem.eval_batch_size)
@@ -112,7 +114,7 @@ def train(
 
     def measure(current):
       numbers = measured(current)
-      if settings["log_test"]:
+      if settings.training.log_test:
         found = test_errors(current.current(), problem.test)
         numbers |= {f"test/{name}": error for name, error in found.items()}
       return numbers
@@ -123,12 +125,12 @@ def train(
       begin,
       problem.train,
       problem.valid,
-      training_settings(settings, problem),
+      training_settings(settings.training, problem),
       mesh=mesh,
       workdir=place,
       names=names,
       resume=resume,
-      progress=lambda done: ProgressBar(settings["epochs"], done),
+      progress=lambda done: ProgressBar(settings.training.epochs, done),
       loggers=loggers,
       measure=measure,
       finish=finish(own, problem),
@@ -162,13 +164,13 @@ def train(
 
 def _write(folder, problem, settings, end, records, result) -> None:
   try:
-    workdirs.write_config(folder, settings)
+    workdirs.write_config(folder, settings.to_json())
     predictions = problem.predictions(problem.task, end)
     artifacts.write(folder, end, records, predictions)
     (folder / "figures").mkdir(exist_ok=True)
     problem.draw(folder / "figures", end, records, predictions)
     # Last: a folder with a result has everything.
-    files.write_json(folder / workdirs.RESULT, workdirs.portable(result))
+    workdirs.write_result(folder, result)
   except OSError as error:
     raise CheckpointError(
       f"cannot write results to {folder}: {error.strerror}; the checkpoints are whole: mend the "

@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,12 +58,12 @@ def locked(workdir: Path) -> Iterator[IO[str]]:
 
 
 @contextlib.contextmanager
-def opened(workdir: Path, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
+def opened(workdir: Path, settings: Mapping[str, Any], resume: bool) -> Iterator[Path]:
   """Takes a workdir for one run: makes it, locks it, writes or compares its configuration.
 
   Args:
     workdir: The folder.
-    settings: What decides the run; must equal what is there when resuming.
+    settings: What decides the run, as JSON; must equal what is there when resuming.
     resume: Whether a run that is there may be continued.
 
   Raises:
@@ -81,14 +81,14 @@ def opened(workdir: Path, settings: dict[str, Any], resume: bool) -> Iterator[Pa
     yield workdir
 
 
-def write_config(folder: Path, settings: dict[str, Any]) -> None:
+def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
   """Writes config.json: what decides the run, and what it ran on."""
   content = {"format": result_files.FORMAT, "settings": settings, "environment": environment()}
   files.write_json(folder / CONFIG, content)
 
 
-def write_result(folder: Path, result: dict[str, Any]) -> None:
-  """Writes the result.json of a comparison: what it found, and what it ran on."""
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+  """Writes the result.json of a run or a comparison: what it found, and what it ran on."""
   content = {"format": result_files.FORMAT, **result, "environment": environment()}
   files.write_json(folder / RESULT, portable(content))
 
@@ -101,12 +101,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
   """Returns the names of settings that differ; one that is left out is None."""
   return sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
 
 
-def _check_config(path: Path, settings: dict[str, Any], resume: bool) -> None:
+def _check_config(path: Path, settings: Mapping[str, Any], resume: bool) -> None:
   if not path.exists():
     return
   try:

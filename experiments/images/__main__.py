@@ -10,6 +10,7 @@ from absl import flags
 
 from experiments.harness import app, replicas
 from experiments.harness.usage import UsageError
+from experiments.images.settings import Flags
 
 NETWORKS = ("strided", "pooled", "anti_aliased", "zero_padded", "circular")
 PLACINGS = ("centre", "uniform")
@@ -32,13 +33,13 @@ flags.DEFINE_string(
 )
 
 
-def chosen(name: str, known: tuple[str, ...]) -> list[str]:
+def chosen(name: str, known: tuple[str, ...]) -> tuple[str, ...]:
   """Returns the values of a list flag, each once.
 
   Raises:
     UsageError: one of them does not exist.
   """
-  values = list(dict.fromkeys(FLAGS[name].value))
+  values = tuple(dict.fromkeys(FLAGS[name].value))
   for value in values:
     if value not in known:
       raise UsageError(f"--{name}={value} does not exist; take some of {','.join(known)}.")
@@ -51,22 +52,22 @@ def main() -> None:
   Raises:
     UsageError: a name does not exist, rho is not positive, or nothing is left to do.
   """
-  settings = {
-    "networks": chosen("networks", NETWORKS),
-    "placing": chosen("placing", PLACINGS),
-    "constraint": chosen("constraint", CONSTRAINTS),
-    "bias": chosen("bias", BIASES),
-    "seeds": list(replicas.parse_seeds(FLAGS.seeds)),
-    "data_seed": FLAGS.data_seed,
-    "epochs": FLAGS.epochs,
-    "rho": FLAGS.rho,
-  }
+  settings = Flags(
+    networks=chosen("networks", NETWORKS),
+    placing=chosen("placing", PLACINGS),
+    constraint=chosen("constraint", CONSTRAINTS),
+    bias=chosen("bias", BIASES),
+    seeds=replicas.parse_seeds(FLAGS.seeds),
+    data_seed=FLAGS.data_seed,
+    epochs=FLAGS.epochs,
+    rho=FLAGS.rho,
+  )
   if not 0 < FLAGS.rho < float("inf"):
     raise UsageError(f"--rho={FLAGS.rho:g} must be positive and finite.")
   for name, other in (("networks", "placing"), ("constraint", "bias")):
-    if settings[name] and not settings[other]:
+    if getattr(settings, name) and not getattr(settings, other):
       raise UsageError(f"--{other} is empty; name some, or leave its part out with --{name}=.")
-  if not settings["networks"] and not settings["constraint"]:
+  if not settings.networks and not settings.constraint:
     raise UsageError("nothing to do; leave out one of --networks and --constraint.")
   app.set_up_jax()
   from experiments.images import run as images_run

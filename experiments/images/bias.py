@@ -14,6 +14,7 @@ from ace_jax.training import history
 from ace_jax.training.parallel import DATA
 from data import digits
 from experiments.images import training as images_training
+from experiments.images.settings import Flags
 
 CANVAS = images_training.CANVAS
 NETWORK = cnn.ConvNet(relaxation_scale="fixed", axis_name=DATA)
@@ -39,7 +40,7 @@ class Found(NamedTuple):
   records: dict[tuple[str, str], list[history.Record]]
 
 
-def run(settings: dict[str, Any], place: Path, progress: Any) -> Found:
+def run(settings: Flags, place: Path, progress: Any) -> Found:
   """Trains every constraint on every data set, and reports on what has a gamma.
 
   Args:
@@ -49,20 +50,20 @@ def run(settings: dict[str, Any], place: Path, progress: Any) -> Found:
   """
   found = Found([], {}, {}, {})
   measure = compile_measure()
-  for bias in settings["bias"]:
-    data = digits.load(bias, canvas=CANVAS, data_seed=settings["data_seed"])
+  for bias in settings.bias:
+    data = digits.load(bias, canvas=CANVAS, data_seed=settings.data_seed)
     test = images_training.visible(data["test"])
-    for constraint in settings["constraint"]:
+    for constraint in settings.constraint:
       measured = []
-      for seed in settings["seeds"]:
-        own = place / f"{constraint}_bias_{bias}_seed{seed}_epochs{settings['epochs']}"
+      for seed in settings.seeds:
+        own = place / f"{constraint}_bias_{bias}_seed{seed}_epochs{settings.epochs}"
         one = images_training.train(NETWORK, data, constraint, seed, settings, own)
         row = summarise(bias, constraint, seed, one, test)
         if one.end.primal.gamma:
           measured.append(jax.device_get(measure(one.relaxed, test)))
           called = {r.name for r in report.generator_reports(measured[-1:]) if r.broken}
           row |= {"called_broken": sorted(called), "right": called == BROKEN[bias]}
-          if seed == settings["seeds"][0]:
+          if seed == settings.seeds[0]:
             inputs = (test["image"],)
             layers = report.layer_reports(NETWORK, one.end.relaxed, inputs, one.records)
             found.layers[bias, constraint] = layers

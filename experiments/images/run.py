@@ -11,9 +11,10 @@ from experiments.harness import tables, workdirs
 from experiments.images import bias as images_bias
 from experiments.images import shifts as images_shifts
 from experiments.images import training as images_training
+from experiments.images.settings import Flags
 
 
-def run(settings: dict[str, Any], workdir: str | None) -> None:
+def run(settings: Flags, workdir: str | None) -> None:
   """Runs the parts that are asked for, and prints, writes and draws what came out.
 
   Args:
@@ -22,13 +23,14 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
     workdir: Where to write; what was trained there is not trained again.
   """
   place = Path(workdir) if workdir else workdirs.default_workdir("images", "all")
-  trainings = len(settings["seeds"]) * (
-    len(settings["networks"]) * len(settings["placing"])
-    + len(settings["constraint"]) * len(settings["bias"])
+  trainings = len(settings.seeds) * (
+    len(settings.networks) * len(settings.placing) + len(settings.constraint) * len(settings.bias)
   )
   rows, found = [], images_bias.Found([], {}, {}, {})
   # What decides a training and is not in the name of its folder.
-  shared = {"data_seed": settings["data_seed"], "rho": settings["rho"], **images_training.SETTINGS}
+  fixed = images_training.SETTINGS.to_json()
+  shared = {"data_seed": settings.data_seed, "rho": settings.rho}
+  shared |= {name: fixed[name] for name in images_training.RECORDED}
   with workdirs.opened(place, shared, resume=(place / workdirs.CONFIG).exists()):
     with tqdm.tqdm(total=trainings, unit="training") as bar:
 
@@ -36,13 +38,13 @@ def run(settings: dict[str, Any], workdir: str | None) -> None:
         bar.set_postfix_str(what)
         bar.update()
 
-      if settings["networks"]:
+      if settings.networks:
         rows = images_shifts.run(settings, place / "trainings", progress)
-      if settings["constraint"]:
+      if settings.constraint:
         found = images_bias.run(settings, place / "trainings", progress)
     result = {
       "experiment": "images",
-      "settings": {**settings, **shared},
+      "settings": {**dataclasses.asdict(settings), **shared},
       "networks": rows,
       "constraints": found.rows,
       "reports": [

@@ -12,6 +12,7 @@ from ace_jax.models import cnn
 from ace_jax.symmetry import actions, equivariance_statistics, groups, layer_outputs
 from data import digits
 from experiments.images import training as images_training
+from experiments.images.settings import Flags
 
 CANVAS = images_training.CANVAS
 _PLAIN = (1, 1, 1)
@@ -29,7 +30,7 @@ NETWORKS = {
 that each differs from `circular` in one thing alone; three of them halve the width three times."""
 
 
-def run(settings: dict[str, Any], place: Path, progress: Any) -> list[dict[str, Any]]:
+def run(settings: Flags, place: Path, progress: Any) -> list[dict[str, Any]]:
   """Trains and measures every network.
 
   Args:
@@ -40,14 +41,14 @@ def run(settings: dict[str, Any], place: Path, progress: Any) -> list[dict[str, 
   Returns:
     A row of numbers for each network, placing and seed.
   """
-  uniform = digits.load(canvas=CANVAS, data_seed=settings["data_seed"])["test"]
+  uniform = digits.load(canvas=CANVAS, data_seed=settings.data_seed)["test"]
   rows = []
-  for placing in settings["placing"]:
-    data = digits.load("none", placing, canvas=CANVAS, data_seed=settings["data_seed"])
-    for name in settings["networks"]:
+  for placing in settings.placing:
+    data = digits.load("none", placing, canvas=CANVAS, data_seed=settings.data_seed)
+    for name in settings.networks:
       measure = compile_measure(NETWORKS[name])
-      for seed in settings["seeds"]:
-        own = place / f"{name}_{placing}_seed{seed}_epochs{settings['epochs']}"
+      for seed in settings.seeds:
+        own = place / f"{name}_{placing}_seed{seed}_epochs{settings.epochs}"
         found = images_training.train(NETWORKS[name], data, "strict", seed, settings, own)
         numbers = measure(found.projection, data["test"], uniform)
         loss = found.test["projection"]

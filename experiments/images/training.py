@@ -12,23 +12,34 @@ from ace_jax import state
 from ace_jax.symmetry import actions, data, groups
 from ace_jax.training import checkpoints, history, loop, parallel
 from experiments.harness import problems, results
+from experiments.harness.settings import (
+  Branch,
+  Constraint,
+  Data,
+  DualOptimizer,
+  Model,
+  PrimalOptimizer,
+  Settings,
+  Training,
+)
+from experiments.images.settings import Flags
 
 CANVAS = 24
-SETTINGS: dict[str, Any] = {
-  "batch_size": 20,
-  "eval_every": 3,
-  "checkpoint_every": 1000,
-  "patience": None,
-  "lr": 3e-3,
-  "gamma_lr": 1e-2,
-  "slack_lr": 1e-2,
-  "dual_lr": 1e-3,
-  "dual_optimizer": "adam",
-  "dual_eps": 1e-8,
-  "clip_norm": None,
-  "augmented": 1.0,
-}
-"""Settings that no flag moves, the same for every network."""
+SETTINGS = Settings(
+  Constraint("strict", augmented=1.0),
+  Branch(relaxation_scale="fixed"),
+  PrimalOptimizer(lr=3e-3, gamma_lr=1e-2, slack_lr=1e-2),
+  DualOptimizer("adam", dual_lr=1e-3, dual_eps=1e-8),
+  Training(epochs=15, batch_size=20, eval_every=3, checkpoint_every=1000),
+  Model("cnn"),
+  Data(),
+)
+"""What flags do not move is the same for every network."""
+RECORDED = (
+  *("batch_size", "eval_every", "checkpoint_every", "patience", "lr", "gamma_lr", "slack_lr"),
+  *("dual_lr", "dual_optimizer", "dual_eps", "clip_norm", "augmented"),
+)
+"""Settings that no flag moves, as they stand in config.json and result.json."""
 
 shifted = actions.shifted((-3, -2))
 """How a shift acts on an image, [height, width, channels], or on a batch of them."""
@@ -75,7 +86,7 @@ def train(
   data: dict[str, dict[str, Any]],
   constraint: str,
   seed: int,
-  flags: dict[str, Any],
+  flags: Flags,
   place: Path,
 ) -> Trained:
   """Trains one network, or reads it back where it was trained before.
@@ -88,16 +99,11 @@ def train(
     data: Splits, see `data.digits.load`.
     constraint: "strict", "none", "equality" or "resilient".
     seed: Of this training.
-    flags: Settings of the command: epochs and rho.
+    flags: Of the command.
     place: A folder of its own, for its checkpoint and history.
   """
   splits = {name: visible(split) for name, split in data.items()}
-  settings = SETTINGS | {
-    "constraint": constraint,
-    "seed": seed,
-    "epochs": flags["epochs"],
-    "rho": flags["rho"],
-  }
+  settings = SETTINGS.replace(constraint=constraint, seed=seed, epochs=flags.epochs, rho=flags.rho)
   problem = problems.Problem(
     experiment="images",
     model="cnn",
@@ -118,7 +124,7 @@ def train(
     problems.start([settings], problem),
     problem.train,
     problem.valid,
-    problems.training_settings(settings, problem),
+    problems.training_settings(settings.training, problem),
     workdir=place,
     resume=checkpoints.exists(place / loop.CHECKPOINTS),
     report_memory=report_memory,

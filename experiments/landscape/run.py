@@ -109,7 +109,7 @@ def run(request: Request) -> None:
   drawn = Landscape(found, request)
   path = training.trajectory(Path(request.run), found.settings, found.problem)
   path = [path[i] for i in _spread(len(path), request.snapshots)]
-  report = {**dataclasses.asdict(request), "settings": found.settings}
+  report = {**dataclasses.asdict(request), "settings": found.settings.to_json()}
   report["end"] = around_end(drawn, request, place)
   animation(drawn, request, place)
   if len(path) > 2:

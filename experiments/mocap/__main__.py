@@ -5,10 +5,10 @@ From positions and velocities of 31 joints at one frame, predict the next quarte
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, branches, constraints, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
-from experiments.mocap.presets import MODELS, preset
+from experiments.mocap.settings import Settings, preset_values
 
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
@@ -41,33 +41,45 @@ def check() -> None:
   if FLAGS.source == "acclaim" and not FLAGS.data_dir:
     raise UsageError("--source=acclaim needs a folder: add --data_dir=FOLDER.")
   model = FLAGS.model or "egno"
-  if model == "egno" and FLAGS.constraint == "schedule":
-    raise UsageError(
-      "--constraint=schedule penalises linear branches between known representations, and EGNO's "
-      "branches carry streams without any; take --model=egnn|radial_field|tfn|se3_transformer."
-    )
-  for name in ("relaxation", "relaxation_features", "rank"):
-    if model == "egno" and FLAGS[name].present:
-      raise UsageError(
-        f"--{name}: EGNO's branches are streams of one published form; leave it out, or take "
-        "--model=egnn|radial_field|tfn|se3_transformer."
-      )
-  for name in ("modes", "centring"):
-    if model != "egno" and FLAGS[name].present:
-      raise UsageError(f"--{name} is for --model=egno; leave out one.")
+  if model in models.names("mocap"):
+    _check_model(models.get("mocap", model))
   if FLAGS.train_samples and len(FLAGS.train_samples) > 1:
     raise UsageError("--train_samples takes one size here.")
+
+
+def _check_model(model: models.Model) -> None:
+  known = [models.get("mocap", name) for name in models.names("mocap")]
+  shown = model.name.upper()
+  if not model.irreps and constraints.get(FLAGS.constraint).irreps:
+    others = [other.name for other in known if other.irreps and other.homotopic]
+    raise UsageError(
+      f"--constraint={FLAGS.constraint} penalises linear branches between known representations, "
+      f"and {shown}'s branches carry streams without any; take --model={'|'.join(others)}."
+    )
+  for name in ("relaxation", *branches.sizes()):
+    if not model.branches and FLAGS[name].present:
+      others = [other.name for other in known if other.branches and other.homotopic]
+      raise UsageError(
+        f"--{name}: {shown}'s branches are streams of one published form; leave it out, or "
+        f"take --model={'|'.join(others)}."
+      )
+  for name in ("modes", "centring"):
+    if name not in model.flags and FLAGS[name].present:
+      users = models.with_flag("mocap", name)
+      raise UsageError(f"--{name} is for --model={'|'.join(users)}; leave out one.")
 
 
 def main() -> None:
   """Runs what the flags ask for."""
   check()
-  settings = common.settings(preset(FLAGS.preset, FLAGS.model or "egno"), OWN, MODELS)
+  settings = common.settings(
+    Settings, preset_values(FLAGS.preset, FLAGS.model or "egno"), OWN, models.names("mocap")
+  )
   plan = common.plan(settings)
   if FLAGS.dry_run:
     print(common.describe(settings, plan))
     return
-  app.set_up_jax(settings.get("precision", "float32"), plan.on_devices(settings))
+  app.set_up_jax(settings.training.precision, plan.on_devices(settings))
   from experiments.mocap import run as mocap_run
 
   mocap_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)

@@ -1,6 +1,6 @@
 """The motion capture models: published inputs around each network, one call for all."""
 
-from collections.abc import Callable
+import pkgutil
 from typing import Any
 
 import flax.linen as nn
@@ -16,10 +16,8 @@ from ace_jax.models.se3_transformer import SE3Transformer
 from ace_jax.models.tfn import TFN
 from ace_jax.training.parallel import DATA
 from data import mocap
-from experiments.harness import problems
-
-STEPS = {"egno": 5}
-"""Frames that a model predicts; the others predict the last one alone."""
+from experiments.harness import build, models
+from experiments.mocap.settings import Settings
 
 
 def topology(data: mocap.Dataset) -> tuple[graphs.Topology, tuple[float, ...]]:
@@ -80,20 +78,54 @@ class SkeletonModel(nn.Module):
     return (positions + output if self.kind == "mpnn" else output)[:, :, None]
 
 
-def make_model(settings: dict[str, Any], data: mocap.Dataset) -> SkeletonModel:
+def make_model(settings: Settings, data: mocap.Dataset) -> SkeletonModel:
   """Builds the model of the settings."""
-  kind, hidden, layers = settings["model"], settings["hidden_features"], settings["layers"]
-  relaxed: dict[str, Any] = {"relaxation_scale": settings["relaxation_scale"], "axis_name": DATA}
-  branch = problems.relaxation(settings)
-  makers: dict[str, Callable[[], nn.Module]] = {
-    "egno": lambda: EGNO(
-      hidden, layers, STEPS[kind], settings["modes"], centring=settings["centring"], **relaxed
-    ),
-    "egnn": lambda: EGNN(hidden, layers, branch, **relaxed),
-    "radial_field": lambda: RadialField(hidden, layers, branch, **relaxed),
-    "tfn": lambda: TFN(hidden, layers, branch, **relaxed),
-    "se3_transformer": lambda: SE3Transformer(hidden, layers, relaxation=branch, **relaxed),
-    "mpnn": lambda: MPNN(hidden, layers),
-  }
+  kind = settings.model.model
+  network = pkgutil.resolve_name(models.get("mocap", kind).make)(settings)
   graph, types = topology(data)
-  return SkeletonModel(makers[kind](), kind, graph, types, settings["height"])
+  return SkeletonModel(network, kind, graph, types, settings.model.height)
+
+
+def egno(settings: Settings) -> EGNO:
+  """Builds the EGNO of the settings."""
+  frames = models.get("mocap", "egno").predicts
+  sizes = (settings.model.hidden_features, settings.model.layers, frames, settings.model.modes)
+  return EGNO(
+    *sizes,
+    centring=settings.model.centring,
+    relaxation_scale=settings.branch.relaxation_scale,
+    axis_name=DATA,
+  )
+
+
+def _relaxed(settings: Settings) -> dict[str, Any]:
+  return {
+    "relaxation": build.relaxation(settings),
+    "relaxation_scale": settings.branch.relaxation_scale,
+    "axis_name": DATA,
+  }
+
+
+def egnn(settings: Settings) -> EGNN:
+  """Builds the EGNN of the settings."""
+  return EGNN(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
+
+
+def radial_field(settings: Settings) -> RadialField:
+  """Builds the radial field of the settings."""
+  return RadialField(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
+
+
+def tfn(settings: Settings) -> TFN:
+  """Builds the TFN of the settings."""
+  return TFN(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
+
+
+def se3_transformer(settings: Settings) -> SE3Transformer:
+  """Builds the SE(3)-Transformer of the settings."""
+  return SE3Transformer(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
+
+
+def mpnn(settings: Settings) -> MPNN:
+  """Builds the MPNN of the settings."""
+  return MPNN(settings.model.hidden_features, settings.model.layers)

@@ -14,16 +14,16 @@ from ace_jax.symmetry import actions, equivariance_error, groups, random_rotatio
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data import mocap
-from experiments.harness import problems, results, training, workdirs
+from experiments.harness import models, problems, results, training, workdirs
 from experiments.harness.replicas import Plan
 from experiments.mocap import models as mocap_models
-from experiments.mocap.presets import preset
+from experiments.mocap.settings import Settings, preset_values
 
 _MEASURED, _ROTATIONS = 20, 2
 _SCALE = 100.0  # errors are published in units of 10^-2
 
 
-def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> None:
   """Trains one model, and says how well.
 
   Args:
@@ -32,11 +32,11 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan)
     resume: Continue what is in `workdir`.
     plan: The replicas.
   """
-  label = f"mocap_{settings['subject']}_{settings['model']}"
-  place = Path(workdir) if workdir else workdirs.default_workdir(label, settings["constraint"])
+  label = f"mocap_{settings.data.subject}_{settings.model.model}"
+  place = Path(workdir) if workdir else workdirs.default_workdir(label, settings.constraint.name)
   data = load(settings)
   say_data(data)
-  if settings["preset"] == "quick":
+  if settings.training.preset == "quick":
     print("Preset quick: minutes on two cores. --preset=paper has the published settings.")
   found = training.train(make_problem(settings, data), settings, place, resume, plan)
   print(f"\n{results.summary_table(found, 'x + 30 v', _SCALE)}\n")
@@ -45,15 +45,15 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan)
   print(f"Everything is in {place}: result.json, figures/, ...")
 
 
-def load(settings: dict[str, Any]) -> mocap.Dataset:
+def load(settings: Settings) -> mocap.Dataset:
   """Loads the data that the settings name."""
-  sizes = settings["train_samples"]
+  sizes = settings.data.train_samples
   return mocap.load(
-    settings["subject"],
-    settings["source"],
-    settings["data_dir"],
+    settings.data.subject,
+    settings.data.source,
+    settings.data.data_dir,
     max(sizes) if sizes else None,
-    mocap_models.STEPS.get(settings["model"], 1),
+    models.get("mocap", settings.model.model).predicts,
   )
 
 
@@ -74,11 +74,11 @@ def say_data(data: mocap.Dataset) -> None:
   )
 
 
-def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Problem:
+def make_problem(settings: Settings, data: mocap.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   index = np.linspace(0, len(data.valid["positions"]) - 1, _MEASURED).astype(int)
   measured = task.take(data.valid, index)
-  published = preset("paper", settings["model"])
+  published = preset_values("paper", settings.model.model)
   own = {"eval_every", "checkpoint_every", "patience"}
   published = {k: v for k, v in published.items() if k not in own}
   published |= {
@@ -91,7 +91,7 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Prob
   published |= {"decay_epochs": None, "weight_decay": None, "finish_epochs": None}
   return problems.Problem(
     experiment="mocap",
-    model=settings["model"],
+    model=settings.model.model,
     network=mocap_models.make_model(settings, data),
     inputs=model_inputs,
     loss=squared_error,
@@ -104,7 +104,7 @@ def make_problem(settings: dict[str, Any], data: mocap.Dataset) -> problems.Prob
       learned, current, measured, data.summary["largest_height"]
     ),
     published=published,
-    draw=functools.partial(draw, data, settings["constraint"]),
+    draw=functools.partial(draw, data, settings.constraint.name),
     eval_batch_size=60,
     symmetry=SYMMETRY,
     rotations=rotations(data.summary["largest_height"]),

@@ -6,10 +6,10 @@ keep no rotations) predicts the positions one time unit later.
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
-from experiments.nbody.presets import PARTICLES, PRESETS
+from experiments.nbody.settings import PARTICLES, PRESETS, Settings
 
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
@@ -34,7 +34,6 @@ flags.DEFINE_integer("lmax", 1, "Largest degree of the hidden features.", lower_
 flags.DEFINE_integer("lmax_attributes", 1, "Largest degree of the attributes.", lower_bound=1)
 flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SEGNN's layers.")
 
-MODELS = ("segnn", "mpnn", "transformer")
 OWN = (
   *("system", "particles", "neighbours"),
   *("data_file", "symmetry_breaking", "breaking_from", "force_clip"),
@@ -54,8 +53,9 @@ def check() -> None:
     if FLAGS.data_file and FLAGS[name].present:
       raise UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
   for name in ("lmax", "lmax_attributes", "norm"):
-    if FLAGS.model in common.PLAIN_MODELS and FLAGS[name].present:
-      raise UsageError(f"--{name} is for --model=segnn; leave out one.")
+    users = models.with_flag("nbody", name)
+    if FLAGS.model in models.names("nbody") and FLAGS.model not in users and FLAGS[name].present:
+      raise UsageError(f"--{name} is for --model={'|'.join(users)}; leave out one.")
   if FLAGS.model == "transformer" and FLAGS.neighbours is not None:
     raise UsageError("--neighbours: a transformer attends to all particles; leave it out.")
   if not FLAGS.data_file and FLAGS.neighbours is not None:
@@ -72,17 +72,17 @@ def check() -> None:
 def main() -> None:
   """Runs what the flags ask for."""
   check()
-  settings = common.settings(PRESETS[FLAGS.preset], OWN, MODELS)
+  settings = common.settings(Settings, PRESETS[FLAGS.preset], OWN, models.names("nbody"))
   # None where they change nothing: such a run is one that was made before there was a choice.
-  particles = settings["particles"] or PARTICLES
-  settings["particles"] = None if particles == PARTICLES else particles
-  if not settings["data_file"] and settings["neighbours"] == particles - 1:
-    settings["neighbours"] = None
+  particles = settings.data.particles or PARTICLES
+  settings = settings.replace(particles=None if particles == PARTICLES else particles)
+  if not settings.data.data_file and settings.data.neighbours == particles - 1:
+    settings = settings.replace(neighbours=None)
   plan = common.plan(settings)
   if FLAGS.dry_run:
     print(common.describe(settings, plan))
     return
-  app.set_up_jax(settings.get("precision", "float32"), plan.on_devices(settings))
+  app.set_up_jax(settings.training.precision, plan.on_devices(settings))
   from experiments.nbody import run as nbody_run
 
   nbody_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)

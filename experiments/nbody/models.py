@@ -12,6 +12,9 @@ from ace_jax.models import steerable
 from ace_jax.models.mpnn import MPNN
 from ace_jax.models.segnn import SEGNN
 from ace_jax.models.transformer import Transformer
+from ace_jax.training.parallel import DATA
+from experiments.harness import build
+from experiments.nbody.settings import Settings
 
 _CENTRINGS = ("none", "center_of_mass")
 
@@ -145,3 +148,32 @@ class NBodySEGNN(nn.Module):
       seen = positions - graphs.to_nodes(graphs.pool_mean(positions, graph), graph, nodes)
     inputs = nbody_inputs(seen, velocities, charges, graph, self.network.lmax_attributes)
     return positions + self.network(**inputs, train=train)
+
+
+def segnn(settings: Settings) -> NBodySEGNN:
+  """Builds the SEGNN of the settings."""
+  network = SEGNN(
+    hidden_features=settings.model.hidden_features,
+    num_layers=settings.model.layers,
+    lmax_hidden=settings.model.lmax,
+    lmax_attributes=settings.model.lmax_attributes,
+    norm=settings.model.norm,
+    relaxation=build.relaxation(settings),
+    relaxation_scale=settings.branch.relaxation_scale,
+    axis_name=DATA,
+    dropout=settings.model.dropout or 0.0,
+  )
+  return NBodySEGNN(network, centring=settings.model.centring)
+
+
+def mpnn(settings: Settings) -> NBodyPlain:
+  """Builds the MPNN of the settings."""
+  return NBodyPlain(
+    MPNN(settings.model.hidden_features, settings.model.layers), settings.model.centring
+  )
+
+
+def transformer(settings: Settings) -> NBodyPlain:
+  """Builds the transformer of the settings."""
+  network = Transformer(settings.model.hidden_features, settings.model.layers)
+  return NBodyPlain(network, settings.model.centring)

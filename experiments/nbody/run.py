@@ -1,7 +1,9 @@
 """What `experiments.nbody` does once its flags are checked: data, model, figures."""
 
+import contextlib
 import dataclasses
 import functools
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,27 @@ import numpy as np
 import tqdm
 
 from ace_jax import graphs, state, task
-from ace_jax.models.mpnn import MPNN
-from ace_jax.models.segnn import SEGNN
-from ace_jax.models.transformer import Transformer
 from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
-from ace_jax.training import history
-from ace_jax.training.parallel import DATA
+from ace_jax.training import history, hosts
 from data import nbody
-from experiments.harness import problems, result_files, results, tables, training, workdirs
+from experiments.harness import (
+  constraints,
+  models,
+  problems,
+  result_files,
+  results,
+  tables,
+  training,
+  workdirs,
+)
 from experiments.harness.replicas import Plan
-from experiments.nbody.models import NBodyPlain, NBodySEGNN
-from experiments.nbody.presets import PARTICLES, PRESETS
+from experiments.nbody.settings import PARTICLES, PRESETS, Data, Settings
 
 _MEASURED, _ROTATIONS = 100, 4
 
 
-def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> None:
   """Runs one training, or a sample-efficiency curve if several training sizes are given.
 
   Args:
@@ -37,11 +43,11 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan)
     resume: Continue what is in `workdir`.
     plan: The replicas.
   """
-  place = Path(workdir) if workdir else workdirs.default_workdir("nbody", settings["constraint"])
-  sizes = settings["train_samples"]
+  place = Path(workdir) if workdir else workdirs.default_workdir("nbody", settings.constraint.name)
+  sizes = settings.data.train_samples
   data = load(settings, max(sizes) if sizes else None)
   say_data(data)
-  if settings["preset"] == "quick":
+  if settings.training.preset == "quick":
     print("Preset quick: minutes on two cores. --preset=paper has the published settings.")
   if sizes and len(sizes) > 1:
     curve(settings, data, place, resume, plan)
@@ -51,16 +57,16 @@ def run(settings: dict[str, Any], workdir: str | None, resume: bool, plan: Plan)
     print(f"Everything is in {place}: result.json, figures/, ...")
 
 
-def load(settings: dict[str, Any], train: int | None) -> nbody.Dataset:
+def load(settings: Settings, train: int | None) -> nbody.Dataset:
   """Loads the data that the settings name, with edges where not all particles interact."""
-  data = _load(settings, train)
-  neighbours = settings.get("neighbours")
+  data = _load(settings.data, train)
+  neighbours = settings.data.neighbours
   return data if neighbours is None else nbody.with_neighbours(data, neighbours)
 
 
-def _load(settings: dict[str, Any], train: int | None) -> nbody.Dataset:
-  if settings["data_file"]:
-    return nbody.load_file(settings["data_file"], train)
+def _load(settings: Data, train: int | None) -> nbody.Dataset:
+  if settings.data_file:
+    return nbody.load_file(settings.data_file, train)
   with tqdm.tqdm(desc="simulating", unit="trajectory", delay=1, leave=False) as bar:
 
     def progress(done, total):
@@ -68,13 +74,13 @@ def _load(settings: dict[str, Any], train: int | None) -> nbody.Dataset:
       bar.update(done - bar.n)
 
     return nbody.load(
-      system=settings["system"],
-      particles=settings.get("particles") or PARTICLES,
+      system=settings.system,
+      particles=settings.particles or PARTICLES,
       train=3000 if train is None else train,
-      data_seed=settings["data_seed"],
-      symmetry_breaking=settings["symmetry_breaking"],
-      breaking_from=settings["breaking_from"],
-      clip=settings["force_clip"],
+      data_seed=settings.data_seed,
+      symmetry_breaking=settings.symmetry_breaking,
+      breaking_from=settings.breaking_from,
+      clip=settings.force_clip,
       progress=progress,
     )
 
@@ -95,24 +101,9 @@ def say_data(data: nbody.Dataset) -> None:
     )
 
 
-def make_model(settings: dict[str, Any]) -> nn.Module:
+def make_model(settings: Settings) -> nn.Module:
   """Builds the model of the settings."""
-  kind, width, layers = settings["model"], settings["hidden_features"], settings["layers"]
-  plain = {"mpnn": lambda: MPNN(width, layers), "transformer": lambda: Transformer(width, layers)}
-  if kind in plain:
-    return NBodyPlain(plain[kind](), settings["centring"])
-  network = SEGNN(
-    hidden_features=settings["hidden_features"],
-    num_layers=settings["layers"],
-    lmax_hidden=settings["lmax"],
-    lmax_attributes=settings["lmax_attributes"],
-    norm=settings["norm"],
-    relaxation=problems.relaxation(settings),
-    relaxation_scale=settings["relaxation_scale"],
-    axis_name=DATA,
-    dropout=settings.get("dropout") or 0.0,
-  )
-  return NBodySEGNN(network, centring=settings["centring"])
+  return pkgutil.resolve_name(models.get("nbody", settings.model.model).make)(settings)
 
 
 def model_inputs(batch: nbody.Split) -> tuple[Any, ...]:
@@ -126,13 +117,13 @@ def squared_error(prediction: jax.Array, batch: nbody.Split) -> jax.Array:
   return jnp.square(prediction - batch["targets"])
 
 
-def make_problem(settings: dict[str, Any], data: nbody.Dataset) -> problems.Problem:
+def make_problem(settings: Settings, data: nbody.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   measured = task.take(data.valid, slice(0, _MEASURED))
-  label, baseline = settings["constraint"], data.summary["linear_mse"]["valid"]
+  label, baseline = settings.constraint.name, data.summary["linear_mse"]["valid"]
   return problems.Problem(
     experiment="nbody",
-    model=settings["model"],
+    model=settings.model.model,
     network=make_model(settings),
     inputs=model_inputs,
     loss=squared_error,
@@ -245,11 +236,11 @@ def draw(
 
 _LENGTHS = (
   *("epochs", "eval_every", "checkpoint_every", "keep_period"),
-  *("schedule_epochs", "decay_epochs", "finish_epochs", "swing_epochs"),
+  *("decay_epochs", "finish_epochs"),
 )
 
 
-def lengths(settings: dict[str, Any], largest: int, steps: int) -> dict[str, int]:
+def lengths(settings: Settings, largest: int, steps: int) -> dict[str, int]:
   """Returns the settings that count epochs for another training set: of as many steps as before.
 
   Where the steps of an epoch do not divide them, the nearest number of epochs, and one at least.
@@ -259,15 +250,17 @@ def lengths(settings: dict[str, Any], largest: int, steps: int) -> dict[str, int
     largest: Steps of an epoch with that.
     steps: Steps of an epoch with the other.
   """
+  flat = settings.to_json()
+  counted = [name for name, constant in constraints.constants().items() if constant.too_long]
   return {
-    name: max(1, (2 * settings[name] * largest + steps) // (2 * steps))
-    for name in _LENGTHS
-    if settings.get(name)
+    name: max(1, (2 * flat[name] * largest + steps) // (2 * steps))
+    for name in (*_LENGTHS, *counted)
+    if flat.get(name)
   }
 
 
 def curve(
-  settings: dict[str, Any],
+  settings: Settings,
   data: nbody.Dataset,
   place: Path,
   resume: bool,
@@ -280,20 +273,37 @@ def curve(
   """
   from ace_jax import plots  # Matplotlib is slow to import
 
-  constraints = dict.fromkeys([settings["constraint"], "strict"])
+  identity = {**settings.to_json(), **plan.identity()}
+  first = hosts.first()
+  with workdirs.opened(place, identity, resume) if first else contextlib.nullcontext():
+    test, steps, rows = _curve(settings, data, place, resume, plan)
+    if first:
+      result = {"experiment": "nbody_samples", "settings": settings.to_json()}
+      workdirs.write_result(place, {**result, "steps": steps, "test_mse": test})
+      (place / "figures").mkdir(exist_ok=True)
+      plots.save(plots.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
+  print(f"\n{tables.table(['predictor', 'trajectories', 'steps', 'test MSE'], rows)}")
+  print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")
+
+
+def _curve(
+  settings: Settings, data: nbody.Dataset, place: Path, resume: bool, plan: Plan
+) -> tuple[dict[str, dict[int, list[float]]], dict[int, int], list[list[str]]]:
+  """Returns test errors by predictor and size, the steps of each size, and rows of a table."""
+  names = dict.fromkeys([settings.constraint.name, "strict"])
   test: dict[str, dict[int, list[float]]] = {}
-  steps, table = {}, []
-  for size in settings["train_samples"]:
+  steps, rows = {}, []
+  batch = settings.training.batch_size
+  for size in settings.data.train_samples or ():
     subset = nbody.first(data, size)
-    batch_size = min(settings["batch_size"], size)
-    full = len(data.train["positions"]) // settings["batch_size"]
-    own_lengths = lengths(settings, full, size // batch_size)
+    batch_size = min(batch, size)
+    own_lengths = lengths(settings, len(data.train["positions"]) // batch, size // batch_size)
     steps[size] = own_lengths["epochs"] * (size // batch_size)
-    for constraint in constraints:
+    for constraint in names:
       changed = {"constraint": constraint, "train_samples": [size], "batch_size": batch_size}
-      own = {**settings, **own_lengths, **changed}
+      own = settings.replace(**own_lengths, **changed)
       folder = place / f"{constraint}_{size}"
-      print(f"\n{constraint}, {size} training trajectories, {own['epochs']} epochs: {folder}")
+      print(f"\n{constraint}, {size} training trajectories, {own.training.epochs} epochs: {folder}")
       finished = [folder / name / workdirs.RESULT for name, _ in plan.expand(own)]
       if resume and all(path.exists() for path in finished):
         found = [*map(result_files.read_result, finished)]
@@ -303,11 +313,7 @@ def curve(
       for name in found[0]["predictors"]:
         errors = [result["predictors"][name]["test_mse"] for result in found]
         test.setdefault(f"{constraint}, {name}", {})[size] = errors
-        table.append(
+        rows.append(
           [f"{constraint}, {name}", str(size), str(steps[size]), f"{np.mean(errors):.5f}"]
         )
-  workdirs.write_result(place, {"experiment": "nbody_samples", "steps": steps, "test_mse": test})
-  (place / "figures").mkdir(exist_ok=True)
-  plots.save(plots.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
-  print(f"\n{tables.table(['predictor', 'trajectories', 'steps', 'test MSE'], table)}")
-  print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")
+  return test, steps, rows

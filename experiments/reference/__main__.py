@@ -17,8 +17,8 @@ from typing import Any
 from absl import flags
 
 from experiments.harness import app
-from experiments.mocap import presets as mocap_presets
-from experiments.nbody import presets as nbody_presets
+from experiments.mocap import settings as mocap_presets
+from experiments.nbody import settings as nbody_presets
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "nbody", ["nbody", "mocap"], "Which experiment.")
@@ -33,7 +33,10 @@ PREDICTORS = {
 CONSTRAINTS = {"strict": "strict", "equality": "equality", "onesided": "one_sided"}
 SCALES = {"nbody": 1e3, "mocap": 1e2}
 MODELS = {"nbody": "segnn", "mocap": "egno"}
-PRESETS = {"nbody": nbody_presets.PRESETS["paper"], "mocap": mocap_presets.preset("paper", "egno")}
+PRESETS = {
+  "nbody": nbody_presets.PRESETS["paper"],
+  "mocap": mocap_presets.preset_values("paper", "egno"),
+}
 
 
 def read_reference(path: Path) -> dict[tuple[str, str, str], dict[int, float]]:

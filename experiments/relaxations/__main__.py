@@ -8,12 +8,12 @@ the experiment may follow after a --.
 
 from absl import flags
 
-from experiments.harness import app, replicas
+from experiments.harness import app, branches, constraints, models, replicas
 from experiments.harness.usage import UsageError
 from experiments.sweep import plan as sweep_plan
 
 FLAGS = flags.FLAGS
-BRANCHES = ("linear", "mlp", "spectral_mlp", "low_rank")
+BRANCHES = sorted(branches.names(), key=lambda name: branches.get(name).size is not None)
 BUDGETS = ("parameters", "time")
 flags.DEFINE_enum("experiment", "nbody", ["nbody", "mocap"], "What is trained.")
 flags.DEFINE_multi_enum("branch", BRANCHES, BRANCHES, "Branches; may be repeated.")
@@ -36,7 +36,17 @@ SMALL = {
   "mocap": ("--constraint=resilient", "--rho=0.1", "--model=egnn", "--epochs=60"),
 }
 """What is trained unless flags after the -- say otherwise. EGNO has branches of one form alone."""
-OWNED = (*sweep_plan.OWNED, "relaxation", "relaxation_features", "rank", "gamma")
+OWNED = (*sweep_plan.OWNED, "relaxation", *branches.sizes(), "gamma")
+
+
+def _fixed_branches() -> list[str]:
+  known = [models.get("mocap", name) for name in models.names("mocap")]
+  return [model.name for model in known if not model.branches]
+
+
+def _without_choice() -> set[str]:
+  free = constraints.where(branch=None) - constraints.where(gamma="absent")
+  return {*constraints.names()} - free
 
 
 def main(given: list[str]) -> None:
@@ -52,9 +62,9 @@ def main(given: list[str]) -> None:
     name, _, value = word.lstrip("-").partition("=")
     if name in OWNED:
       raise UsageError(f"{word} after the --: the comparison sets it itself; see --help.")
-    if name == "model" and value == "egno":
+    if name == "model" and FLAGS.experiment == "mocap" and value in _fixed_branches():
       raise UsageError("--model=egno: its branches are streams of one form; take --model=egnn.")
-    if name == "constraint" and value in ("strict", "schedule"):
+    if name == "constraint" and value in _without_choice():
       raise UsageError(f"--constraint={value} has no choice of branches; take another.")
   from experiments.relaxations import run as relaxations_run
 

@@ -11,6 +11,8 @@ import jax
 from ace_jax import files, plots
 from experiments.harness import app, comparison_figures, result_files, tables, workdirs
 from experiments.harness.replicas import Plan
+from experiments.mocap.settings import Settings as MocapSettings
+from experiments.nbody.settings import Settings as NBodySettings
 from experiments.relaxations import sizes as branch_sizes
 from experiments.relaxations.sizes import Variant
 from experiments.sweep import plan as sweep_plan
@@ -52,11 +54,11 @@ def run(
   asked = {"experiment": experiment, "flags": list(given), "seeds": list(seeds)}
   asked |= {"branches": list(branches), "gammas": list(gammas), "budgets": list(budgets)}
   sweep = Sweep(experiment, given, seeds=seeds)
-  (_, settings), *_ = sweep_plan.describe(sweep, ())
+  (_, described), *_ = sweep_plan.describe(sweep, ())
   with workdirs.opened(place, asked, resume=(place / workdirs.CONFIG).exists()):
     if not (place / SIZES).exists():
       print("Choosing the sizes of the branches ...", flush=True)
-      files.write_json(place / SIZES, _choose(experiment, settings, branches, gammas, budgets))
+      files.write_json(place / SIZES, _choose(experiment, described, branches, gammas, budgets))
     sizes = result_files.read_json(place / SIZES, "remove it and run again", list)
     print(f"\n{tables.table(_HEADER[:6], [cells(one)[:6] for one in sizes])}\n", flush=True)
     trained = sweep_run.train(sweep, place, programs(sizes, seeds), jobs)
@@ -65,12 +67,13 @@ def run(
     write(place, asked, [one for one in entries if one["runs"]])
 
 
-def _choose(experiment: str, settings: dict[str, Any], *rest: Any) -> list[dict[str, Any]]:
+def _choose(experiment: str, described: dict[str, Any], *rest: Any) -> list[dict[str, Any]]:
   # In a process of its own, which gives the devices back when it ends.
   context = multiprocessing.get_context("spawn")
-  precision = settings.get("precision", "float32")
+  settings = {"nbody": NBodySettings, "mocap": MocapSettings}[experiment].from_json(described)
+  precision = settings.training.precision
   with concurrent.futures.ProcessPoolExecutor(1, context, app.set_up_jax, (precision,)) as pool:
-    return pool.submit(branch_sizes.choose, experiment, settings, *rest).result()
+    return pool.submit(branch_sizes.choose, settings, *rest).result()
 
 
 def variant(one: dict[str, Any]) -> Variant:

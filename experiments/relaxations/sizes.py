@@ -11,10 +11,11 @@ import jax
 
 from ace_jax import homotopy, task
 from ace_jax.training import epochs, parallel
-from experiments.harness import choices, problems
-
-SIZE = {branch: size for size, branches in choices.SIZES.items() for branch in branches}
-"""The setting that is a branch's size; a linear branch has none."""
+from experiments.harness import branches as registry
+from experiments.harness import problems
+from experiments.harness.settings import Settings
+from experiments.mocap.settings import Settings as MocapSettings
+from experiments.nbody.settings import Settings as NBodySettings
 
 _LARGEST = 4096
 _STEPS, _ROUNDS = 20, 9
@@ -38,7 +39,8 @@ class Variant:
   def settings(self) -> dict[str, Any]:
     """Returns the settings that it stands for."""
     found = {"relaxation": self.branch, "gamma": self.gamma}
-    return found if self.size is None else {**found, SIZE[self.branch]: self.size}
+    setting = registry.get(self.branch).size
+    return found if self.size is None or setting is None else {**found, setting.name: self.size}
 
   def label(self) -> str:
     """Returns its name, such as "mlp_12_channel"."""
@@ -87,7 +89,7 @@ def nearest(
   return near(), seen[near()]
 
 
-def count(problem: problems.Problem, settings: dict[str, Any]) -> int:
+def count(problem: problems.Problem, settings: Settings) -> int:
   """Returns the number of parameters of all branches, gammas included."""
   begin = jax.eval_shape(lambda: problems.start([settings], problem))
   theta = jax.tree_util.tree_leaves_with_path(begin.primal.theta)
@@ -103,8 +105,8 @@ class Timed:
     settings: Of the run.
   """
 
-  def __init__(self, problem: problems.Problem, settings: dict[str, Any]):
-    batch = settings["batch_size"]
+  def __init__(self, problem: problems.Problem, settings: Settings):
+    batch = settings.training.batch_size
     steps = min(_STEPS, task.size(problem.train) // batch)
     mesh = parallel.make_mesh(1)
     self._data = parallel.replicate(task.take(problem.train, slice(0, steps * batch)), mesh)
@@ -126,8 +128,7 @@ def ratio(one: Timed, other: Timed) -> float:
 
 
 def choose(
-  experiment: str,
-  settings: dict[str, Any],
+  settings: NBodySettings | MocapSettings,
   branches: Sequence[str],
   gammas: Sequence[str],
   budgets: Sequence[str],
@@ -137,7 +138,6 @@ def choose(
   A size is chosen, and a step timed, with one gamma a layer; both are kept for one a channel.
 
   Args:
-    experiment: "nbody" or "mocap".
     settings: Of the runs, but for branch, gamma and size.
     branches: Names of branches.
     gammas: "layer", "channel".
@@ -148,21 +148,21 @@ def choose(
     For each budget, branch and gamma: the variant's fields, its `parameters`, and the time of its
     step, `step_ms` and `step_ratio` to that of the published MLP.
   """
-  problem = _problem_of(experiment, settings)
+  problem = _problem_of(settings)
   reference = Timed(problem(Variant("mlp")), settings)
 
   @functools.cache
   def parameters(variant: Variant) -> int:
-    return count(problem(variant), {**settings, **variant.settings()})
+    return count(problem(variant), settings.replace(**variant.settings()))
 
   @functools.cache
   def step(variant: Variant) -> float:
     if variant == Variant("mlp"):
       return 1.0
-    return ratio(Timed(problem(variant), {**settings, **variant.settings()}), reference)
+    return ratio(Timed(problem(variant), settings.replace(**variant.settings())), reference)
 
   def size(branch: str, budget: str) -> int | None:
-    if branch == "linear" or (branch, budget) == ("mlp", "time"):
+    if registry.get(branch).size is None or (branch, budget) == ("mlp", "time"):
       return None
     if budget == "parameters":
       target = parameters(Variant("linear"))
@@ -189,13 +189,15 @@ def choose(
   return [{**one, "step_ms": round(one["step_ratio"] * milliseconds, 2)} for one in found]
 
 
-def _problem_of(experiment: str, settings: dict[str, Any]) -> Callable[[Variant], problems.Problem]:
+def _problem_of(
+  settings: NBodySettings | MocapSettings,
+) -> Callable[[Variant], problems.Problem]:
   from experiments.mocap import run as mocap_run
   from experiments.nbody import run as nbody_run
 
-  sizes = settings["train_samples"]
-  if experiment == "nbody":
-    make, data = nbody_run.make_problem, nbody_run.load(settings, max(sizes) if sizes else None)
-  else:
-    make, data = mocap_run.make_problem, mocap_run.load(settings)
-  return lambda variant: make({**settings, **variant.settings()}, data)  # pyright: ignore
+  if isinstance(settings, NBodySettings):
+    nbody, sizes = settings, settings.data.train_samples
+    trajectories = nbody_run.load(nbody, max(sizes) if sizes else None)
+    return lambda own: nbody_run.make_problem(nbody.replace(**own.settings()), trajectories)
+  mocap, windows = settings, mocap_run.load(settings)
+  return lambda own: mocap_run.make_problem(mocap.replace(**own.settings()), windows)

@@ -14,6 +14,7 @@ from data.errors import DataError
 from experiments.harness import problems, result_files, tables, training, workdirs
 from experiments.harness.tables import markdown
 from experiments.nbody import run as nbody_run
+from experiments.nbody import settings as nbody_settings
 
 
 class Run(NamedTuple):
@@ -29,7 +30,7 @@ class Run(NamedTuple):
   problem: problems.Problem
   end: state.AceState
   records: list[history.Record]
-  settings: dict[str, Any]
+  settings: nbody_settings.Settings
 
 
 def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
@@ -43,7 +44,7 @@ def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
   """
   found = [restore(Path(folder)) for folder in folders]
   check_same(folders, found)
-  group = symmetry_group(found[0].settings["centring"], found[0].problem.test)
+  group = symmetry_group(found[0].settings.model.centring, found[0].problem.test)
   held_out = task.take(found[0].problem.test, slice(0, samples))
   inputs = found[0].problem.inputs(held_out)
   layers = [
@@ -67,13 +68,12 @@ def restore(folder: Path) -> Run:
   Raises:
     DataError: the folder holds no finished N-body run.
   """
-  settings = result_files.read_settings(
-    folder / workdirs.CONFIG, "name the folder of a finished run"
-  )
+  flat = result_files.read_settings(folder / workdirs.CONFIG, "name the folder of a finished run")
   records = history.read(folder / history.FILE)
-  if "system" not in settings or not records:
+  if "system" not in flat or not records:
     raise DataError(f"{folder}: holds no finished N-body run; name the folder of one.")
-  sizes = settings["train_samples"]
+  settings = nbody_settings.Settings.from_json(flat)
+  sizes = settings.data.train_samples
   data = nbody_run.load(settings, max(sizes) if sizes else None)
   problem = nbody_run.make_problem(settings, data)
   return Run(problem, training.restore(folder, settings, problem), records, settings)
@@ -86,11 +86,11 @@ def check_same(folders: list[str], found: list[Run]) -> None:
     DataError: names the first setting that differs.
   """
   for folder, one in zip(folders, found, strict=True):
-    first = found[0].settings
-    for name in workdirs.differences(first, one.settings):
+    first, own = found[0].settings.to_json(), one.settings.to_json()
+    for name in workdirs.differences(first, own):
       if name != "seed":
         raise DataError(
-          f"{folder}: {name} is {one.settings.get(name)} where {folders[0]} has {first.get(name)}; "
+          f"{folder}: {name} is {own.get(name)} where {folders[0]} has {first.get(name)}; "
           "join runs that differ in the seed alone."
         )
 

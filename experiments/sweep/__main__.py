@@ -8,13 +8,13 @@ Runs that can share a device program do. What is finished in --workdir is not re
 
 from absl import flags
 
-from experiments.harness import app, programs, replicas
+from experiments.harness import app, models, programs, replicas
 from experiments.harness.usage import UsageError
 from experiments.sweep import plan as sweep_plan
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
-  "experiment", "nbody", ["nbody", "mocap"], "What is run; its own flags follow after a --."
+  "experiment", "nbody", [*models.experiments()], "What is run; its own flags follow after a --."
 )
 flags.DEFINE_multi_string("grid", [], "NAME=VALUE,VALUE of any of its flags; may be repeated.")
 flags.DEFINE_list("seeds", None, "Seeds of every point; by default the one of the experiment.")

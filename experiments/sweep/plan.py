@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.harness.replicas import GRIDDED, Plan
+from experiments.harness import constraints
+from experiments.harness.replicas import Plan
 from experiments.harness.usage import UsageError
 
 Value = float | int | str
@@ -120,7 +121,7 @@ def parse_grid(entries: Sequence[str]) -> Grid:
       raise UsageError(
         f"--grid={entry} must be NAME=VALUE,VALUE with different values and none left out."
       )
-    if name in GRIDDED:
+    if name in constraints.gridded():
       if any(isinstance(value, str) for value in values):
         raise UsageError(f"--grid={entry}: the values must be numbers.")
       values = tuple(map(float, values))
@@ -146,7 +147,7 @@ def parse_ranges(entries: Sequence[str]) -> dict[str, Range]:
     if not float("-inf") < low < high < float("inf") or (scale and low <= 0):
       rule = "0 < LOW < HIGH" if scale else "LOW < HIGH"
       raise UsageError(f"--range={entry}: take {rule}, both finite.")
-    if name in GRIDDED or isinstance(low, float) or isinstance(high, float):
+    if name in constraints.gridded() or isinstance(low, float) or isinstance(high, float):
       low, high = float(low), float(high)
     ranges[name] = Range(low, high, bool(scale))
   return ranges
@@ -183,7 +184,7 @@ def check_names(names: Sequence[str], known: Iterable[str], given: Sequence[str]
 def programs(grid: Grid, seeds: tuple[int, ...], most: int) -> list[Program]:
   """Returns the fewest programs that together train every point of a grid with every seed.
 
-  Replicas share a program if they differ in seeds and in what `replicas.GRIDDED` names alone. A
+  Replicas share a program if they differ in seeds and in what `constraints.gridded` names alone. A
   program with more than `most` of them is halved along the first constant that has several values,
   and along the seeds last: seeds of one point stay together as long as they can.
 
@@ -192,8 +193,8 @@ def programs(grid: Grid, seeds: tuple[int, ...], most: int) -> list[Program]:
     seeds: Seeds; empty for the experiment's own.
     most: The largest number of replicas in a program.
   """
-  changing = [(name, values) for name, values in grid if name not in GRIDDED]
-  riding: Any = tuple((name, values) for name, values in grid if name in GRIDDED)
+  changing = [(name, values) for name, values in grid if name not in constraints.gridded()]
+  riding: Any = tuple((name, values) for name, values in grid if name in constraints.gridded())
   found = []
   for point in itertools.product(*(values for _, values in changing)):
     fixed = tuple((name, value) for (name, _), value in zip(changing, point, strict=True))

@@ -6,23 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.errors import DataError
-from experiments.harness import regularisation, result_files, tables
-from experiments.harness.choices import (
-  CONSTRAINTS,
-  FUNCTIONAL,
-  PLAIN_MODELS,
-  PROJECTION_ALONE,
-  WEIGHTED,
-)
+from experiments.harness import constraints, regularisation, result_files, tables
+from experiments.harness.models import experiments, plain_models
 
 HEADER = [
   *("run", "predictor", "train", "epochs", "seeds", "test MSE"),
   *("equiv. MSE", "asked", "equiv. error", "seconds a run"),
 ]
-
-_NETWORK = {"none", *WEIGHTED, "augment", *FUNCTIONAL}
-"""Rules that train one network, with gamma where it has one."""
-_CONSTANTS = ("rho", "epsilon", "beta")
 
 
 class Line(NamedTuple):
@@ -58,12 +48,8 @@ class Line(NamedTuple):
   def label(self) -> str:
     """Returns model, constraint and its constants, and whether step sizes fell."""
     settings = self.results[0]["settings"]
-    known = [name for name in _CONSTANTS if settings.get(name) is not None]
-    constants = [f"{name}={settings[name]:g}" for name in known]
-    if settings.get("weighting") == "gradnorm":
-      constants.append("GradNorm")
-    constants += regularisation.describe(settings)
-    if self.constraint in FUNCTIONAL:
+    constants = constraints.labels(settings, rivals=True) + regularisation.describe(settings)
+    if self.constraint in constraints.where(on_error=True):
       constants.append(f"{settings['dual_optimizer']} {settings['dual_lr']:g}")
     decay = settings.get("decay_epochs")
     if decay:
@@ -79,7 +65,7 @@ class Line(NamedTuple):
     seconds = [result["seconds"] / result.get("replicas", 1) for result in self.results]
     return [
       label,
-      "network" if first["model"] in PLAIN_MODELS else self.predictor,
+      "network" if first["model"] in plain_models() else self.predictor,
       str(first["train_samples"]),
       str(first["epochs"]),
       ",".join(str(seed) for result in self.results for seed in result["seeds"]),
@@ -105,10 +91,10 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
   table = []
   for line in lines:
     table.append(line.cells(line.label()))
-    if line.constraint not in FUNCTIONAL:
+    if line.constraint not in constraints.where(on_error=True):
       continue
     alike = [other for other in lines if other.protocol == line.protocol]
-    for rule in WEIGHTED:
+    for rule in sorted(constraints.users("weighting"), reverse=True):
       own = [other for other in alike if other.constraint == rule]
       if own:
         nearest = min(own, key=lambda other: abs(_log_gap(other) - _log_gap(line)))
@@ -130,7 +116,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
   from experiments.harness import comparison_figures
 
   rules = []
-  for line in _lines([result for result in results if result.get("model") in PLAIN_MODELS]):
+  for line in _lines([result for result in results if result.get("model") in plain_models()]):
     if len(line.values("test_gap")) < len(line.results):
       continue  # from before it was measured
     bounds = [result["functional"] for result in line.results if "functional" in result]
@@ -150,7 +136,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     )
   if not rules:
     raise DataError(
-      f"nothing to draw: no run of {' or '.join(sorted(PLAIN_MODELS))} is there that has its "
+      f"nothing to draw: no run of {' or '.join(sorted(plain_models()))} is there that has its "
       "equivariance error."
     )
   plots.save(comparison_figures.at_measured_equivariance(rules), path)
@@ -168,14 +154,14 @@ def _rule(line: Line) -> str:
 def _lines(results: list[dict[str, Any]]) -> list[Line]:
   groups: dict[str, list[dict[str, Any]]] = {}
   for result in results:
-    if result["experiment"] in result_files.TRAININGS:
+    if result["experiment"] in experiments():
       groups.setdefault(result_files.but_for_seed(result), []).append(result)
   lines = [
     Line(sorted(group, key=lambda result: result["seeds"]), name)
     for group in groups.values()
     for name in _shown(group[0])
   ]
-  order = {name: i for i, name in enumerate(CONSTRAINTS)}
+  order = {name: i for i, name in enumerate(constraints.names())}
   return sorted(
     lines,
     key=lambda line: (line.protocol, order.get(line.constraint, 0), line.label(), line[1]),
@@ -184,9 +170,10 @@ def _lines(results: list[dict[str, Any]]) -> list[Line]:
 
 def _shown(result: dict[str, Any]) -> list[str]:
   names = list(result["predictors"])
-  if result["constraint"] in PROJECTION_ALONE:
+  if result["constraint"] in constraints.where(predictor="projection"):
     return ["projection"]
-  return names[-1:] if result["constraint"] in _NETWORK else names
+  # Of one network, with gamma where it has one, the relaxed predictor is the last.
+  return names[-1:] if result["constraint"] in constraints.where(predictor="relaxed") else names
 
 
 def _log_gap(line: Line) -> float:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from data.errors import DataError
-from experiments.harness import regularisation, result_files, tables
-from experiments.harness.choices import PRESCRIBED, PROJECTION_ALONE
+from experiments.harness import constraints, regularisation, result_files, tables
+from experiments.harness.models import experiments
 
 HEADER = [
   *("run", "train", "seeds", "epochs", "steps", "f_eq x 10^-3", "relaxed x 10^-3"),
@@ -44,8 +44,9 @@ class Line(NamedTuple):
   def label(self) -> str:
     """Returns the constraint and what differs from the published settings."""
     first = self.results[0]
-    hidden = {*_LENGTHS, *regularisation.NAMES}
-    if first["constraint"] in (*PRESCRIBED, "strict", "none"):
+    labelled = [c.name for c in constraints.constants().values() if c.shown in ("every", "changed")]
+    hidden = {*_LENGTHS, *labelled, *regularisation.NAMES}
+    if first["constraint"] in constraints.where(plain=True) | constraints.where(gamma="prescribed"):
       hidden |= {"gamma_lr", "dual_lr", "augmented", "dual_optimizer", "dual_eps"}
     others = [
       f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
@@ -58,6 +59,11 @@ class Line(NamedTuple):
     """Returns a predictor's error of every seed; [] where there is no such predictor."""
     found = [result["predictors"].get(predictor) for result in self.results]
     return [predicted[kind] for predicted in found if predicted]
+
+  def relaxed(self) -> list[float]:
+    """Returns the relaxed predictor's test errors; [] where the projection alone counts."""
+    alone = self.results[0]["constraint"] in constraints.where(predictor="projection")
+    return [] if alone else self.errors("relaxed")
 
   def seconds(self) -> float:
     """Returns the mean seconds of a run."""
@@ -73,7 +79,7 @@ def lines(results: list[dict[str, Any]]) -> list[Line]:
   """
   groups: dict[str, list[dict[str, Any]]] = {}
   for result in results:
-    if result["experiment"] in result_files.TRAININGS:
+    if result["experiment"] in experiments():
       groups.setdefault(result_files.but_for_seed(result), []).append(result)
   found = [Line(sorted(group, key=lambda result: result["seeds"])) for group in groups.values()]
   return sorted(found, key=lambda line: (line.protocol, line.epochs, not line.plain, line.label()))
@@ -99,7 +105,6 @@ def _cells(line: Line, found: list[Line]) -> list[str]:
   equal_steps = [other for other in strict if other.epochs == line.epochs]
   equal_time = min(strict, key=lambda other: _ratio(other, line), default=line)
   timed = equal_time is not line and _ratio(equal_time, line) < _ALIKE
-  relaxed = [] if first["constraint"] in PROJECTION_ALONE else line.errors("relaxed")
   return [
     line.label(),
     str(first["train_samples"]),
@@ -107,7 +112,7 @@ def _cells(line: Line, found: list[Line]) -> list[str]:
     str(line.epochs),
     str(first.get("steps", "")),
     _spread(line.errors("projection")),
-    _spread(relaxed),
+    _spread(line.relaxed()),
     against(line, equal_steps[0]) if equal_steps and equal_steps[0] is not line else "",
     f"{against(line, equal_time)} ({equal_time.epochs} epochs)" if timed else "",
     f"{line.seconds():.0f}",
@@ -142,9 +147,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
   for line in lines(results):
     first = line.results[0]
     title = f"{first['experiment']}, {first['train_samples']} samples, {line.epochs} epochs"
-    alone = first["constraint"] in PROJECTION_ALONE
-    relaxed = [] if alone else line.errors("relaxed")
-    entry = comparison_figures.Entry(line.label(), relaxed, line.errors("projection"), [])
+    entry = comparison_figures.Entry(line.label(), line.relaxed(), line.errors("projection"), [])
     panels.setdefault(title, []).append(entry)
   if not panels:
     raise DataError("nothing to draw: no run of nbody or mocap is there.")

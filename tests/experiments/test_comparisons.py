@@ -118,15 +118,15 @@ def test_the_nearest_size_is_found_with_few_costs():
   assert search(lambda n: 0.5, 1.0, most=6)[1] == 0.5  # no size costs enough: it ends
 
 
-SMALL = SETTINGS | {"rho": 0.1, "epochs": 1, "symmetry_breaking": None, "breaking_from": "input"}
+SMALL = SETTINGS.replace(rho=0.1, epochs=1, train_samples=None)
 
 
 def test_parameters_of_branches(data_file):
-  settings = SMALL | {"data_file": data_file, "data_seed": 0, "train_samples": None, "seed": 0}
+  settings = SMALL.replace(data_file=data_file)
   data = nbody_run.load(settings, None)
 
   def parameters(variant):
-    own = {**settings, **variant.settings()}
+    own = settings.replace(**variant.settings())
     return branch_sizes.count(nbody_run.make_problem(own, data), own)
 
   n = 32  # 8x0e+8x1o; a layer maps 2 n to n and n to n

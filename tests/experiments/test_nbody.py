@@ -12,6 +12,7 @@ import pytest
 from ace_jax import export
 from experiments.harness import artifacts
 from experiments.nbody import run as nbody_run
+from experiments.nbody.settings import Settings, preset
 from experiments.table import __main__ as table
 from experiments.table import rivals as rivals_table
 
@@ -175,7 +176,7 @@ def check_artifacts(place, result, data_file):
     variables = export.load_parameters(place / artifacts.VARIABLES[name])
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
     assert ("gamma" in variables) == (name == "relaxed")
-    model = nbody_run.make_model(result["settings"])
+    model = nbody_run.make_model(Settings.from_json(result["settings"]))
 
     def error(data, model=model, variables=variables):
       y = model.apply(variables, *nbody_run.model_inputs(data))
@@ -399,8 +400,7 @@ def test_every_rival_runs(tmp_path, data_file, flags):
 
 
 def test_every_size_gets_the_same_steps_and_evaluations():
-  settings = {"epochs": 330, "eval_every": 5, "checkpoint_every": 10, "decay_epochs": 330}
-  settings |= {"keep_period": None, "schedule_epochs": None}
+  settings = preset("quick", epochs=330, decay_epochs=330)
   found = {n: nbody_run.lengths(settings, 90, n // 100) for n in (1000, 3000, 5000, 9000)}
   assert [one["epochs"] for one in found.values()] == [2970, 990, 594, 330]
   assert [one["decay_epochs"] for one in found.values()] == [2970, 990, 594, 330]
@@ -410,7 +410,7 @@ def test_every_size_gets_the_same_steps_and_evaluations():
   assert "keep_period" not in found[1000]
   # 70 steps do not divide 29,700: the nearest.
   assert nbody_run.lengths(settings, 90, 70)["epochs"] == 424
-  assert nbody_run.lengths({**settings, "eval_every": 1}, 1, 90)["eval_every"] == 1
+  assert nbody_run.lengths(settings.replace(eval_every=1), 1, 90)["eval_every"] == 1
 
 
 def test_sample_efficiency_curve(tmp_path, data_file):
@@ -425,6 +425,9 @@ def test_sample_efficiency_curve(tmp_path, data_file):
   # 8 steps are no whole number of epochs of 3.
   curve = json.loads((place / "result.json").read_text())
   assert curve["steps"] == {"10": 8, "30": 9, "40": 8}
+  assert curve["settings"]["train_samples"] == [10, 30, 40]
+  assert curve["environment"]["command"].startswith("python -m experiments.nbody --epochs=2")
+  refuses(run(*flags, "--train_samples=10,30,40"), 2, "already holds this run", "--resume")
   assert json.loads((place / "strict_30/result.json").read_text())["steps"] == 9
   assert [result["settings"]["decay_epochs"] for result in found] == [8, 2]
   assert found[0]["differs_from_published"]["decay_epochs"] == [8, None]

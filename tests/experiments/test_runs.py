@@ -2,24 +2,20 @@ import json
 import subprocess
 import sys
 import warnings
-from types import SimpleNamespace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from ace_jax.state import Primal
-from experiments.harness import app, problems, workdirs
+from experiments.harness import app, build, workdirs
+from experiments.harness.settings import DualOptimizer, PrimalOptimizer
 
 
 def test_step_sizes_fall_to_zero_over_the_steps_of_the_decay():
   # 40 samples in batches of 10, 3 epochs: 12 steps, of which the first is whole and the 7th half.
-  problem: Any = SimpleNamespace(train={"x": jnp.zeros((40, 2))})
-  rates = {"lr": 0.1, "gamma_lr": None, "slack_lr": None, "clip_norm": None}
-  dual = {"dual_optimizer": "sgd", "dual_lr": 1.0}
-  settings = {**rates, **dual, "batch_size": 10, "decay_epochs": 3}
-  optimizer, _ = problems.optimizers(settings, problem)
+  primal, dual = PrimalOptimizer(lr=0.1, decay_epochs=3), DualOptimizer("sgd", dual_lr=1.0)
+  optimizer, _ = build.optimizers(primal, dual, steps_an_epoch=4)
   ones = Primal({"w": jnp.ones(1)}, {}, {})
   kept, moved = optimizer.init(ones), []
   for _ in range(13):

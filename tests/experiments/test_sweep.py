@@ -57,8 +57,7 @@ def test_replicas_share_a_program_unless_the_program_changes():
 def test_large_programs_are_split_and_seeds_last(most, sizes):
   found = sweep_plan.programs(GRID, (0, 1, 2), most)
   assert [sweep_plan.count(one.plan) for one in found] == sizes
-  settings = {"seed": 0, "layers": 1}
-  names = [(one.fixed, name) for one in found for name, _ in one.plan.expand(settings)]
+  names = [(one.fixed, name) for one in found for name, _ in one.plan.points(seed=0)]
   assert len({*names}) == 36
 
 

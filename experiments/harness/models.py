@@ -1,0 +1,97 @@
+"""The models of the experiments: one entry each, from which flags and checks follow.
+
+Nothing here imports JAX: what makes a model is named as "module:name".
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model of an experiment.
+
+  Attributes:
+    experiment: That has it.
+    name: As --model takes it.
+    make: "module:name" of a function from the settings to the network.
+    homotopic: Whether it has layers that may relax, and so gamma.
+    branches: Whether --relaxation chooses its branches; else they have one published form.
+    irreps: Whether its layers name the representations that they map between.
+    flags: Of the experiment, that are for models which name them alone.
+    predicts: How many frames it predicts (motion capture).
+  """
+
+  experiment: str
+  name: str
+  make: str
+  homotopic: bool = True
+  branches: bool = True
+  irreps: bool = True
+  flags: tuple[str, ...] = ()
+  predicts: int = 1
+
+
+_NBODY, _MOCAP = "experiments.nbody.models", "experiments.mocap.models"
+_EQUIVARIANT = ("lmax", "lmax_attributes", "norm")
+_registered = {
+  (entry.experiment, entry.name): entry
+  for entry in (
+    Model("nbody", "segnn", f"{_NBODY}:segnn", flags=_EQUIVARIANT),
+    Model("nbody", "mpnn", f"{_NBODY}:mpnn", homotopic=False),
+    Model("nbody", "transformer", f"{_NBODY}:transformer", homotopic=False),
+    Model(
+      "mocap",
+      "egno",
+      f"{_MOCAP}:egno",
+      branches=False,
+      irreps=False,
+      flags=("modes", "centring"),
+      predicts=5,
+    ),
+    Model("mocap", "egnn", f"{_MOCAP}:egnn"),
+    Model("mocap", "radial_field", f"{_MOCAP}:radial_field"),
+    Model("mocap", "tfn", f"{_MOCAP}:tfn"),
+    Model("mocap", "se3_transformer", f"{_MOCAP}:se3_transformer"),
+    Model("mocap", "mpnn", f"{_MOCAP}:mpnn", homotopic=False),
+  )
+}
+
+
+def register(entry: Model) -> None:
+  """Adds a model of another module, before flags are defined.
+
+  Raises:
+    ValueError: the experiment has one of that name.
+  """
+  if (entry.experiment, entry.name) in _registered:
+    raise ValueError(f"model {entry.name!r} of {entry.experiment} is registered already.")
+  _registered[entry.experiment, entry.name] = entry
+
+
+def experiments() -> tuple[str, ...]:
+  """Returns the names of the experiments that train one of several models."""
+  return tuple(dict.fromkeys(experiment for experiment, _ in _registered))
+
+
+def names(experiment: str) -> tuple[str, ...]:
+  """Returns the names of an experiment's models."""
+  return tuple(name for other, name in _registered if other == experiment)
+
+
+def get(experiment: str, name: str) -> Model:
+  """Returns a model's entry."""
+  return _registered[experiment, name]
+
+
+def plain_models() -> set[str]:
+  """Returns the names of the models without any equivariant part, and so without gamma."""
+  return {entry.name for entry in _registered.values() if not entry.homotopic}
+
+
+def with_flag(experiment: str, flag: str) -> list[str]:
+  """Returns the names of the models that a flag is for; [] for a flag that is for all."""
+  return [
+    entry.name
+    for entry in _registered.values()
+    if entry.experiment == experiment and flag in entry.flags
+  ]

@@ -1,0 +1,97 @@
+"""A constraint, a branch and a model of another module are as good as the project's own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.harness import branches, constraints, models
+from experiments.harness.usage import UsageError
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = ["--epochs=2", "--batch_size=10", "--hidden_features=6", "--layers=1", "--eval_every=1"]
+
+
+def run(module, *flags):
+  return subprocess.run(
+    [sys.executable, "tests/experiments/toys.py", module, *map(str, flags)],
+    cwd=ROOT,
+    env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+def settings(*flags):
+  done = run("nbody", "--dry_run", *flags)
+  assert done.returncode == 0, done.stderr
+  return [one["settings"] for one in json.loads(done.stdout)]
+
+
+def test_a_constraint_and_a_branch_of_one_entry_each_train_and_stand_in_the_table(
+  tmp_path, data_file
+):
+  place = tmp_path / "run"
+  flags = ["--constraint=shrink", "--relaxation=scaled", "--grid=kappa=0.5,50"]
+  done = run("nbody", *TINY, *flags, f"--data_file={data_file}", f"--workdir={place}")
+  assert done.returncode == 0, done.stderr
+  found = {}
+  for kappa in ("0.5", "50"):
+    result = json.loads((place / f"kappa{kappa}_seed0" / "result.json").read_text())
+    assert result["settings"]["kappa"] == float(kappa)
+    found[kappa] = [*result["final"]["gamma"].values()]
+  # Under a price that outweighs the loss Adam moves gamma from 1 by its step size, 5e-3, 8 times.
+  assert found["50"] == pytest.approx([0.96, 0.96], abs=1e-3)
+  assert found["0.5"] != found["50"]
+  done = run("table", f"--folders={place}")
+  assert done.returncode == 0, done.stderr
+  assert "shrink, kappa=0.5, quick, 40 samples" in done.stdout
+  assert "shrink, kappa=50, quick, 40 samples" in done.stdout
+
+
+def test_the_flags_of_an_entry():
+  (plain,), (shrunk,) = settings(), settings("--constraint=shrink")
+  assert "kappa" not in plain
+  assert shrunk["kappa"] == 0.3
+  assert [one["kappa"] for one in settings("--constraint=shrink", "--grid=kappa=1,2")] == [1, 2]
+  for flags, said in (
+    (["--kappa=1"], "--kappa has no meaning with --constraint=equality; leave it out, or take"),
+    (["--constraint=shrink", "--kappa=0"], "--kappa=0 must be positive and finite"),
+    (["--constraint=shrink", "--dual_lr=1"], "--dual_lr has no meaning with --constraint=shrink"),
+    (["--relaxation=scaled", "--rank=3"], "--rank has no meaning with --relaxation=scaled"),
+    (["--model=still"], "has nothing to relax"),
+  ):
+    done = run("nbody", *flags)
+    assert done.returncode == 2
+    assert said in done.stderr
+  assert "Weight of shrink." in run("nbody", "--help").stdout
+
+
+def test_a_model_of_one_entry_trains(tmp_path, data_file):
+  place = tmp_path / "run"
+  flags = ["--model=still", "--constraint=strict", f"--data_file={data_file}"]
+  done = run("nbody", *TINY, *flags, f"--workdir={place}")
+  assert done.returncode == 0, done.stderr
+  result = json.loads((place / "result.json").read_text())
+  with np.load(data_file) as file:
+    still = np.mean((file["test_positions"] - file["test_targets"]) ** 2)
+  assert result["predictors"]["projection"]["test_mse"] == pytest.approx(still, rel=0.1)
+
+
+def test_names_and_meanings_are_used_once():
+  with pytest.raises(ValueError, match="'equality' is registered already"):
+    constraints.register(constraints.Constraint("equality", "a:b"))
+  other = constraints.Constant("rho", "Something else.", domain="finite")
+  with pytest.raises(ValueError, match="'rho' of 'shrink' has another meaning"):
+    constraints.register(constraints.Constraint("shrink", "a:b", (other,)))
+  with pytest.raises(ValueError, match="'mlp' is registered already"):
+    branches.register(branches.Branch("mlp", "a:b"))
+  with pytest.raises(ValueError, match="'segnn' of nbody is registered already"):
+    models.register(models.Model("nbody", "segnn", "a:b"))
+  with pytest.raises(UsageError, match="--constraint=soft does not exist"):
+    constraints.get("soft")
