@@ -63,12 +63,12 @@ def read_all(results: Path, names: Sequence[str]) -> dict[str, Table]:
   Returns:
     A table for each folder, by its name.
   """
-  tables = {}
+  by_folder = {}
   for place in sorted(path for path in results.iterdir() if path.is_dir()):
     paths = {name: place / f"{name}.json" for name in names}
     if there := {name: path for name, path in paths.items() if path.exists()}:
-      tables[place.name] = read(there)
-  return tables
+      by_folder[place.name] = read(there)
+  return by_folder
 
 
 def terminal(table: Table) -> str:
@@ -84,24 +84,26 @@ def markdown(table: Table) -> str:
   )
 
 
-def side_by_side(tables: Sequence[Table]) -> str:
+def side_by_side(of_processors: Sequence[Table]) -> str:
   """Formats the times of all processors, a column each, as Markdown.
 
   A cell is a time, with the products that it is worth and the part of their rate that the
   arithmetic reaches.
   """
   cells: dict[tuple[str, str], dict[str, str]] = {}
-  for table in tables:
+  for table in of_processors:
     for what, time, products, _, rate, _, command in table.rows:
       aside = ", ".join(part for part in (products, rate) if part)
       row = cells.setdefault((what, command), {})
       row[table.title] = f"{time} ({aside})" if aside else time
-  header = ["what", *(table.title for table in tables), "command"]
+  header = ["what", *(table.title for table in of_processors), "command"]
   rows = [
-    [what, *(row.get(table.title, "") for table in tables), command]
+    [what, *(row.get(table.title, "") for table in of_processors), command]
     for (what, command), row in cells.items()
   ]
-  return "\n\n".join([tables.markdown(header, rows), *(table.about for table in tables)]) + "\n"
+  return (
+    "\n\n".join([tables.markdown(header, rows), *(table.about for table in of_processors)]) + "\n"
+  )
 
 
 def insert(readme: str, table: str) -> str:

@@ -106,7 +106,7 @@ class State:
   def content(self) -> dict[str, Any]:
     """Returns what is written to state.json."""
     return {
-      "format": _FORMAT,
+      "state_format": _FORMAT,
       "programs": self.programs,
       "comparisons": self.comparisons,
       "running": self.running,
@@ -133,7 +133,9 @@ def read(place: Path) -> State:
     return State(place)
   value = result_files.read_json(path, remedy)
   shaped = isinstance(value.get("programs"), dict) and isinstance(value.get("comparisons"), dict)
-  if value.get("format") != _FORMAT or not shaped or not isinstance(value.get("running"), list):
+  if (
+    value.get("state_format") != _FORMAT or not shaped or not isinstance(value.get("running"), list)
+  ):
     raise DataError(f"{path}: damaged (no state of a campaign); {remedy}.")
   for name, entry in value["programs"].items():
     known = {"runs": list, "command": list, "commit": str, "seconds": int | float}

@@ -138,7 +138,7 @@ def graph_label(result: dict[str, Any]) -> list[str]:
   """
   if result["experiment"] != "nbody":
     return []
-  settings, data = result["settings"], result["data"]
+  settings, data = result["settings"], result.get("data", {})
   particles = data.get("particles", settings.get("particles")) or 5
   label = [f"{particles} particles"] if particles != 5 else []
   neighbours = settings.get("neighbours")

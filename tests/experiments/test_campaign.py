@@ -295,7 +295,7 @@ def test_damaged_states(tmp_path):
     "{",
     "[]",
     "{}",
-    '{"format": 1, "programs": {"a": 3}, "comparisons": {}, "running": []}',
+    '{"state_format": 1, "programs": {"a": 3}, "comparisons": {}, "running": []}',
   ):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(DataError, match=r"state.json: damaged"):
@@ -400,7 +400,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 module, *commands = json.loads(sys.stdin.read())
-experiment = importlib.import_module(module)
+experiment = importlib.import_module(f"{module}.__main__")
 for command in commands:
   with flagsaver.flagsaver():
     flags.FLAGS([module, *command, "--dry_run"])

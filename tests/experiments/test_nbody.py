@@ -211,6 +211,7 @@ def test_settings_are_recorded_only_where_asked_for():
   }
 
 
+@_SLOW  # tests/training/test_finishing.py and tests/models/test_segnn.py assert it in one process
 def test_a_run_with_dropout_decay_and_a_finish_resumes_bit_for_bit(tmp_path, data_file):
   place, cut = tmp_path / "run", tmp_path / "cut"
   regularised = ["--weight_decay=0.1", "--dropout=0.2", "--finish_epochs=2"]
@@ -309,7 +310,8 @@ def test_landscape_of_a_run(tmp_path, data_file):
   assert "strict model" in done.stderr
 
 
-@pytest.mark.parametrize("model", ["segnn", pytest.param("mpnn", marks=_SLOW)])
+@_SLOW  # tests/test_neighbours.py asserts what the models make of them
+@pytest.mark.parametrize("model", ["segnn", "mpnn"])
 def test_a_run_among_the_nearest_of_more_particles(tmp_path, data_file, model):
   place = tmp_path / "run"
   shared = ["--constraint=strict", f"--model={model}", f"--workdir={place}"]

@@ -10,6 +10,7 @@ from ace_jax import Homotopic, homotopy
 from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, groups, report
 from data.errors import DataError
+from experiments.nbody import settings as nbody_settings
 from experiments.report import run as report_run
 
 
@@ -146,7 +147,10 @@ def test_reports_join_runs_of_other_seeds_alone(tmp_path):
   (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
   with pytest.raises(DataError, match="no finished N-body run"):
     report_run.restore(tmp_path)
-  one, other = ({"seed": s, "rho": r} for s, r in ((1, 0.1), (2, 0.2)))
+  one, other = (
+    nbody_settings.preset("quick", constraint="resilient", seed=s, rho=r)
+    for s, r in ((1, 0.1), (2, 0.2))
+  )
   made = [report_run.Run(None, None, [], s) for s in (one, other)]
   with pytest.raises(DataError, match=r"rho is 0\.2 where a has 0\.1"):
     report_run.check_same(["a", "b"], made)

@@ -299,14 +299,14 @@ def test_sigterm_saves_and_resuming_completes(tmp_path):
 PROGRAM = """
 import sys
 sys.path[:0] = {paths!r}
-import test_training as t
+import test_loop as t
 found = t.fit(t.RADIUS, 40, workdir=sys.argv[1], resume=True, checkpoint_every=1)
 """
 
 
 def test_sigkill_at_random_moments_loses_nothing(tmp_path):
   root = Path(__file__).parent.parent.parent
-  program = textwrap.dedent(PROGRAM.format(paths=[str(root), str(root / "tests")]))
+  program = textwrap.dedent(PROGRAM.format(paths=[str(root), str(Path(__file__).parent)]))
   environment = {**os.environ, "PYTHONPATH": str(root)}
 
   def start(place):
