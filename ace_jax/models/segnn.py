@@ -18,7 +18,6 @@ from ace_jax.models.steerable import Features, Multiplicities
 _NORMS = ("none", "instance")
 _TASKS = ("node", "graph")
 _FORMULATIONS = ("auto", "fast", "general")
-_CENTRINGS = ("none", "center_of_mass")
 
 
 class SEGNN(nn.Module):
