@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +62,15 @@ class Topology:
   @functools.cached_property
   def in_degree(self) -> int | None:
     """The in-degree that all nodes share, or None."""
-    degrees = np.bincount(self.receivers, minlength=self.num_nodes)
+    degrees = np.bincount(np.asarray(self.receivers, int), minlength=self.num_nodes)
     return int(degrees[0]) if self.num_edges and np.all(degrees == degrees[0]) else None
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["senders"], meta_fields=[])
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["senders", "edge_mask", "node_mask"],
+  meta_fields=[],
+)
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
   """Edges that differ by sample, in equal number into every node: its K nearest, say.
@@ -79,9 +83,15 @@ class Neighbours:
   Attributes:
     senders: Source nodes of the edges into each node, within the sample, 0 to nodes - 1 (others
       are clipped).
+    edge_mask: Which edges exist, where nodes have fewer; None is all. What the others carry reaches
+      no sum.
+    node_mask: Which nodes exist, where samples have fewer; None is all. Means over a sample are
+      over its own nodes.
   """
 
   senders: Int[Array, "batch nodes neighbours"]
+  edge_mask: Bool[Array, "batch nodes neighbours"] | None = None
+  node_mask: Bool[Array, "batch nodes"] | None = None
 
   @property
   def in_degree(self) -> int:
@@ -113,7 +123,7 @@ def gather_receivers(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."
   if isinstance(graph, jraph.GraphsTuple):
     return x[_indices(graph.receivers)]
   if isinstance(graph, Topology) and graph.in_degree is None:
-    return x[:, np.asarray(graph.receivers)]
+    return x[:, np.asarray(graph.receivers, int)]
   shape = (*x.shape[:2], graph.in_degree, *x.shape[2:])
   return jnp.broadcast_to(x[:, :, None], shape).reshape(x.shape[0], -1, *x.shape[2:])
 
@@ -127,7 +137,7 @@ def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
     return jnp.take_along_axis(x, senders, 1, mode="clip")
   if graph.num_nodes <= _LARGEST_INCIDENCE:
     return _gather_second(x, graph.senders)
-  return x[:, np.asarray(graph.senders)]
+  return x[:, np.asarray(graph.senders, int)]
 
 
 def aggregate(
@@ -151,9 +161,11 @@ def aggregate(
   if isinstance(graph, Neighbours) or (isinstance(graph, Topology) and graph.in_degree is not None):
     shape = (messages.shape[0], -1, graph.in_degree, *messages.shape[2:])
     grouped = messages.reshape(shape)
+    if isinstance(graph, Neighbours) and graph.edge_mask is not None:
+      return _masked_sum(grouped, graph.edge_mask, 2, mean)
     return grouped.mean(2) if mean else grouped.sum(2)
   if isinstance(graph, Topology):
-    receivers, count = np.asarray(graph.receivers), graph.num_nodes
+    receivers, count = np.asarray(graph.receivers, int), graph.num_nodes
     total = jnp.moveaxis(_segment_sum(jnp.moveaxis(messages, 1, 0), receivers, count), 0, 1)
     degrees = np.maximum(np.bincount(receivers, minlength=count), 1).astype(messages.dtype)
     return total / degrees.reshape(count, *[1] * (messages.ndim - 2)) if mean else total
@@ -173,12 +185,23 @@ def pool_mean(x: Float[Array, "..."], graph: Graph) -> Float[Array, "graphs ..."
     x: Node features, [batch, nodes, ...] or [nodes, ...].
     graph: The connectivity.
   """
+  if isinstance(graph, Neighbours) and graph.node_mask is not None:
+    return _masked_sum(x, graph.node_mask, 1, mean=True)
   if not isinstance(graph, jraph.GraphsTuple):
     return x.mean(1)
   num_graphs = graph.n_node.shape[0]
   total = _segment_sum(x, _graph_of_node(graph, x.shape[0]), num_graphs)
   counts = jnp.maximum(graph.n_node, 1).astype(x.dtype)
   return total / counts.reshape(num_graphs, *[1] * (x.ndim - 1))
+
+
+def pool_sum(x: Float[Array, "..."], graph: Graph) -> Float[Array, "graphs ..."]:
+  """Sums node features over each graph; arguments as of `pool_mean`."""
+  if isinstance(graph, jraph.GraphsTuple):
+    return _segment_sum(x, _graph_of_node(graph, x.shape[0]), graph.n_node.shape[0])
+  if isinstance(graph, Neighbours) and graph.node_mask is not None:
+    return _masked_sum(x, graph.node_mask, 1, mean=False)
+  return x.sum(1)
 
 
 def to_nodes(pooled: Float[Array, "graphs ..."], graph: Graph, num_nodes: int) -> Array:
@@ -235,6 +258,11 @@ class Edges:
   num_nodes: int
   rows: int = 1
 
+  def __post_init__(self):
+    masks = isinstance(self.graph, Neighbours) and (self.graph.edge_mask, self.graph.node_mask)
+    if masks and masks != (None, None):
+      raise ValueError("Edges: Neighbours with masks are for the dense layout, [batch, nodes, ...].")
+
   def at_senders(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
     """Returns for each edge the features of its sender."""
     slabs = self._slabs(x)
@@ -262,7 +290,8 @@ class Edges:
     if isinstance(self.graph, Neighbours):
       return self._joined(self._grouped(slabs).mean(1))
     if isinstance(self.graph, Topology):
-      degrees = np.bincount(self.graph.receivers, minlength=self.num_nodes).astype(messages.dtype)
+      degrees = np.bincount(np.asarray(self.graph.receivers, int), minlength=self.num_nodes)
+      degrees = degrees.astype(messages.dtype)
     else:
       receivers = _indices(self.graph.receivers)
       degrees = _segment_sum(jnp.ones(receivers.shape, messages.dtype), receivers, self.num_nodes)
@@ -275,7 +304,8 @@ class Edges:
     if isinstance(self.graph, Neighbours):
       return self._joined(self._grouped(slabs).max(1))
     receivers = self.graph.receivers
-    receivers = np.asarray(receivers) if isinstance(self.graph, Topology) else _indices(receivers)
+    dense = isinstance(self.graph, Topology)
+    receivers = np.asarray(receivers, int) if dense else _indices(receivers)
     largest = jax.ops.segment_max(slabs, receivers, self.num_nodes)
     return self._joined(jnp.where(jnp.isfinite(largest), largest, 0))
 
@@ -323,7 +353,7 @@ class Edges:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _gather_constant(x: Array, indices: tuple[int, ...]) -> Array:
-  return x[np.asarray(indices)]
+  return x[np.asarray(indices, int)]
 
 
 @_gather_constant.defjvp
@@ -352,7 +382,7 @@ def _sum_constant(x: Array, indices: tuple[int, ...], count: int) -> Array:
 @_sum_constant.defjvp
 def _sum_tangent(indices, count, primals, tangents):
   (x,), (tangent,) = primals, tangents
-  return _sum_constant(x, indices, count), _segment_sum(tangent, np.asarray(indices), count)
+  return _sum_constant(x, indices, count), _segment_sum(tangent, np.asarray(indices, int), count)
 
 
 _MOST_SLOTS = 16
@@ -361,8 +391,8 @@ _MOST_SLOTS = 16
 
 def _slots(indices: tuple[int, ...], count: int) -> np.ndarray:
   """Returns [k, node], where a node's k-th edge stands; len(indices) where it has fewer."""
-  degrees = np.bincount(indices, minlength=count)
-  order = np.append(np.argsort(indices, kind="stable"), len(indices))
+  degrees = np.bincount(np.asarray(indices, int), minlength=count)
+  order = np.append(np.argsort(np.asarray(indices, int), kind="stable"), len(indices))
   ranks = np.arange(degrees.max(initial=0))[:, None]
   position = np.minimum(np.cumsum(degrees) - degrees + ranks, len(indices))
   return order[np.where(ranks < degrees, position, len(indices))]
@@ -370,7 +400,7 @@ def _slots(indices: tuple[int, ...], count: int) -> np.ndarray:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _gather_second(x: Array, indices: tuple[int, ...]) -> Array:
-  return x[:, np.asarray(indices)]
+  return x[:, np.asarray(indices, int)]
 
 
 @_gather_second.defjvp
@@ -378,17 +408,26 @@ def _gather_second_tangent(indices, primals, tangents):
   (x,), (tangent,) = primals, tangents
   incidence = _incidence(indices, x.shape[1]).T
   moved = _product(incidence, jnp.moveaxis(tangent, 1, 0))
-  return x[:, np.asarray(indices)], jnp.moveaxis(moved, 0, 1)
+  return x[:, np.asarray(indices, int)], jnp.moveaxis(moved, 0, 1)
 
 
 def _incidence(indices: tuple[int, ...], num_nodes: int) -> np.ndarray:
-  return np.equal.outer(np.arange(num_nodes), np.asarray(indices)).astype(np.float64)
+  return np.equal.outer(np.arange(num_nodes), np.asarray(indices, int)).astype(np.float64)
 
 
 def _product(matrix: np.ndarray, x: Array) -> Array:
   flat = x.reshape(x.shape[0], -1)
   product = jnp.dot(matrix.astype(x.dtype), flat, precision=jax.lax.Precision.HIGHEST)
   return product.reshape(matrix.shape[0], *x.shape[1:])
+
+
+def _masked_sum(x: Array, mask: Array, axis: int, mean: bool) -> Array:
+  """Sums (or averages) what the mask, over the axes up to `axis`, lets through; 0 where nothing."""
+  total = jnp.sum(jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), x, 0), axis)
+  if not mean:
+    return total
+  counts = jnp.maximum(mask.sum(axis), 1).astype(x.dtype)
+  return total / counts.reshape(*counts.shape, *[1] * (total.ndim - counts.ndim))
 
 
 def _segment_sum(x, segments, count: int):
@@ -405,6 +444,5 @@ def _num_nodes(graph: jraph.GraphsTuple) -> int:
 
 
 def _indices(indices) -> Array:
-  if indices is None:
-    raise ValueError("The GraphsTuple has no edges (senders or receivers are None).")
-  return jnp.asarray(indices)
+  # None is how jraph writes that there are no edges.
+  return jnp.zeros(0, int) if indices is None else jnp.asarray(indices, int)
