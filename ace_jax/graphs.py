@@ -261,7 +261,7 @@ class Edges:
   def __post_init__(self):
     masks = isinstance(self.graph, Neighbours) and (self.graph.edge_mask, self.graph.node_mask)
     if masks and masks != (None, None):
-      raise ValueError("Edges: Neighbours with masks are for the dense layout, [batch, nodes, ...].")
+      raise ValueError("Edges: Neighbours with masks are for the layout [batch, nodes, ...].")
 
   def at_senders(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
     """Returns for each edge the features of its sender."""

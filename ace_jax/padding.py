@@ -6,6 +6,7 @@ asks for that (`node_mask`): padding reaches neither real nodes, nor statistics 
 """
 
 import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -141,22 +142,20 @@ def _sizes(nodes: int | Sequence[int], edges: int | Sequence[int]) -> list[tuple
   edge_sizes = [edges] if isinstance(edges, int) else [*edges]
   if not 1 <= len(node_sizes) <= MOST_SIZES or len(node_sizes) != len(edge_sizes):
     raise ConfigurationError(
-      f"batches: {len(node_sizes)} sizes of nodes and {len(edge_sizes)} of edges; give equally many "
-      f"of both, 1 to {MOST_SIZES}."
+      f"batches: {len(node_sizes)} sizes of nodes and {len(edge_sizes)} of edges; give equally "
+      f"many of both, 1 to {MOST_SIZES}."
     )
-  rising = all(a < b for a, b in zip(node_sizes, node_sizes[1:], strict=False))
-  rising &= all(a <= b for a, b in zip(edge_sizes, edge_sizes[1:], strict=False))
+  rising = all(a < b for a, b in itertools.pairwise(node_sizes))
+  rising &= all(a <= b for a, b in itertools.pairwise(edge_sizes))
   if not rising or min(node_sizes) < 2 or min(edge_sizes) < 0:
     raise ConfigurationError(
-      f"batches: nodes {node_sizes} must rise from at least 2, since one node is padding, and edges "
-      f"{edge_sizes} must not fall or be negative."
+      f"batches: nodes {node_sizes} must rise from at least 2, since one node is padding, and "
+      f"edges {edge_sizes} must not fall or be negative."
     )
   return [*zip(node_sizes, edge_sizes, strict=True)]
 
 
-def _checked(
-  index: int, graph: jraph.GraphsTuple, largest: tuple[int, int]
-) -> jraph.GraphsTuple:
+def _checked(index: int, graph: jraph.GraphsTuple, largest: tuple[int, int]) -> jraph.GraphsTuple:
   """Returns a graph with NumPy arrays, of which none is None but features."""
   counts = np.asarray(graph.n_node), np.asarray(graph.n_edge)
   if any(array.shape != (1,) for array in counts):
@@ -226,4 +225,3 @@ def nearest(
   square = jnp.where(others & (square <= radius**2), square, jnp.inf)
   least, senders = jax.lax.top_k(-jax.lax.stop_gradient(square), count)
   return graphs.Neighbours(senders, edge_mask=least > -jnp.inf, node_mask=exists)
-

@@ -13,4 +13,3 @@ def test_every_file_belongs_to_a_known_family(parity_dir):
 
 def test_no_family_that_has_a_model_is_missing(parity_dir):
   assert [family for family in HELD if not any(parity_dir.glob(f"{family}*.npz"))] == []
-

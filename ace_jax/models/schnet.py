@@ -80,7 +80,8 @@ class Interaction(nn.Module):
     W_{ij} &= \\tfrac{1}{2} (1 + \\cos(\\pi d_{ij} / c)) \\, \\phi(e(d_{ij})) \\\\
     v_i &= U_3 \\sigma(U_2 \\textstyle\\sum_j (U_1 h_j) \\odot W_{ij} + b_2) + b_3
 
-  with sigma the shifted softplus, e Gaussians, phi a perceptron with one hidden layer, c the cutoff.
+  with sigma the shifted softplus, e Gaussians, phi a perceptron with one hidden layer, c the
+  cutoff.
 
   Attributes:
     filters: Width of the filters W.

@@ -196,9 +196,7 @@ class HomotopicFeatures(nn.Module):
   axis_name: str | None = None
 
   @nn.compact
-  def __call__(
-    self, y: Features, seen: Sequence[Array], where: Array | None = None
-  ) -> Features:
+  def __call__(self, y: Features, seen: Sequence[Array], where: Array | None = None) -> Features:
     irreps = Irreps(steerable.layout(seen), steerable.layout(y))
     layer = Homotopic(self.relaxation, self.relaxation_scale, self.axis_name, irreps=irreps)
     nn.share_scope(self, layer)

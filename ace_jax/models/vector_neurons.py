@@ -176,7 +176,7 @@ class VNBatchNorm(nn.Module):
 class VNMaxPool(nn.Module):
   """Takes for every channel the vector that lies furthest along a learned direction.
 
-  .. math:: y_c = x_{c, n^*(c)}, \\qquad n^*(c) = \\arg\\max_n \\langle x_{c,n}, (W x)_{c,n} \\rangle
+  .. math:: y_c = x_{c, n_c}, \\qquad n_c = \\arg\\max_n \\langle x_{c,n}, (W x)_{c,n} \\rangle
 
   Reference: Deng et al., ICCV 2021, Sec. 3.3.
   """
