@@ -5,9 +5,10 @@ Two layouts are understood by every function here:
 - dense: arrays [batch, nodes, ...] with a `Topology`, where all graphs of a batch have the same
   edges, or with `Neighbours`, where every node of every sample has so many senders of its own.
   Nothing is scattered forwards if every node has the same in-degree, as `Neighbours` always do.
-- sparse: arrays [nodes, ...] with a `jraph.GraphsTuple`, possibly padded by
-  `jraph.pad_with_graphs`: padding edges connect padding nodes only, so that real nodes never see
-  them.
+  Samples of fewer nodes, and nodes of fewer senders, are masks of `Neighbours`.
+- sparse: arrays [nodes, ...] with a `jraph.GraphsTuple`, possibly padded: padding edges connect
+  padding nodes only, so that real nodes never see them. Only `ace_jax.padding.PaddedGraphs` say so
+  of themselves, so that statistics over nodes leave padding out too.
 """
 
 import dataclasses

@@ -49,10 +49,10 @@ class Result(TypedDict, total=False):
   """The content of a training's result.json.
 
   Errors (`valid_mse`, `test_mse`, `linear_mse`) are means of `metric`, of squared errors where none
-  is named. `settings` are flat (`experiments.harness.settings`); `curve` has the numbers of every evaluation,
-  `final` those of every layer by kind (gamma, multiplier, slack); `seconds` and `memory` are of all
-  `replicas` together; `functional` and `finish` are there where the run has them. A comparison of
-  runs has experiment, format and environment, and what it compares.
+  is named. `settings` are flat (`experiments.harness.settings`); `curve` has the numbers of every
+  evaluation, `final` those of every layer by kind (gamma, multiplier, slack); `seconds` and
+  `memory` are of all `replicas` together; `functional` and `finish` are there where the run has
+  them. A comparison of runs has experiment, format and environment, and what it compares.
   """
 
   format: int
