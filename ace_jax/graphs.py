@@ -83,21 +83,22 @@ class Neighbours:
 
   Attributes:
     senders: Source nodes of the edges into each node, within the sample, 0 to nodes - 1 (others
-      are clipped).
+      are clipped). None is all nodes of the sample in their order, itself too, of which `edge_mask`
+      says which are edges: nothing is gathered then, and nothing scattered.
     edge_mask: Which edges exist, where nodes have fewer; None is all. What the others carry reaches
       no sum.
     node_mask: Which nodes exist, where samples have fewer; None is all. Means over a sample are
       over its own nodes.
   """
 
-  senders: Int[Array, "batch nodes neighbours"]
+  senders: Int[Array, "batch nodes neighbours"] | None
   edge_mask: Bool[Array, "batch nodes neighbours"] | None = None
   node_mask: Bool[Array, "batch nodes"] | None = None
 
   @property
   def in_degree(self) -> int:
     """K, the number of edges into every node."""
-    return self.senders.shape[-1]
+    return (self.edge_mask if self.senders is None else self.senders).shape[-1]
 
 
 Graph = Topology | Neighbours | jraph.GraphsTuple
@@ -133,6 +134,9 @@ def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
   """Returns for each edge the features of its sender; shapes as in `gather_receivers`."""
   if isinstance(graph, jraph.GraphsTuple):
     return x[_indices(graph.senders)]
+  if isinstance(graph, Neighbours) and graph.senders is None:
+    pairs = jnp.broadcast_to(x[:, None], (*x.shape[:2], *x.shape[1:]))
+    return pairs.reshape(x.shape[0], -1, *x.shape[2:])
   if isinstance(graph, Neighbours):
     senders = graph.senders.reshape(x.shape[0], -1, *[1] * (x.ndim - 2))
     return jnp.take_along_axis(x, senders, 1, mode="clip")

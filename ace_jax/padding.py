@@ -8,6 +8,7 @@ asks for that (`node_mask`): padding reaches neither real nodes, nor statistics 
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -180,13 +181,11 @@ def _checked(index: int, graph: jraph.GraphsTuple, largest: tuple[int, int]) -> 
     raise ConfigurationError(
       f"batches: the edges of graph {index} are not {edges} pairs of its nodes, 0 to {nodes - 1}."
     )
-  counts = [array.astype(np.int32) for array in counts]
-  features = {
+  arrays: dict[str, Any] = {
     name: jax.tree.map(np.asarray, getattr(graph, name)) for name in ("nodes", "edges", "globals")
   }
-  return jraph.GraphsTuple(
-    n_node=counts[0], n_edge=counts[1], senders=ends[0], receivers=ends[1], **features
-  )
+  arrays |= {"n_node": counts[0].astype(np.int32), "n_edge": counts[1].astype(np.int32)}
+  return graph._replace(senders=ends[0], receivers=ends[1], **arrays)
 
 
 def _fits(filled: np.ndarray, size: tuple[int, int]) -> bool:
@@ -209,19 +208,23 @@ def _padded(
 def nearest(
   positions: Float[Array, "batch nodes 3"],
   exists: Bool[Array, "batch nodes"],
-  count: int,
   radius: float,
+  count: int | None = None,
 ) -> graphs.Neighbours:
   """Returns edges into every node from its nearest others within a radius, within its sample.
 
   Args:
     positions: Of all nodes; of those that do not exist, any finite numbers.
     exists: Which nodes are real.
-    count: Edges into a node, at most: those from further away are left out.
     radius: Largest distance.
+    count: Edges into a node, at most: those from further away are left out. Where it is most of the
+      nodes, None costs less: all pairs are computed, and those that are no edges carry nothing.
   """
   square = jnp.sum(jnp.square(positions[:, :, None] - positions[:, None]), -1)
   others = exists[:, None] & exists[:, :, None] & ~jnp.eye(positions.shape[1], dtype=bool)
-  square = jnp.where(others & (square <= radius**2), square, jnp.inf)
-  least, senders = jax.lax.top_k(-jax.lax.stop_gradient(square), count)
+  edges = others & (square <= radius**2)
+  if count is None:
+    return graphs.Neighbours(None, edge_mask=edges, node_mask=exists)
+  distance = jnp.where(edges, jax.lax.stop_gradient(square), jnp.inf)
+  least, senders = jax.lax.top_k(-distance, count)
   return graphs.Neighbours(senders, edge_mask=least > -jnp.inf, node_mask=exists)

@@ -26,14 +26,14 @@ class MoleculeModel(nn.Module):
 
   Attributes:
     network: Its parameters are used without a prefix.
-    neighbours: From how many others an atom receives, at most.
+    neighbours: From how many others an atom receives, at most; None is all within the radius.
     radius: Largest distance of those.
     shift: a.
     scale: b.
   """
 
   network: SchNet | SEGNN
-  neighbours: int
+  neighbours: int | None
   radius: float
   shift: float = 0.0
   scale: float = 1.0
@@ -54,7 +54,7 @@ class MoleculeModel(nn.Module):
       positions: Of the atoms; of those that do not exist, any finite numbers.
       train: Whether batch statistics are updated, and channels are dropped.
     """
-    graph = padding.nearest(positions, numbers > 0, self.neighbours, self.radius)
+    graph = padding.nearest(positions, numbers > 0, self.radius, self.neighbours)
     if isinstance(self.network, SchNet):
       found = self.network(numbers, positions, graph, train)
     else:
@@ -100,8 +100,10 @@ def make_model(settings: Settings, data: qm9.Dataset) -> MoleculeModel:
   shift, scale = 0.0, 1.0
   if settings.model.target_scale == "mad":
     shift, scale = data.summary["mean"], data.summary["mean_absolute_deviation"]
-  # Equal targets have no deviation; molecules of one atom have no neighbour.
-  return MoleculeModel(network, max(1, most), radius, shift, scale or 1.0)
+  # All pairs cost less than the nearest where these are most of them.
+  neighbours = None if 2 * most >= data.summary["atoms"] else max(1, most)
+  # Equal targets have no deviation.
+  return MoleculeModel(network, neighbours, radius, shift, scale or 1.0)
 
 
 def schnet(settings: Settings) -> SchNet:

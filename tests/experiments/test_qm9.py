@@ -175,11 +175,12 @@ def test_the_projection_is_invariant_and_the_relaxed_model_is_not(name):
       np.testing.assert_allclose(moved, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("neighbours", [4, None])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_dense_model_is_that_of_packed_graphs(name):
+def test_the_dense_model_is_that_of_packed_graphs(name, neighbours):
   with jax.enable_x64(True):
     positions = molecules()
-    model = qm9_models.MoleculeModel(NETWORKS[name], 4, 3.0)
+    model = qm9_models.MoleculeModel(NETWORKS[name], neighbours, 3.0)
     variables = variables_of(model, positions)
     expected = model.apply(variables, NUMBERS, positions)
     packed = []

@@ -89,15 +89,19 @@ def sparse(arrays, config, dtype):
   return [jnp.asarray(arrays["in/positions"], dtype), arrays["in/atomic_numbers"], graph]
 
 
-def dense(arrays, config, dtype):
+def dense(arrays, config, dtype, count=None):
   shape = (config["B"], config["nodes"])
   positions = jnp.asarray(arrays["in/positions"], dtype).reshape(*shape, 3)
   exists = jnp.ones(shape, bool)
-  graph = padding.nearest(positions, exists, config["nodes"] - 1, config["cutoff"])
+  graph = padding.nearest(positions, exists, config["cutoff"], count)
   return [positions, arrays["in/atomic_numbers"].reshape(shape), graph]
 
 
-@pytest.mark.parametrize("layout", [sparse, dense])
+def neighbours(arrays, config, dtype):
+  return dense(arrays, config, dtype, config["nodes"] - 1)
+
+
+@pytest.mark.parametrize("layout", [sparse, dense, neighbours])
 @pytest.mark.parametrize("bits", [64, 32])
 def test_published_outputs_and_gradients(schnet_fixture, layout, bits):
   arrays = np.load(schnet_fixture)
@@ -143,12 +147,12 @@ def molecules(dtype=jnp.float32):
 
 
 def apply(model, variables, numbers, positions, **options):
-  graph = padding.nearest(positions, numbers > 0, positions.shape[1] - 1, model.cutoff)
+  graph = padding.nearest(positions, numbers > 0, model.cutoff)
   return model.apply(variables, numbers, positions, graph, **options)
 
 
 def variables_of(model, numbers, positions):
-  graph = padding.nearest(positions, numbers > 0, positions.shape[1] - 1, model.cutoff)
+  graph = padding.nearest(positions, numbers > 0, model.cutoff)
   variables = model.init(jax.random.key(1), numbers, positions, graph)
   return jax.tree.map(lambda a: a.astype(positions.dtype), variables)
 
@@ -182,7 +186,7 @@ def test_symmetries(centring):
 def test_the_strict_model_neither_creates_nor_computes_the_stream():
   numbers, positions = molecules()
   model = model_of(SMALL)
-  graph = padding.nearest(positions, numbers > 0, 5, model.cutoff)
+  graph = padding.nearest(positions, numbers > 0, model.cutoff)
   arguments = (jax.random.key(1), numbers, positions, graph)
   relaxed, strict = model.init(*arguments), homotopy.strict(model.init)(*arguments)
   pruned = homotopy.prune(relaxed)
