@@ -83,8 +83,8 @@ class Neighbours:
 
   Attributes:
     senders: Source nodes of the edges into each node, within the sample, 0 to nodes - 1 (others
-      are clipped). None is all nodes of the sample in their order, itself too, of which `edge_mask`
-      says which are edges: nothing is gathered then, and nothing scattered.
+      are clipped). None is all nodes of the sample in their order, itself too; `edge_mask`, which
+      is symmetric then, says which are edges. Nothing is gathered, and nothing scattered.
     edge_mask: Which edges exist, where nodes have fewer; None is all. What the others carry reaches
       no sum.
     node_mask: Which nodes exist, where samples have fewer; None is all. Means over a sample are
@@ -106,6 +106,13 @@ Graph = Topology | Neighbours | jraph.GraphsTuple
 # Up to so many nodes the gather's transpose is a product with a constant matrix (see
 # `_gather_tangent`), whose cost grows with nodes * edges; beyond, a scatter-add.
 _LARGEST_INCIDENCE = 64
+
+
+@functools.lru_cache(maxsize=64)
+def pairs(num_nodes: int) -> Topology:
+  """Returns the topology in which every node sends to those after it: each pair is one edge."""
+  edges = list(itertools.combinations(range(num_nodes), 2))
+  return Topology(num_nodes, tuple(s for s, _ in edges), tuple(r for _, r in edges))
 
 
 @functools.lru_cache(maxsize=64)
@@ -288,6 +295,15 @@ class Edges:
   def sum(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Sums messages over the edges into each node."""
     return self._joined(self._sum(self._slabs(messages)))
+
+  def sum_at_senders(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
+    """Sums messages over the edges out of each node; not with `Neighbours`."""
+    slabs, senders = self._slabs(messages), self.graph.senders
+    if isinstance(self.graph, Topology):
+      return self._joined(_sum_constant(slabs, self.graph.senders, self.num_nodes))
+    if isinstance(self.graph, Neighbours):
+      raise ValueError("Edges.sum_at_senders: Neighbours are ordered by receiver.")
+    return self._joined(_segment_sum(slabs, _indices(senders), self.num_nodes))
 
   def mean(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Averages messages over the edges into each node; nodes without edges give 0."""
