@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -6,7 +7,7 @@ import jraph
 import numpy as np
 import pytest
 
-from ace_jax import homotopy, padding
+from ace_jax import graphs, homotopy, padding
 from ace_jax.models.schnet import SchNet
 from ace_jax.symmetry import random_rotations
 
@@ -89,19 +90,27 @@ def sparse(arrays, config, dtype):
   return [jnp.asarray(arrays["in/positions"], dtype), arrays["in/atomic_numbers"], graph]
 
 
-def dense(arrays, config, dtype, count=None):
-  shape = (config["B"], config["nodes"])
-  positions = jnp.asarray(arrays["in/positions"], dtype).reshape(*shape, 3)
-  exists = jnp.ones(shape, bool)
-  graph = padding.nearest(positions, exists, config["cutoff"], count)
-  return [positions, arrays["in/atomic_numbers"].reshape(shape), graph]
+def all_pairs(arrays, config, dtype):
+  """The same edges as a mask over all pairs of a graph's nodes."""
+  samples, nodes = config["B"], config["nodes"]
+  senders, receivers = arrays["in/edge_index"]
+  mask = np.zeros((samples, nodes, nodes), bool)
+  mask[receivers // nodes, receivers % nodes, senders % nodes] = True
+  assert mask.sum() == len(senders)
+  assert (mask == mask.swapaxes(1, 2)).all()
+  positions = jnp.asarray(arrays["in/positions"], dtype).reshape(samples, nodes, 3)
+  graph = graphs.Neighbours(None, edge_mask=jnp.asarray(mask))
+  return [positions, arrays["in/atomic_numbers"].reshape(samples, nodes), graph]
 
 
 def neighbours(arrays, config, dtype):
-  return dense(arrays, config, dtype, config["nodes"] - 1)
+  """The same edges as a mask over senders that are named."""
+  positions, numbers, graph = all_pairs(arrays, config, dtype)
+  senders = jnp.broadcast_to(jnp.arange(config["nodes"]), graph.edge_mask.shape)
+  return [positions, numbers, dataclasses.replace(graph, senders=senders)]
 
 
-@pytest.mark.parametrize("layout", [sparse, dense, neighbours])
+@pytest.mark.parametrize("layout", [sparse, all_pairs, neighbours])
 @pytest.mark.parametrize("bits", [64, 32])
 def test_published_outputs_and_gradients(schnet_fixture, layout, bits):
   arrays = np.load(schnet_fixture)
