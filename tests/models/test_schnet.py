@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -227,6 +228,26 @@ def test_atoms_that_do_not_exist_change_nothing(scale):
     (_, (expected, others)), slopes = step(held, jnp.pad(numbers, wide), junk)
     for a, b in ((found, expected), (moved, others), (gradients, slopes)):
       jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11), a, b)
+
+
+@pytest.mark.parametrize("scale", ["free", "fixed"])
+def test_statistics_of_devices_with_different_numbers_of_atoms(scale):
+  """Two devices with a molecule each have the statistics of both molecules together."""
+  with jax.enable_x64(True):
+    numbers, positions = molecules(jnp.float64)
+    model = model_of(SMALL, relaxation_scale=scale, axis_name="data")
+    variables = variables_of(model, numbers, positions)
+
+    def train(numbers, positions):
+      return apply(model, variables, numbers, positions, train=True, mutable=["batch_stats"])
+
+    one = jax.vmap(train, axis_name="data")(numbers[None], positions[None])
+    two = jax.vmap(train, axis_name="data")(numbers[:, None], positions[:, None])
+    np.testing.assert_allclose(two[0].ravel(), one[0].ravel(), rtol=1e-9)
+    for k in range(2):
+      device = jax.tree.map(lambda a, k=k: a[k], two[1])
+      alone = jax.tree.map(lambda a: a[0], one[1])
+      jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9), device, alone)
 
 
 def test_gradients_are_finite_for_one_atom_and_where_atoms_coincide():
