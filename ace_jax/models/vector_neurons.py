@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from ace_jax import relaxations, streams
 from ace_jax.homotopy import Homotopic, Irreps
+from ace_jax.models.steerable import channel_map
 
 _EPSILON = 1e-6
 _SLOPE = 0.2
@@ -69,10 +70,10 @@ class LinearOnGraph(nn.Module):
     kernel = self.param("kernel", init, (inputs, self.features))
     bias = self.param("bias", init, (self.features,)) if self.use_bias else 0
     if neighbours is None:
-      return x @ kernel + bias
+      return channel_map(x, kernel) + bias
     of_difference, of_centre = jnp.split(kernel, 2)
-    at_centre = x @ (of_centre - of_difference) + bias
-    return gather(x @ of_difference, neighbours) + at_centre[:, :, None]
+    at_centre = channel_map(x, of_centre - of_difference) + bias
+    return gather(channel_map(x, of_difference), neighbours) + at_centre[:, :, None]
 
 
 class FlatLinear(nn.Module):
@@ -170,7 +171,7 @@ class VNBatchNorm(nn.Module):
     square = jnp.sum(jnp.square(x), -2, keepdims=True)
     positive = square > 0
     norms = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0) + _EPSILON
-    return x / norms * streams.batch_norm("norm", train, self.axis_name)(norms)
+    return x * (streams.batch_norm("norm", train, self.axis_name)(norms) / norms)
 
 
 class VNMaxPool(nn.Module):
