@@ -112,7 +112,7 @@ _QUICK: dict[str, Any] = {
 }
 _SMALL: dict[str, dict[str, Any]] = {
   "schnet": {"layers": 3},
-  "segnn": {"hidden_features": 32, "layers": 2, "epochs": 10},
+  "segnn": {"hidden_features": 32, "layers": 2, "epochs": 10, "batch_size": 16},
 }
 
 
