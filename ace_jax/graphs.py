@@ -98,7 +98,10 @@ class Neighbours:
   @property
   def in_degree(self) -> int:
     """K, the number of edges into every node."""
-    return (self.edge_mask if self.senders is None else self.senders).shape[-1]
+    edges = self.edge_mask if self.senders is None else self.senders
+    if edges is None:
+      raise ValueError("Neighbours need senders, or a mask of edges over all pairs of nodes.")
+    return edges.shape[-1]
 
 
 Graph = Topology | Neighbours | jraph.GraphsTuple
@@ -141,10 +144,10 @@ def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
   """Returns for each edge the features of its sender; shapes as in `gather_receivers`."""
   if isinstance(graph, jraph.GraphsTuple):
     return x[_indices(graph.senders)]
-  if isinstance(graph, Neighbours) and graph.senders is None:
-    pairs = jnp.broadcast_to(x[:, None], (*x.shape[:2], *x.shape[1:]))
-    return pairs.reshape(x.shape[0], -1, *x.shape[2:])
   if isinstance(graph, Neighbours):
+    if graph.senders is None:
+      everyone = jnp.broadcast_to(x[:, None], (*x.shape[:2], *x.shape[1:]))
+      return everyone.reshape(x.shape[0], -1, *x.shape[2:])
     senders = graph.senders.reshape(x.shape[0], -1, *[1] * (x.ndim - 2))
     return jnp.take_along_axis(x, senders, 1, mode="clip")
   if graph.num_nodes <= _LARGEST_INCIDENCE:
@@ -271,17 +274,17 @@ class Edges:
   rows: int = 1
 
   def __post_init__(self):
-    masks = isinstance(self.graph, Neighbours) and (self.graph.edge_mask, self.graph.node_mask)
-    if masks and masks != (None, None):
-      raise ValueError("Edges: Neighbours with masks are for the layout [batch, nodes, ...].")
+    if isinstance(self.graph, Neighbours):
+      masked = self.graph.edge_mask is not None or self.graph.node_mask is not None
+      if masked or self.graph.senders is None:
+        raise ValueError("Edges: Neighbours with masks are for the layout [batch, nodes, ...].")
 
   def at_senders(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
     """Returns for each edge the features of its sender."""
     slabs = self._slabs(x)
     if isinstance(self.graph, Neighbours):
-      batch = self.graph.senders.shape[0]
-      senders = jnp.moveaxis(self.graph.senders, 0, -1)
-      senders = senders.reshape(-1, batch, *[1] * (slabs.ndim - 2))
+      senders = jnp.moveaxis(jnp.asarray(self.graph.senders), 0, -1)
+      senders = senders.reshape(-1, senders.shape[-1], *[1] * (slabs.ndim - 2))
       return self._joined(jnp.take_along_axis(slabs, senders, 0, mode="clip"))
     return self._joined(self._gather(slabs, self.graph.senders))
 

@@ -197,6 +197,19 @@ def test_a_graphs_tuple_without_edges():
   assert padded.senders.shape == (2,)
 
 
+def test_masks_that_edges_of_leading_nodes_cannot_keep():
+  senders, mask = jnp.zeros((2, 3, 1), int), jnp.ones((2, 3), bool)
+  for graph in (
+    graphs.Neighbours(senders, node_mask=mask),
+    graphs.Neighbours(senders, edge_mask=mask[..., None]),
+    graphs.Neighbours(None, edge_mask=jnp.ones((2, 3, 3), bool)),
+  ):
+    with pytest.raises(ValueError, match="Neighbours with masks"):
+      graphs.Edges(graph, 3)
+  with pytest.raises(ValueError, match="need senders, or a mask"):
+    graphs.aggregate(jnp.ones((2, 3, 1)), graphs.Neighbours(None))
+
+
 @pytest.mark.parametrize(
   ("sizes", "says"),
   [
