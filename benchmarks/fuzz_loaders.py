@@ -131,7 +131,8 @@ def make(place: Path, real: Path | None) -> dict[str, Loader]:
     **{"mocap_split": _mocap_split, "skeleton": _skeleton, "motion": _motion},
     **{"mocap_archive": _mocap_archive, "records": _records, "config": _config},
     **{"result": _result, "reference": _reference},
-    **{"molecule": _molecule, "molecules": _molecules, "mesh": _mesh},
+    **{"molecule": _molecule, "molecules": _molecules, "molecule_rows": _molecule_rows},
+    **{"mesh": _mesh},
   }
   loaders = {}
   for name, maker in makers.items():
@@ -461,6 +462,22 @@ def _molecules(folder: Path, real: Path | None, trap: Path):
     _expect_molecules(readers.read_npz([path]))
 
   return mutations.broken_archive(arrays, trap), load, (DataError,)
+
+
+def _molecule_rows(folder: Path, real: Path | None, trap: Path):
+  del real, trap
+  columns = ("Index", "Elements", "XYZ_Ang", *readers.COLUMNS)
+  rows = [
+    (4, "\"['C','H']\"", '"[[0.1,0.2,0.],[1.,1.5,-2.0]]"', *[0.5] * len(readers.COLUMNS)),
+    (7, "\"['O']\"", '"[[0.,0.,0.]]"', *[-1.25] * len(readers.COLUMNS)),
+  ]
+  text = "\n".join(", ".join(map(str, row)) for row in (columns, *rows))
+
+  def load(content: bytes) -> None:
+    (folder / "a.csv").write_bytes(content)
+    _expect_molecules(readers.read_csv([folder / "a.csv"]))
+
+  return mutations.broken_text(text).map(_packed), load, (DataError,)
 
 
 def _mesh(folder: Path, real: Path | None, trap: Path):

@@ -13,7 +13,7 @@ from data.errors import DataError
 from data.qm9.molecules import ELEMENTS, LARGEST, TARGETS, Molecules, checked
 
 PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
-_COLUMNS = (
+COLUMNS = (
   *("Dipole_debye", "Polarizability_bohr3", "HOMO_au", "LUMO_au", "HOMO_LUMO_gap_au", "R2_bohr2"),
   *("ZPVE_au", "InternalEnergy_0K_au", "InternalEnergy_298K_au", "Enthalphy_298K_au"),
   *("GibbsFreeEnergy_298K_au", "Heatcapacity_Cv_cal_mol_K"),
@@ -75,7 +75,7 @@ def _csv_row(
     elements = row["Elements"].strip("[]").replace("'", "").split(",")
     rows = row["XYZ_Ang"].removeprefix("[[").removesuffix("]]").split("],[")
     positions = [[_number(word) for word in text.split(",")] for text in rows]
-    targets = [_number(row[column]) for column in _COLUMNS]
+    targets = [_number(row[column]) for column in COLUMNS]
     index = row["Index"]
     if not (index.isascii() and index.isdecimal() and len(index) < 8):
       raise ValueError(f"{index[:20]!r} is no index")

@@ -100,7 +100,7 @@ def test_the_layouts_agree(tmp_path):
           "Index": arrays["index"][i],
           "Elements": str([symbols[z] for z in arrays["numbers"][part]]).replace(" ", ""),
           "XYZ_Ang": str(arrays["positions"][part].tolist()).replace(" ", ""),
-          **dict(zip(readers._COLUMNS, arrays["targets"][i], strict=True)),
+          **dict(zip(readers.COLUMNS, arrays["targets"][i], strict=True)),
         }
       )
   with (tmp_path / "part.csv").open("w", newline="") as file:
