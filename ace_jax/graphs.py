@@ -5,9 +5,10 @@ Two layouts are understood by every function here:
 - dense: arrays [batch, nodes, ...] with a `Topology`, where all graphs of a batch have the same
   edges, or with `Neighbours`, where every node of every sample has so many senders of its own.
   Nothing is scattered forwards if every node has the same in-degree, as `Neighbours` always do.
-- sparse: arrays [nodes, ...] with a `jraph.GraphsTuple`, possibly padded by
-  `jraph.pad_with_graphs`: padding edges connect padding nodes only, so that real nodes never see
-  them.
+  Samples of fewer nodes, and nodes of fewer senders, are masks of `Neighbours`.
+- sparse: arrays [nodes, ...] with a `jraph.GraphsTuple`, possibly padded: padding edges connect
+  padding nodes only, so that real nodes never see them. Only `ace_jax.padding.PaddedGraphs` say so
+  of themselves, so that statistics over nodes leave padding out too.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +63,15 @@ class Topology:
   @functools.cached_property
   def in_degree(self) -> int | None:
     """The in-degree that all nodes share, or None."""
-    degrees = np.bincount(self.receivers, minlength=self.num_nodes)
+    degrees = np.bincount(np.asarray(self.receivers, int), minlength=self.num_nodes)
     return int(degrees[0]) if self.num_edges and np.all(degrees == degrees[0]) else None
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["senders"], meta_fields=[])
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["senders", "edge_mask", "node_mask"],
+  meta_fields=[],
+)
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
   """Edges that differ by sample, in equal number into every node: its K nearest, say.
@@ -78,15 +83,25 @@ class Neighbours:
 
   Attributes:
     senders: Source nodes of the edges into each node, within the sample, 0 to nodes - 1 (others
-      are clipped).
+      are clipped). None is all nodes of the sample in their order, itself too; `edge_mask`, which
+      is symmetric then, says which are edges. Nothing is gathered, and nothing scattered.
+    edge_mask: Which edges exist, where nodes have fewer; None is all. What the others carry reaches
+      no sum.
+    node_mask: Which nodes exist, where samples have fewer; None is all. Means over a sample are
+      over its own nodes.
   """
 
-  senders: Int[Array, "batch nodes neighbours"]
+  senders: Int[Array, "batch nodes neighbours"] | None
+  edge_mask: Bool[Array, "batch nodes neighbours"] | None = None
+  node_mask: Bool[Array, "batch nodes"] | None = None
 
   @property
   def in_degree(self) -> int:
     """K, the number of edges into every node."""
-    return self.senders.shape[-1]
+    edges = self.edge_mask if self.senders is None else self.senders
+    if edges is None:
+      raise ValueError("Neighbours need senders, or a mask of edges over all pairs of nodes.")
+    return edges.shape[-1]
 
 
 Graph = Topology | Neighbours | jraph.GraphsTuple
@@ -94,6 +109,13 @@ Graph = Topology | Neighbours | jraph.GraphsTuple
 # Up to so many nodes the gather's transpose is a product with a constant matrix (see
 # `_gather_tangent`), whose cost grows with nodes * edges; beyond, a scatter-add.
 _LARGEST_INCIDENCE = 64
+
+
+@functools.lru_cache(maxsize=64)
+def pairs(num_nodes: int) -> Topology:
+  """Returns the topology in which every node sends to those after it: each pair is one edge."""
+  edges = list(itertools.combinations(range(num_nodes), 2))
+  return Topology(num_nodes, tuple(s for s, _ in edges), tuple(r for _, r in edges))
 
 
 @functools.lru_cache(maxsize=64)
@@ -113,7 +135,7 @@ def gather_receivers(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."
   if isinstance(graph, jraph.GraphsTuple):
     return x[_indices(graph.receivers)]
   if isinstance(graph, Topology) and graph.in_degree is None:
-    return x[:, np.asarray(graph.receivers)]
+    return x[:, np.asarray(graph.receivers, int)]
   shape = (*x.shape[:2], graph.in_degree, *x.shape[2:])
   return jnp.broadcast_to(x[:, :, None], shape).reshape(x.shape[0], -1, *x.shape[2:])
 
@@ -123,11 +145,14 @@ def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
   if isinstance(graph, jraph.GraphsTuple):
     return x[_indices(graph.senders)]
   if isinstance(graph, Neighbours):
+    if graph.senders is None:
+      everyone = jnp.broadcast_to(x[:, None], (*x.shape[:2], *x.shape[1:]))
+      return everyone.reshape(x.shape[0], -1, *x.shape[2:])
     senders = graph.senders.reshape(x.shape[0], -1, *[1] * (x.ndim - 2))
     return jnp.take_along_axis(x, senders, 1, mode="clip")
   if graph.num_nodes <= _LARGEST_INCIDENCE:
     return _gather_second(x, graph.senders)
-  return x[:, np.asarray(graph.senders)]
+  return x[:, np.asarray(graph.senders, int)]
 
 
 def aggregate(
@@ -151,9 +176,11 @@ def aggregate(
   if isinstance(graph, Neighbours) or (isinstance(graph, Topology) and graph.in_degree is not None):
     shape = (messages.shape[0], -1, graph.in_degree, *messages.shape[2:])
     grouped = messages.reshape(shape)
+    if isinstance(graph, Neighbours) and graph.edge_mask is not None:
+      return _masked_sum(grouped, graph.edge_mask, 2, mean)
     return grouped.mean(2) if mean else grouped.sum(2)
   if isinstance(graph, Topology):
-    receivers, count = np.asarray(graph.receivers), graph.num_nodes
+    receivers, count = np.asarray(graph.receivers, int), graph.num_nodes
     total = jnp.moveaxis(_segment_sum(jnp.moveaxis(messages, 1, 0), receivers, count), 0, 1)
     degrees = np.maximum(np.bincount(receivers, minlength=count), 1).astype(messages.dtype)
     return total / degrees.reshape(count, *[1] * (messages.ndim - 2)) if mean else total
@@ -173,12 +200,23 @@ def pool_mean(x: Float[Array, "..."], graph: Graph) -> Float[Array, "graphs ..."
     x: Node features, [batch, nodes, ...] or [nodes, ...].
     graph: The connectivity.
   """
+  if isinstance(graph, Neighbours) and graph.node_mask is not None:
+    return _masked_sum(x, graph.node_mask, 1, mean=True)
   if not isinstance(graph, jraph.GraphsTuple):
     return x.mean(1)
   num_graphs = graph.n_node.shape[0]
   total = _segment_sum(x, _graph_of_node(graph, x.shape[0]), num_graphs)
   counts = jnp.maximum(graph.n_node, 1).astype(x.dtype)
   return total / counts.reshape(num_graphs, *[1] * (x.ndim - 1))
+
+
+def pool_sum(x: Float[Array, "..."], graph: Graph) -> Float[Array, "graphs ..."]:
+  """Sums node features over each graph; arguments as of `pool_mean`."""
+  if isinstance(graph, jraph.GraphsTuple):
+    return _segment_sum(x, _graph_of_node(graph, x.shape[0]), graph.n_node.shape[0])
+  if isinstance(graph, Neighbours) and graph.node_mask is not None:
+    return _masked_sum(x, graph.node_mask, 1, mean=False)
+  return x.sum(1)
 
 
 def to_nodes(pooled: Float[Array, "graphs ..."], graph: Graph, num_nodes: int) -> Array:
@@ -235,13 +273,18 @@ class Edges:
   num_nodes: int
   rows: int = 1
 
+  def __post_init__(self):
+    if isinstance(self.graph, Neighbours):
+      masked = self.graph.edge_mask is not None or self.graph.node_mask is not None
+      if masked or self.graph.senders is None:
+        raise ValueError("Edges: Neighbours with masks are for the layout [batch, nodes, ...].")
+
   def at_senders(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
     """Returns for each edge the features of its sender."""
     slabs = self._slabs(x)
     if isinstance(self.graph, Neighbours):
-      batch = self.graph.senders.shape[0]
-      senders = jnp.moveaxis(self.graph.senders, 0, -1)
-      senders = senders.reshape(-1, batch, *[1] * (slabs.ndim - 2))
+      senders = jnp.moveaxis(jnp.asarray(self.graph.senders), 0, -1)
+      senders = senders.reshape(-1, senders.shape[-1], *[1] * (slabs.ndim - 2))
       return self._joined(jnp.take_along_axis(slabs, senders, 0, mode="clip"))
     return self._joined(self._gather(slabs, self.graph.senders))
 
@@ -256,13 +299,23 @@ class Edges:
     """Sums messages over the edges into each node."""
     return self._joined(self._sum(self._slabs(messages)))
 
+  def sum_at_senders(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
+    """Sums messages over the edges out of each node; not with `Neighbours`."""
+    slabs, senders = self._slabs(messages), self.graph.senders
+    if isinstance(self.graph, Topology):
+      return self._joined(_sum_constant(slabs, self.graph.senders, self.num_nodes))
+    if isinstance(self.graph, Neighbours):
+      raise ValueError("Edges.sum_at_senders: Neighbours are ordered by receiver.")
+    return self._joined(_segment_sum(slabs, _indices(senders), self.num_nodes))
+
   def mean(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Averages messages over the edges into each node; nodes without edges give 0."""
     slabs = self._slabs(messages)
     if isinstance(self.graph, Neighbours):
       return self._joined(self._grouped(slabs).mean(1))
     if isinstance(self.graph, Topology):
-      degrees = np.bincount(self.graph.receivers, minlength=self.num_nodes).astype(messages.dtype)
+      degrees = np.bincount(np.asarray(self.graph.receivers, int), minlength=self.num_nodes)
+      degrees = degrees.astype(messages.dtype)
     else:
       receivers = _indices(self.graph.receivers)
       degrees = _segment_sum(jnp.ones(receivers.shape, messages.dtype), receivers, self.num_nodes)
@@ -275,7 +328,8 @@ class Edges:
     if isinstance(self.graph, Neighbours):
       return self._joined(self._grouped(slabs).max(1))
     receivers = self.graph.receivers
-    receivers = np.asarray(receivers) if isinstance(self.graph, Topology) else _indices(receivers)
+    dense = isinstance(self.graph, Topology)
+    receivers = np.asarray(receivers, int) if dense else _indices(receivers)
     largest = jax.ops.segment_max(slabs, receivers, self.num_nodes)
     return self._joined(jnp.where(jnp.isfinite(largest), largest, 0))
 
@@ -323,7 +377,7 @@ class Edges:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _gather_constant(x: Array, indices: tuple[int, ...]) -> Array:
-  return x[np.asarray(indices)]
+  return x[np.asarray(indices, int)]
 
 
 @_gather_constant.defjvp
@@ -352,7 +406,7 @@ def _sum_constant(x: Array, indices: tuple[int, ...], count: int) -> Array:
 @_sum_constant.defjvp
 def _sum_tangent(indices, count, primals, tangents):
   (x,), (tangent,) = primals, tangents
-  return _sum_constant(x, indices, count), _segment_sum(tangent, np.asarray(indices), count)
+  return _sum_constant(x, indices, count), _segment_sum(tangent, np.asarray(indices, int), count)
 
 
 _MOST_SLOTS = 16
@@ -361,8 +415,8 @@ _MOST_SLOTS = 16
 
 def _slots(indices: tuple[int, ...], count: int) -> np.ndarray:
   """Returns [k, node], where a node's k-th edge stands; len(indices) where it has fewer."""
-  degrees = np.bincount(indices, minlength=count)
-  order = np.append(np.argsort(indices, kind="stable"), len(indices))
+  degrees = np.bincount(np.asarray(indices, int), minlength=count)
+  order = np.append(np.argsort(np.asarray(indices, int), kind="stable"), len(indices))
   ranks = np.arange(degrees.max(initial=0))[:, None]
   position = np.minimum(np.cumsum(degrees) - degrees + ranks, len(indices))
   return order[np.where(ranks < degrees, position, len(indices))]
@@ -370,7 +424,7 @@ def _slots(indices: tuple[int, ...], count: int) -> np.ndarray:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _gather_second(x: Array, indices: tuple[int, ...]) -> Array:
-  return x[:, np.asarray(indices)]
+  return x[:, np.asarray(indices, int)]
 
 
 @_gather_second.defjvp
@@ -378,17 +432,26 @@ def _gather_second_tangent(indices, primals, tangents):
   (x,), (tangent,) = primals, tangents
   incidence = _incidence(indices, x.shape[1]).T
   moved = _product(incidence, jnp.moveaxis(tangent, 1, 0))
-  return x[:, np.asarray(indices)], jnp.moveaxis(moved, 0, 1)
+  return x[:, np.asarray(indices, int)], jnp.moveaxis(moved, 0, 1)
 
 
 def _incidence(indices: tuple[int, ...], num_nodes: int) -> np.ndarray:
-  return np.equal.outer(np.arange(num_nodes), np.asarray(indices)).astype(np.float64)
+  return np.equal.outer(np.arange(num_nodes), np.asarray(indices, int)).astype(np.float64)
 
 
 def _product(matrix: np.ndarray, x: Array) -> Array:
   flat = x.reshape(x.shape[0], -1)
   product = jnp.dot(matrix.astype(x.dtype), flat, precision=jax.lax.Precision.HIGHEST)
   return product.reshape(matrix.shape[0], *x.shape[1:])
+
+
+def _masked_sum(x: Array, mask: Array, axis: int, mean: bool) -> Array:
+  """Sums (or averages) what the mask, over the axes up to `axis`, lets through; 0 where nothing."""
+  total = jnp.sum(jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), x, 0), axis)
+  if not mean:
+    return total
+  counts = jnp.maximum(mask.sum(axis), 1).astype(x.dtype)
+  return total / counts.reshape(*counts.shape, *[1] * (total.ndim - counts.ndim))
 
 
 def _segment_sum(x, segments, count: int):
@@ -405,6 +468,5 @@ def _num_nodes(graph: jraph.GraphsTuple) -> int:
 
 
 def _indices(indices) -> Array:
-  if indices is None:
-    raise ValueError("The GraphsTuple has no edges (senders or receivers are None).")
-  return jnp.asarray(indices)
+  # None is how jraph writes that there are no edges.
+  return jnp.zeros(0, int) if indices is None else jnp.asarray(indices, int)

@@ -8,7 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from ace_jax import padding
 
 GAMMA = "gamma"
 """Name of the variable collection that holds gamma, and of the variable in it."""
@@ -76,13 +78,17 @@ class Homotopic(nn.Module):
   momentum: float = 0.99
   irreps: Irreps | None = None
 
-  def __call__(self, y_eq: Any, x: Any, *args, **kwargs) -> Any:
+  def __call__(
+    self, y_eq: Any, x: Any, *args, where: Bool[Array, "..."] | None = None, **kwargs
+  ) -> Any:
     """Returns f_eq(x) + gamma f_neq(x), or `y_eq` itself for a projection.
 
     Args:
       y_eq: Output of the equivariant map: an array [..., out], or an e3nn `IrrepsArray`.
       x: What f_neq sees, an array [..., in] or an `IrrepsArray`; its leading axes are y_eq's.
       *args: Passed on to the branch after x.
+      where: Which entries of f_neq count in its mean square, broadcast against y_eq (as in
+        `jax.numpy.mean`); None counts all. Padding must not (`ace_jax.padding.node_mask`).
       **kwargs: Passed on to the branch.
 
     Returns:
@@ -91,10 +97,12 @@ class Homotopic(nn.Module):
     Raises:
       ValueError: scale is neither "free" nor "fixed", or the branch returns another shape.
     """
-    return self.carry(y_eq, x, *args, **kwargs)[0]
+    return self.carry(y_eq, x, *args, where=where, **kwargs)[0]
 
   @nn.compact
-  def carry(self, y_eq: Any, x: Any, *args, **kwargs) -> tuple[Any, Array | None]:
+  def carry(
+    self, y_eq: Any, x: Any, *args, where: Bool[Array, "..."] | None = None, **kwargs
+  ) -> tuple[Any, Array | None]:
     """Returns (f_eq + gamma f_neq, f_neq), for branches that carry a stream from layer to layer.
 
     Arguments as of `__call__`; f_neq is what the next layer's branch takes for its x. It is not
@@ -117,7 +125,7 @@ class Homotopic(nn.Module):
       )
     stream = f_neq
     if self.scale == "fixed":
-      f_neq = f_neq * jax.lax.rsqrt(self._mean_square(f_neq) + _MEAN_SQUARE_FLOOR)
+      f_neq = f_neq * jax.lax.rsqrt(self._mean_square(f_neq, where) + _MEAN_SQUARE_FLOOR)
     if self.irreps is not None:
       self.sow("intermediates", IRREPS, self.irreps)
     self.sow("intermediates", "input", flat_x)
@@ -132,13 +140,16 @@ class Homotopic(nn.Module):
     initialising = self.is_initializing() and self.is_mutable_collection(GAMMA)
     return self.has_variable(GAMMA, GAMMA) or initialising
 
-  def _mean_square(self, f_neq: Float[Array, "... features"]) -> Float[Array, ""]:
-    running = self.variable("batch_stats", _MEAN_SQUARE, lambda: jnp.mean(jnp.square(f_neq)))
+  def _mean_square(
+    self, f_neq: Float[Array, "... features"], where: Bool[Array, "..."] | None
+  ) -> Float[Array, ""]:
+    def mean_over(axis_name):
+      return padding.mean(jnp.square(f_neq), where=where, axis_name=axis_name)
+
+    running = self.variable("batch_stats", _MEAN_SQUARE, lambda: mean_over(None))
     if self.is_initializing() or not self.is_mutable_collection("batch_stats"):
       return running.value
-    mean_square = jnp.mean(jnp.square(f_neq))
-    if self.axis_name is not None:
-      mean_square = jax.lax.pmean(mean_square, self.axis_name)
+    mean_square = mean_over(self.axis_name)
     decayed = self.momentum * running.value + (1 - self.momentum) * mean_square
     running.value = jax.lax.stop_gradient(decayed)
     return mean_square

@@ -4,14 +4,18 @@ They are the published relaxation of EGNO (Manolache et al., NeurIPS 2025), to b
 `Homotopic`; running statistics live in the collection `batch_stats`.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from ace_jax import relaxations
+from ace_jax import padding, relaxations
 
 _EPSILON = 1e-12
+_MOMENTUM, _NORM_EPSILON = 0.9, 1e-5
 _FIRST_ITERATIONS, _ITERATIONS = 15, 5
 
 
@@ -79,11 +83,14 @@ class FeatureStream(nn.Module):
 
   @nn.compact
   def __call__(
-    self, stream: Float[Array, "... inputs"], train: bool = False
+    self,
+    stream: Float[Array, "... inputs"],
+    train: bool = False,
+    mask: Bool[Array, "... 1"] | None = None,
   ) -> Float[Array, "... features"]:
     if self.first:
       stream = relaxations.torch_dense(self.features, stream.shape[-1], name="start")(stream)
-    stream = batch_norm("norm", train, self.axis_name)(stream)
+    stream = batch_norm("norm", train, self.axis_name, mask)(stream)
     return SpectralDense(self.features, name="linear")(stream, train)
 
 
@@ -103,14 +110,21 @@ class PositionStream(nn.Module):
   axis_name: str | None = None
 
   @nn.compact
-  def __call__(self, x: Float[Array, "... 3"], train: bool = False) -> Float[Array, "... 3"]:
-    x = batch_norm("norm_0", train, self.axis_name)(self.shared(x))
+  def __call__(
+    self,
+    x: Float[Array, "... 3"],
+    train: bool = False,
+    mask: Bool[Array, "... 1"] | None = None,
+  ) -> Float[Array, "... 3"]:
+    x = batch_norm("norm_0", train, self.axis_name, mask)(self.shared(x))
     x = relaxations.silu(SpectralDense(self.hidden, name="linear_0")(x, train))
-    x = batch_norm("norm_1", train, self.axis_name)(x)
+    x = batch_norm("norm_1", train, self.axis_name, mask)(x)
     return SpectralDense(self.features, name="linear_1")(x, train)
 
 
-def batch_norm(name: str, train: bool, axis_name: str | None) -> nn.BatchNorm:
+def batch_norm(
+  name: str, train: bool, axis_name: str | None, mask: Bool[Array, "... 1"] | None = None
+) -> Callable[[Array], Array]:
   """Batch normalisation over all axes but the last, momentum and epsilon as in PyTorch.
 
   The running variance is the biased one (PyTorch's is the unbiased one: a factor n / (n - 1)).
@@ -119,12 +133,49 @@ def batch_norm(name: str, train: bool, axis_name: str | None) -> nn.BatchNorm:
     name: Name of the submodule.
     train: Whether the statistics are those of the batch, and the running ones move.
     axis_name: Mapped axis over which statistics are averaged.
+    mask: Which rows count in the statistics; None is all.
   """
+  if mask is not None:
+    return partial(_MaskedBatchNorm(axis_name, name=name), train=train, mask=mask)
   return nn.BatchNorm(
     use_running_average=not train,
-    momentum=0.9,
-    epsilon=1e-5,
+    momentum=_MOMENTUM,
+    epsilon=_NORM_EPSILON,
     axis_name=axis_name,
     use_fast_variance=False,
     name=name,
   )
+
+
+class _MaskedBatchNorm(nn.Module):
+  """`flax.linen.BatchNorm`, its variables too, over the rows that count.
+
+  Flax's takes a mask, but averages the means of devices, which may have different numbers of rows.
+  """
+
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "... features"], train: bool, mask: Bool[Array, "... 1"]
+  ) -> Float[Array, "... features"]:
+    features, axes = x.shape[-1:], tuple(range(x.ndim - 1))
+    running = {
+      "mean": self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32),
+      "var": self.variable("batch_stats", "var", jnp.ones, features, jnp.float32),
+    }
+    scale = self.param("scale", nn.initializers.ones, features)
+    bias = self.param("bias", nn.initializers.zeros, features)
+    mean, var = running["mean"].value, running["var"].value
+    if train:
+      over_rows = partial(padding.mean, axes=axes, where=mask, axis_name=self._axis())
+      mean = over_rows(x)
+      var = over_rows(jnp.square(x - mean))
+      if not self.is_initializing():
+        for name, found in (("mean", mean), ("var", var)):
+          value = running[name].value
+          running[name].value = _MOMENTUM * value + (1 - _MOMENTUM) * found
+    return (x - mean) * (scale * jax.lax.rsqrt(var + _NORM_EPSILON)) + bias
+
+  def _axis(self) -> str | None:
+    return None if self.is_initializing() else self.axis_name

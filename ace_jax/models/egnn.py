@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ace_jax import graphs, relaxations
+from ace_jax import graphs, padding, relaxations
 from ace_jax.homotopy import Homotopic, Irreps
 
 _LARGEST_MOVE = 100.0
@@ -161,5 +161,7 @@ class _HomotopicLayer(nn.Module):
     x, h = layer(positions, velocities, features, edge_features, edges)
     scalars = f"{self.hidden}x0e"
     sees = f"{scalars}+1x1o+1x1o"
-    moved = homotopic(irreps=Irreps(sees, "1x1o"), name="positions")(x, seen)
-    return moved, homotopic(irreps=Irreps(sees, scalars), name="features")(h, seen)
+    where = padding.row_mask(edges)
+    moved = homotopic(irreps=Irreps(sees, "1x1o"), name="positions")(x, seen, where=where)
+    homotopic = homotopic(irreps=Irreps(sees, scalars), name="features")
+    return moved, homotopic(h, seen, where=where)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ace_jax import graphs, homotopy, relaxations, streams
+from ace_jax import graphs, homotopy, padding, relaxations, streams
 from ace_jax.homotopy import Homotopic
 from ace_jax.models.egnn import EGNNLayer
 
@@ -207,8 +207,10 @@ class _Layer(nn.Module):
     positions = partial(
       streams.PositionStream, hidden=self.hidden, shared=shared, axis_name=self.axis_name
     )
-    h, stream = homotopic(features, name="features").carry(h, stream, train=train)
-    x = homotopic(positions, name="positions")(x, seen, train=train)
+    mask = padding.row_mask(edges)
+    keywords = {"train": train, "mask": mask, "where": mask}
+    h, stream = homotopic(features, name="features").carry(h, stream, **keywords)
+    x = homotopic(positions, name="positions")(x, seen, **keywords)
     return x, v, h, stream
 
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ace_jax import graphs, relaxations
+from ace_jax import graphs, padding, relaxations
 from ace_jax.homotopy import Homotopic, Irreps
 from ace_jax.models.steerable import norm
 
@@ -95,4 +95,5 @@ class _Layer(nn.Module):
       irreps=Irreps("1x1o+1x1o", "1x1o"),
       name="positions",
     )
-    return homotopic(moved, jnp.concatenate([x - centre, v], -1))
+    seen = jnp.concatenate([x - centre, v], -1)
+    return homotopic(moved, seen, where=padding.row_mask(edges))

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ace_jax import graphs, relaxations
+from ace_jax import graphs, padding, relaxations
 from ace_jax.models.steerable import Features
 from ace_jax.models.tfn import (
   Convolution,
@@ -148,4 +148,4 @@ class _Layer(nn.Module):
     homotopic = HomotopicFeatures(
       self.relaxation, self.relaxation_scale, self.axis_name, name="features"
     )
-    return homotopic(y, x)
+    return homotopic(y, x, padding.row_mask(geometry.edges))

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ace_jax import graphs, relaxations
+from ace_jax import graphs, padding, relaxations
 from ace_jax.homotopy import Homotopic, Irreps
 from ace_jax.models import steerable
 from ace_jax.models.steerable import Features, Multiplicities
@@ -179,6 +179,8 @@ class SEGNNLayer(nn.Module):
   ) -> Features:
     """Returns the node features after the layer; arguments as those of `SEGNN`."""
     wide = steerable.gated(self.hidden)
+    mask = padding.node_mask(graph, x[0].shape[-3])
+    where = None if mask is None else mask[..., None]
     message = self._first_message(x, edge_attributes, message_scalars, graph, wide)
     message = steerable.gate(message, self.hidden)
     message = _product(message, edge_attributes, wide, self.fast, "message_layer_2")
@@ -188,11 +190,11 @@ class SEGNNLayer(nn.Module):
     joined = steerable.concatenate([x, received])
     update = _product(joined, node_attributes, wide, self.fast, "update_layer_1")
     update = steerable.gate(update, self.hidden)
-    update = self._homotopic("update_1")(update, (*x, *received))
+    update = self._homotopic("update_1", where)(update, (*x, *received))
     if self.dropout:
       update = steerable.ChannelDropout(self.dropout)(update, train)
     change = _product(update, node_attributes, self.hidden, self.fast, "update_layer_2")
-    change = self._homotopic("update_2")(change, update)
+    change = self._homotopic("update_2", where)(change, update)
     return tuple(a + b for a, b in zip(x, change, strict=True))
 
   def _first_message(self, x, attributes, message_scalars, graph, wide) -> Features:
@@ -207,14 +209,16 @@ class SEGNNLayer(nn.Module):
     joined = steerable.concatenate([receivers, senders, (message_scalars[..., None, :],)])
     return steerable.tensor_product(joined, attributes, *weights())
 
-  def _homotopic(self, name: str) -> Callable[[Features, tuple[Array, ...]], Features]:
+  def _homotopic(
+    self, name: str, where: Array | None
+  ) -> Callable[[Features, tuple[Array, ...]], Features]:
     def call(y: Features, parts: tuple[Array, ...]) -> Features:
       channels = tuple(part.shape[-1] for part in y)
       irreps = Irreps(steerable.layout(parts), steerable.layout(y))
       layer = Homotopic(
         self.relaxation, self.relaxation_scale, self.axis_name, irreps=irreps, name=name
       )
-      relaxed = layer(steerable.flatten(y), steerable.flatten(parts))
+      relaxed = layer(steerable.flatten(y), steerable.flatten(parts), where=where)
       return steerable.unflatten(relaxed, channels)
 
     return call

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ace_jax import graphs, relaxations
+from ace_jax import graphs, padding, relaxations
 from ace_jax.homotopy import Homotopic, Irreps
 from ace_jax.models import steerable
 from ace_jax.models.steerable import Features
@@ -196,11 +196,11 @@ class HomotopicFeatures(nn.Module):
   axis_name: str | None = None
 
   @nn.compact
-  def __call__(self, y: Features, seen: Sequence[Array]) -> Features:
+  def __call__(self, y: Features, seen: Sequence[Array], where: Array | None = None) -> Features:
     irreps = Irreps(steerable.layout(seen), steerable.layout(y))
     layer = Homotopic(self.relaxation, self.relaxation_scale, self.axis_name, irreps=irreps)
     nn.share_scope(self, layer)
-    relaxed = layer(steerable.flatten(y), steerable.flatten(tuple(seen)))
+    relaxed = layer(steerable.flatten(y), steerable.flatten(tuple(seen)), where=where)
     return steerable.unflatten(relaxed, tuple(part.shape[-1] for part in y))
 
 
@@ -277,4 +277,4 @@ class _Layer(nn.Module):
     homotopic = HomotopicFeatures(
       self.relaxation, self.relaxation_scale, self.axis_name, name="features"
     )
-    return homotopic(y, x)
+    return homotopic(y, x, padding.row_mask(geometry.edges))

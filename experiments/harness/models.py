@@ -32,6 +32,7 @@ class Model:
 
 
 _NBODY, _MOCAP = "experiments.nbody.models", "experiments.mocap.models"
+_QM9 = "experiments.qm9.models"
 _EQUIVARIANT = ("lmax", "lmax_attributes", "norm")
 _registered = {
   (entry.experiment, entry.name): entry
@@ -53,6 +54,8 @@ _registered = {
     Model("mocap", "tfn", f"{_MOCAP}:tfn"),
     Model("mocap", "se3_transformer", f"{_MOCAP}:se3_transformer"),
     Model("mocap", "mpnn", f"{_MOCAP}:mpnn", homotopic=False),
+    Model("qm9", "schnet", f"{_QM9}:schnet", branches=False, irreps=False, flags=("centring",)),
+    Model("qm9", "segnn", f"{_QM9}:segnn", flags=_EQUIVARIANT),
   )
 }
 

@@ -16,6 +16,7 @@ from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history, loop, parallel
 from ace_jax.training.finishing import Finish
 from experiments.harness import build, constraints
+from experiments.harness.result_files import MSE
 from experiments.harness.settings import Settings, Training
 
 
@@ -43,6 +44,7 @@ class Problem:
     symmetry: The group and its action on the data; None where there is no known one.
     rotations: How test samples are turned, inputs and targets, to measure what a predictor is worth
       on them: "vertical" (about the vertical), "random_axes" (Haar), ...
+    metric_name: What the metric's mean is called, with its unit where it has one.
     predictions: Arrays that figures need of a fixed few test samples, `predictions(task, end)`:
       inputs, truth, and the selected parameters' prediction under each predictor's name.
   """
@@ -63,6 +65,7 @@ class Problem:
   eval_batch_size: int = 500
   symmetry: Symmetry | None = None
   rotations: Mapping[str, Symmetry] = dataclasses.field(default_factory=dict)
+  metric_name: str = MSE
   predictions: Callable[[tasks.Task, state.AceState], dict[str, Any]] = lambda learned, end: {}
 
   @functools.cached_property

@@ -30,7 +30,7 @@ def complete(given: Mapping[str, Any], patience_given: bool) -> dict[str, Any]:
     settings[name] = settings[name] or None
   if settings["dropout"] and settings["model"] != "segnn":
     raise UsageError(
-      f"--dropout is for --model=segnn of experiments.nbody, not --model={settings['model']}."
+      f"--dropout is for --model=segnn (nbody, qm9), not --model={settings['model']}."
     )
   finish, epochs = settings["finish_epochs"], settings["epochs"]
   if finish:

@@ -14,6 +14,8 @@ from experiments.harness import constraints, models, regularisation
 
 FORMAT = 2
 """Of the files that are written now."""
+MSE = "MSE"
+"""What errors are the mean of, unless a result names another `metric`."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
   **{"model": str, "constraint": str, "seeds": list, "epochs": int, "train_samples": int},
   **{"settings": dict, "data": dict, "predictors": dict, "curve": list},
@@ -46,10 +48,11 @@ class Predictor(TypedDict, total=False):
 class Result(TypedDict, total=False):
   """The content of a training's result.json.
 
-  `settings` are flat (`experiments.harness.settings`); `curve` has the numbers of every evaluation,
-  `final` those of every layer by kind (gamma, multiplier, slack); `seconds` and `memory` are of all
-  `replicas` together; `functional` and `finish` are there where the run has them. A comparison of
-  runs has experiment, format and environment, and what it compares.
+  Errors (`valid_mse`, `test_mse`, `linear_mse`) are means of `metric`, of squared errors where none
+  is named. `settings` are flat (`experiments.harness.settings`); `curve` has the numbers of every
+  evaluation, `final` those of every layer by kind (gamma, multiplier, slack); `seconds` and
+  `memory` are of all `replicas` together; `functional` and `finish` are there where the run has
+  them. A comparison of runs has experiment, format and environment, and what it compares.
   """
 
   format: int
@@ -60,6 +63,7 @@ class Result(TypedDict, total=False):
   epochs: int
   steps: int
   train_samples: int
+  metric: str
   linear_mse: float
   predictors: dict[str, Predictor]
   curve: list[dict[str, Any]]

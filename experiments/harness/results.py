@@ -11,7 +11,7 @@ from ace_jax.training import history
 from ace_jax.training.memory import Peak
 from experiments.harness import tables
 from experiments.harness.problems import Problem
-from experiments.harness.result_files import Result
+from experiments.harness.result_files import MSE, Result
 from experiments.harness.settings import Settings, Training
 
 
@@ -60,6 +60,7 @@ def make(
     "epochs": int(end.epoch),
     "steps": int(end.step),
     "train_samples": task.size(problem.train),
+    **({} if problem.metric_name == MSE else {"metric": problem.metric_name}),
     "linear_mse": problem.summary["linear_mse"]["test"],
     "predictors": predictors,
     "curve": [_evaluation(record) for record in records if "valid/projection" in record],
@@ -132,7 +133,9 @@ def summary_table(results: Sequence[Result], baseline: str, scale: float = 1.0) 
     scale: What errors are multiplied by: 100 shows them in units of 10^-2.
   """
   unit = "" if scale == 1 else f" x 10^-{round(np.log10(scale))}"
-  header = ["predictor", f"test MSE{unit}", f"valid MSE{unit}", "best epoch", "equiv. error"]
+  metric = results[0].get("metric", MSE)
+  header = ["predictor", f"test {metric}{unit}", f"valid {metric}{unit}"]
+  header += ["best epoch", "equiv. error"]
   rows = []
 
   def shown(error):

@@ -5,7 +5,7 @@ From positions and velocities of 31 joints at one frame, predict the next quarte
 
 from absl import flags
 
-from experiments.harness import app, branches, constraints, models
+from experiments.harness import app, model_flags, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.mocap.settings import Settings, preset_values
@@ -40,33 +40,9 @@ def check() -> None:
     raise UsageError(f"--data_dir is not read with --source={FLAGS.source}; leave out one.")
   if FLAGS.source == "acclaim" and not FLAGS.data_dir:
     raise UsageError("--source=acclaim needs a folder: add --data_dir=FOLDER.")
-  model = FLAGS.model or "egno"
-  if model in models.names("mocap"):
-    _check_model(models.get("mocap", model))
+  model_flags.check("mocap", "egno", ("modes", "centring"))
   if FLAGS.train_samples and len(FLAGS.train_samples) > 1:
     raise UsageError("--train_samples takes one size here.")
-
-
-def _check_model(model: models.Model) -> None:
-  known = [models.get("mocap", name) for name in models.names("mocap")]
-  shown = model.name.upper()
-  if not model.irreps and constraints.get(FLAGS.constraint).irreps:
-    others = [other.name for other in known if other.irreps and other.homotopic]
-    raise UsageError(
-      f"--constraint={FLAGS.constraint} penalises linear branches between known representations, "
-      f"and {shown}'s branches carry streams without any; take --model={'|'.join(others)}."
-    )
-  for name in ("relaxation", *branches.sizes()):
-    if not model.branches and FLAGS[name].present:
-      others = [other.name for other in known if other.branches and other.homotopic]
-      raise UsageError(
-        f"--{name}: {shown}'s branches are streams of one published form; leave it out, or "
-        f"take --model={'|'.join(others)}."
-      )
-  for name in ("modes", "centring"):
-    if name not in model.flags and FLAGS[name].present:
-      users = models.with_flag("mocap", name)
-      raise UsageError(f"--{name} is for --model={'|'.join(users)}; leave out one.")
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from data.mocap import download as mocap_download
 LOADERS = (
   *("nbody_file", "nbody_cache", "mocap_trials", "mocap_split", "skeleton", "motion"),
   *("mocap_archive", "records", "config", "result", "reference"),
+  *("molecule", "molecules", "molecule_rows", "mesh"),
 )
 
 

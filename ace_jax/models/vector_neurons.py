@@ -1,0 +1,297 @@
+"""Vector neurons, and VN-DGCNN: a rotation-invariant classifier of point clouds.
+
+Features are [..., 3, channels]: every channel is a vector that turns with the points. All is linear
+over channels, and non-linear along learned directions. Flat features, which branches see, are
+[component, channel], as everywhere in this library.
+
+Reference: Deng, Litany, Duan, Poulenard, Tagliasacchi, Guibas, "Vector Neurons: A General Framework
+for SO(3)-Equivariant Networks", ICCV 2021. DGCNN: Wang et al., "Dynamic Graph CNN for Learning on
+Point Clouds", ACM TOG 2019. Homotopic form: Manolache et al., NeurIPS 2025.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ace_jax import relaxations, streams
+from ace_jax.homotopy import Homotopic, Irreps
+from ace_jax.models.steerable import channel_map
+
+_EPSILON = 1e-6
+_SLOPE = 0.2
+
+Vectors = Float[Array, "*points 3 channels"]
+Neighbours = Int[Array, "batch points k"]
+
+
+def nearest(x: Float[Array, "batch points 3 channels"], k: int) -> Neighbours:
+  """Returns the k nearest points of each in feature space, itself among them, nearest first."""
+  flat = x.reshape(*x.shape[:2], -1)
+  square = jnp.sum(jnp.square(flat), -1)
+  products = jnp.einsum("bic,bjc->bij", flat, flat, precision=jax.lax.Precision.HIGHEST)
+  return jax.lax.top_k(2 * products - square[:, None] - square[..., None], k)[1]
+
+
+def gather(x: Float[Array, "batch points *rest"], neighbours: Neighbours) -> Array:
+  """Returns the features of the neighbours, [batch, points, k, ...]."""
+  return jax.vmap(lambda features, index: features[index])(x, neighbours)
+
+
+def graph_feature(
+  x: Float[Array, "batch points 3 channels"], neighbours: Neighbours
+) -> Float[Array, "batch points k 3 channels_twice"]:
+  """Returns [x_j - x_i, x_i] for the neighbours j of every point i."""
+  centre = jnp.broadcast_to(x[:, :, None], (*neighbours.shape, *x.shape[2:]))
+  return jnp.concatenate([gather(x, neighbours) - centre, centre], -1)
+
+
+class LinearOnGraph(nn.Module):
+  """A linear map of the last axis of features, or of the edge features [x_j - x_i, x_i].
+
+  The latter is W_1 x_j + (W_2 - W_1) x_i: both maps act on points, of which there are k times fewer
+  than edges.
+
+  Attributes:
+    features: Number of outputs.
+    use_bias: Whether a bias is added.
+  """
+
+  features: int
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self, x: Array, neighbours: Neighbours | None = None) -> Array:
+    inputs = x.shape[-1] * (1 if neighbours is None else 2)
+    init = relaxations.symmetric_uniform(inputs**-0.5)
+    kernel = self.param("kernel", init, (inputs, self.features))
+    bias = self.param("bias", init, (self.features,)) if self.use_bias else 0
+    if neighbours is None:
+      return channel_map(x, kernel) + bias
+    of_difference, of_centre = jnp.split(kernel, 2)
+    at_centre = channel_map(x, of_centre - of_difference) + bias
+    return gather(channel_map(x, of_difference), neighbours) + at_centre[:, :, None]
+
+
+class FlatLinear(nn.Module):
+  """The published branch: a linear map with bias on flat features, which mixes components.
+
+  On edges its input is [x_j - x_i, x_i], joined along the channels or not: the rows of the weight
+  are those of the difference, then those of the centre, [component, channel] within each.
+
+  Attributes:
+    features: Number of outputs.
+  """
+
+  features: int
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "*points inputs"], neighbours: Neighbours | None = None
+  ) -> Array:
+    return LinearOnGraph(self.features, use_bias=True, name="linear")(x, neighbours)
+
+
+class VNLinearLeakyReLU(nn.Module):
+  """Linear maps to features p and directions d, and a leaky ReLU of p along d.
+
+  .. math::
+    p &= BN(W x + \\gamma_1 f_1(x)), \\qquad d = U x + \\gamma_2 f_2(x) \\\\
+    y &= p - (1 - a) \\, [\\langle p, d \\rangle < 0] \\, \\frac{\\langle p, d \\rangle}{|d|^2 +
+      \\epsilon} d
+
+  with slope a = 0.2, and BN a batch normalisation of norms. The gammas are `features` and
+  `directions`.
+
+  Attributes:
+    features: Channels of y.
+    shared: Whether all channels have one direction.
+    relaxation: Constructor of f_1 and f_2; they see flat features and, on edges, neighbours.
+    relaxation_scale: "free" or "fixed", see `Homotopic`.
+    axis_name: Mapped axis over which statistics are averaged.
+
+  Reference: Deng et al., ICCV 2021, Eqs. (4)-(6).
+  """
+
+  features: int
+  shared: bool = False
+  relaxation: Callable[..., nn.Module] = FlatLinear
+  relaxation_scale: str = "free"
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: Vectors, neighbours: Neighbours | None = None, train: bool = False
+  ) -> Vectors:
+    """Returns y, at the points, or at the edges to the neighbours, from [x_j - x_i, x_i].
+
+    Args:
+      x: Features, [batch, points, 3, channels] (or, without neighbours, any axes before).
+      neighbours: Of every point.
+      train: Whether batch statistics are those of this batch, and are updated.
+    """
+
+    def mapped(features, name):
+      y = LinearOnGraph(features, name=f"map_{name}")(x, neighbours)
+      return self._homotopic(y, x, neighbours, name)
+
+    p = mapped(self.features, "features")
+    p = VNBatchNorm(self.axis_name, name="norm")(p, train)
+    d = mapped(1 if self.shared else self.features, "directions")
+    product = jnp.sum(p * d, -2, keepdims=True)
+    along = product / (jnp.sum(jnp.square(d), -2, keepdims=True) + _EPSILON)
+    return p - (1 - _SLOPE) * jnp.where(product < 0, along, 0) * d
+
+  def _homotopic(self, y, x, neighbours, name):
+    channels = x.shape[-1] * (1 if neighbours is None else 2)
+    irreps = Irreps(f"{channels}x1o", f"{y.shape[-1]}x1o") if neighbours is None else None
+    layer = Homotopic(
+      self.relaxation, self.relaxation_scale, self.axis_name, irreps=irreps, name=name
+    )
+    flat = y.reshape(*y.shape[:-2], -1)
+    return layer(flat, x.reshape(*x.shape[:-2], -1), neighbours).reshape(y.shape)
+
+
+class VNBatchNorm(nn.Module):
+  """Scales vectors by the batch normalisation of their norms: x BN(|x|) / |x|.
+
+  Attributes:
+    axis_name: Mapped axis over which batch statistics are averaged.
+
+  Reference: Deng et al., ICCV 2021, Sec. 3.4.
+  """
+
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: Vectors, train: bool = False) -> Vectors:
+    square = jnp.sum(jnp.square(x), -2, keepdims=True)
+    positive = square > 0
+    norms = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0) + _EPSILON
+    return x * (streams.batch_norm("norm", train, self.axis_name)(norms) / norms)
+
+
+class VNMaxPool(nn.Module):
+  """Takes for every channel the vector that lies furthest along a learned direction.
+
+  .. math:: y_c = x_{c, n_c}, \\qquad n_c = \\arg\\max_n \\langle x_{c,n}, (W x)_{c,n} \\rangle
+
+  Reference: Deng et al., ICCV 2021, Sec. 3.3.
+  """
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*points k 3 channels"]) -> Vectors:
+    direction = LinearOnGraph(x.shape[-1], name="map_directions")(x)
+    best = jnp.argmax(jnp.sum(x * direction, -2), -2)
+    return jnp.take_along_axis(x, best[..., None, None, :], -3)[..., 0, :, :]
+
+
+class VNStdFeature(nn.Module):
+  """Makes features invariant: their products with three learned vectors that turn with them.
+
+  .. math:: z = x^T W \\, v_2(v_1(x))
+
+  Attributes:
+    relaxation: See `VNLinearLeakyReLU`, as for all others.
+    relaxation_scale: See there.
+    axis_name: See there.
+
+  Reference: Deng et al., ICCV 2021, Sec. 3.5.
+  """
+
+  relaxation: Callable[..., nn.Module] = FlatLinear
+  relaxation_scale: str = "free"
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "*points 3 channels"], train: bool = False
+  ) -> tuple[Float[Array, "*points channels 3"], Float[Array, "*points 3 3"]]:
+    """Returns (z, the frame W v_2(v_1(x)), [component, vector])."""
+    block = partial(
+      VNLinearLeakyReLU,
+      relaxation=self.relaxation,
+      relaxation_scale=self.relaxation_scale,
+      axis_name=self.axis_name,
+    )
+    channels = x.shape[-1]
+    y = block(channels // 2, name="vn1")(x, train=train)
+    y = block(channels // 4, name="vn2")(y, train=train)
+    frame = LinearOnGraph(3, name="vn_lin")(y)
+    return jnp.einsum("...cm,...ck->...mk", x, frame), frame
+
+
+class VNDGCNN(nn.Module):
+  """Classifies point clouds; invariant under rotations but for its 14 homotopic layers.
+
+  Four edge convolutions over the k nearest points in feature space, one map of all their outputs,
+  invariant features, the largest and the mean over points, a perceptron to logits.
+
+  Attributes:
+    classes: Number of logits.
+    k: Neighbours of a point, itself among them.
+    widths: Vector channels of the edge convolutions, then of the map of their outputs.
+    hidden: Widths of the perceptron.
+    pooling: "max" (`VNMaxPool`) or "mean", over the neighbours.
+    dropout: Rate in the perceptron.
+    relaxation: Constructor of the branches, see `VNLinearLeakyReLU`.
+    relaxation_scale: "free" or "fixed", see `Homotopic`.
+    axis_name: Mapped axis over which statistics are averaged.
+
+  Reference: Deng et al., ICCV 2021, Sec. 4; Manolache et al., NeurIPS 2025.
+  """
+
+  classes: int = 40
+  k: int = 20
+  widths: tuple[int, ...] = (21, 21, 42, 85, 341)
+  hidden: tuple[int, ...] = (512, 256)
+  pooling: str = "mean"
+  dropout: float = 0.5
+  relaxation: Callable[..., nn.Module] = FlatLinear
+  relaxation_scale: str = "free"
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, points: Float[Array, "batch points 3"], train: bool = False
+  ) -> Float[Array, "batch classes"]:
+    """Returns logits.
+
+    Args:
+      points: At least as many as k.
+      train: Whether batch statistics are those of this batch, and dropout acts.
+
+    Raises:
+      ValueError: there are fewer points than k, or the pooling does not exist.
+    """
+    if self.pooling not in ("max", "mean"):
+      raise ValueError(f"VNDGCNN.pooling is {self.pooling!r}; it must be 'max' or 'mean'.")
+    if points.shape[1] < self.k:
+      raise ValueError(f"VNDGCNN: {points.shape[1]} points have no {self.k} neighbours; lower k.")
+    options = {
+      "relaxation": self.relaxation,
+      "relaxation_scale": self.relaxation_scale,
+      "axis_name": self.axis_name,
+    }
+    x, parts = points[..., None], []
+    for i, width in enumerate(self.widths[:-1]):
+      block = VNLinearLeakyReLU(width, name=f"conv_{i}", **options)
+      edges = block(x, nearest(jax.lax.stop_gradient(x), self.k), train)
+      pool = VNMaxPool(name=f"pool_{i}") if self.pooling == "max" else partial(jnp.mean, axis=2)
+      x = pool(edges)
+      parts.append(x)
+    block = VNLinearLeakyReLU(self.widths[-1], shared=True, name="joined", **options)
+    x = block(jnp.concatenate(parts, -1), train=train)
+    x = jnp.concatenate([x, jnp.broadcast_to(x.mean(1, keepdims=True), x.shape)], -1)
+    invariant, _ = VNStdFeature(name="std_feature", **options)(x, train)
+    flat = invariant.reshape(*invariant.shape[:2], -1)
+    h = jnp.concatenate([flat.max(1), flat.mean(1)], -1)
+    for i, width in enumerate(self.hidden):
+      h = relaxations.torch_dense(width, h.shape[-1], name=f"hidden_{i}")(h)
+      h = streams.batch_norm(f"norm_{i}", train, self.axis_name)(h)
+      h = nn.leaky_relu(h, _SLOPE)
+      h = nn.Dropout(self.dropout, deterministic=not train)(h)
+    return relaxations.torch_dense(self.classes, h.shape[-1], name="logits")(h)

@@ -1,0 +1,230 @@
+"""Graphs of different sizes in arrays of few sizes, such that padding changes no number.
+
+`batches` fills lists of `jraph.GraphsTuple` up to at most four sizes. What it yields is a
+`PaddedGraphs`, whose type says that its last graphs are padding, and every model of this library
+asks for that (`node_mask`): padding reaches neither real nodes, nor statistics over nodes.
+"""
+
+import bisect
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ace_jax import graphs
+from ace_jax.errors import ConfigurationError
+
+MOST_SIZES = 4
+"""A batch of another size is another compiled program."""
+
+
+class PaddedGraphs(jraph.GraphsTuple):
+  """A `jraph.GraphsTuple` as `jraph.pad_with_graphs` pads it: real graphs, then padding.
+
+  The first graph of padding has all its nodes, at least one, and all its edges; those after it are
+  empty. A pytree like any GraphsTuple.
+  """
+
+  __slots__ = ()
+
+
+def node_mask(graph: graphs.Graph, num_nodes: int) -> Bool[Array, "..."] | None:
+  """Returns which nodes are real, [nodes] or [batch, nodes]; None where all are.
+
+  Args:
+    graph: The connectivity.
+    num_nodes: Number of nodes of a GraphsTuple, padding included.
+  """
+  if isinstance(graph, PaddedGraphs):
+    last = graph.n_node.shape[0] - 1 - jnp.argmax(jnp.asarray(graph.n_node)[::-1] > 0)
+    real = jnp.sum(jnp.where(jnp.arange(graph.n_node.shape[0]) < last, graph.n_node, 0))
+    return jnp.arange(num_nodes) < real
+  if isinstance(graph, graphs.Neighbours):
+    return graph.node_mask
+  return None
+
+
+def row_mask(edges: graphs.Edges) -> Bool[Array, "rows 1"] | None:
+  """Returns which rows of flat node features belong to real nodes; None where all do."""
+  mask = node_mask(edges.graph, edges.num_nodes)
+  return None if mask is None else jnp.repeat(mask, edges.rows)[:, None]
+
+
+def graph_mask(graph: graphs.Graph) -> Bool[Array, " graphs"] | None:
+  """Returns which graphs are real; None where all are.
+
+  A padded batch has at least one real graph, so that losses over real graphs are means of some.
+  """
+  if not isinstance(graph, PaddedGraphs):
+    return None
+  count = graph.n_node.shape[0]
+  return jnp.arange(count) < count - 1 - jnp.argmax(jnp.asarray(graph.n_node)[::-1] > 0)
+
+
+def mean(
+  x: Float[Array, "..."],
+  axes: tuple[int, ...] | None = None,
+  *,
+  where: Bool[Array, "..."] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, "..."]:
+  """Returns the mean over axes, over the entries that count, and over devices.
+
+  .. math:: \\sum_i w_i x_i / \\sum_i w_i, \\qquad w_i \\in \\{0, 1\\}
+
+  Args:
+    x: Numbers; those that do not count may be anything.
+    axes: Over which; all by default.
+    where: Which entries count, broadcast against x; all by default. If none does, the mean is 0.
+    axis_name: Mapped axis of the devices that share the entries. Each may have another number of
+      them: both sums are over all.
+  """
+
+  def over_devices(value):
+    return value if axis_name is None else jax.lax.pmean(value, axis_name)
+
+  if where is None:
+    return over_devices(jnp.mean(x, axes))
+  where = jnp.broadcast_to(where, x.shape)
+  total = over_devices(jnp.sum(jnp.where(where, x, 0), axes))
+  count = over_devices(jnp.sum(where, axes, dtype=x.dtype))
+  return total / jnp.where(count > 0, count, 1)
+
+
+def batches(
+  graph_list: Sequence[jraph.GraphsTuple],
+  *,
+  nodes: int | Sequence[int],
+  edges: int | Sequence[int],
+  count: int | None = None,
+) -> Iterator[PaddedGraphs]:
+  """Yields the graphs in their order, in batches that are padded to one of at most four sizes.
+
+  A batch takes graphs as long as they fit into the largest size, and gets the smallest size that
+  holds it. Shapes depend on the sizes, `count` and the smallest graph alone, not on the order, so
+  that shuffled epochs compile nothing new.
+
+  Args:
+    graph_list: Each one graph, with or without edges; nodes, edges and globals are any pytrees.
+    nodes: Nodes of each size, padding included, of which one is always: one number, or up to four,
+      from small to large.
+    edges: Edges of each size, as many numbers.
+    count: Real graphs in a batch, at most; None takes as many as fit.
+
+  Raises:
+    ConfigurationError: the sizes do not make sense, or a graph is empty or fits into none.
+  """
+  sizes = _sizes(nodes, edges)
+  if count is not None and count < 1:
+    raise ConfigurationError(f"batches: count is {count}; a batch has at least 1 graph.")
+  found = [_checked(i, graph, sizes[-1]) for i, graph in enumerate(graph_list)]
+  if not found:
+    return
+  smallest = min(int(graph.n_node[0]) for graph in found)
+  batch, filled = [], np.zeros(2, int)
+  for graph in found:
+    more = np.array([graph.n_node[0], graph.n_edge[0]], int)
+    full = batch and (len(batch) == count or not _fits(filled + more, sizes[-1]))
+    if full:
+      yield _padded(batch, filled, sizes, smallest, count)
+      batch, filled = [], np.zeros(2, int)
+    batch.append(graph)
+    filled = filled + more
+  yield _padded(batch, filled, sizes, smallest, count)
+
+
+def _sizes(nodes: int | Sequence[int], edges: int | Sequence[int]) -> list[tuple[int, int]]:
+  node_sizes = [nodes] if isinstance(nodes, int) else [*nodes]
+  edge_sizes = [edges] if isinstance(edges, int) else [*edges]
+  if not 1 <= len(node_sizes) <= MOST_SIZES or len(node_sizes) != len(edge_sizes):
+    raise ConfigurationError(
+      f"batches: {len(node_sizes)} sizes of nodes and {len(edge_sizes)} of edges; give equally "
+      f"many of both, 1 to {MOST_SIZES}."
+    )
+  rising = all(a < b for a, b in itertools.pairwise(node_sizes))
+  rising &= all(a <= b for a, b in itertools.pairwise(edge_sizes))
+  if not rising or min(node_sizes) < 2 or min(edge_sizes) < 0:
+    raise ConfigurationError(
+      f"batches: nodes {node_sizes} must rise from at least 2, since one node is padding, and "
+      f"edges {edge_sizes} must not fall or be negative."
+    )
+  return [*zip(node_sizes, edge_sizes, strict=True)]
+
+
+def _checked(index: int, graph: jraph.GraphsTuple, largest: tuple[int, int]) -> jraph.GraphsTuple:
+  """Returns a graph with NumPy arrays, of which none is None but features."""
+  counts = np.asarray(graph.n_node), np.asarray(graph.n_edge)
+  if any(array.shape != (1,) for array in counts):
+    raise ConfigurationError(
+      f"batches: entry {index} has n_node {counts[0].tolist()}; each must be one graph "
+      "(jraph.unbatch takes a batch apart)."
+    )
+  nodes, edges = int(counts[0][0]), int(counts[1][0])
+  if nodes < 1:
+    raise ConfigurationError(f"batches: graph {index} has no nodes; leave it out.")
+  if not _fits(np.array([nodes, edges]), largest):
+    raise ConfigurationError(
+      f"batches: graph {index} has {nodes} nodes and {edges} edges, and the largest size holds "
+      f"{largest[0] - 1} (one node is padding) and {largest[1]}; raise nodes or edges."
+    )
+  ends = [
+    np.zeros(0, np.int32) if end is None else np.asarray(end, np.int32)
+    for end in (graph.senders, graph.receivers)
+  ]
+  beyond = any(end.size and not 0 <= end.min() <= end.max() < nodes for end in ends)
+  if beyond or any(end.shape != (edges,) for end in ends):
+    raise ConfigurationError(
+      f"batches: the edges of graph {index} are not {edges} pairs of its nodes, 0 to {nodes - 1}."
+    )
+  arrays: dict[str, Any] = {
+    name: jax.tree.map(np.asarray, getattr(graph, name)) for name in ("nodes", "edges", "globals")
+  }
+  arrays |= {"n_node": counts[0].astype(np.int32), "n_edge": counts[1].astype(np.int32)}
+  return graph._replace(senders=ends[0], receivers=ends[1], **arrays)
+
+
+def _fits(filled: np.ndarray, size: tuple[int, int]) -> bool:
+  return filled[0] < size[0] and filled[1] <= size[1]
+
+
+def _padded(
+  batch: list[jraph.GraphsTuple],
+  filled: np.ndarray,
+  sizes: list[tuple[int, int]],
+  smallest: int,
+  count: int | None,
+) -> PaddedGraphs:
+  size = sizes[bisect.bisect_left([_fits(filled, size) for size in sizes], True)]
+  most = (size[0] - 1) // smallest
+  most = most if count is None else min(most, count)
+  return PaddedGraphs(*jraph.pad_with_graphs(jraph.batch_np(batch), *size, most + 1))
+
+
+def nearest(
+  positions: Float[Array, "batch nodes 3"],
+  exists: Bool[Array, "batch nodes"],
+  radius: float,
+  count: int | None = None,
+) -> graphs.Neighbours:
+  """Returns edges into every node from its nearest others within a radius, within its sample.
+
+  Args:
+    positions: Of all nodes; of those that do not exist, any finite numbers.
+    exists: Which nodes are real.
+    radius: Largest distance.
+    count: Edges into a node, at most: those from further away are left out. Where it is most of the
+      nodes, None costs less: all pairs are computed, and those that are no edges carry nothing.
+  """
+  square = jnp.sum(jnp.square(positions[:, :, None] - positions[:, None]), -1)
+  others = exists[:, None] & exists[:, :, None] & ~jnp.eye(positions.shape[1], dtype=bool)
+  edges = others & (square <= radius**2)
+  if count is None:
+    return graphs.Neighbours(None, edge_mask=edges, node_mask=exists)
+  distance = jnp.where(edges, jax.lax.stop_gradient(square), jnp.inf)
+  least, senders = jax.lax.top_k(-distance, count)
+  return graphs.Neighbours(senders, edge_mask=least > -jnp.inf, node_mask=exists)

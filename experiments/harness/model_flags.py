@@ -1,0 +1,46 @@
+"""Checks of flags against the entry of an experiment's model. Imports no JAX."""
+
+from collections.abc import Iterable
+
+from absl import flags
+
+from experiments.harness import branches, constraints, models
+from experiments.harness.usage import UsageError
+
+FLAGS = flags.FLAGS
+
+
+def check(experiment: str, default: str, own: Iterable[str]) -> None:
+  """Refuses flags that have no meaning with the model that is asked for.
+
+  Args:
+    experiment: Its name.
+    default: Its model where none is asked for.
+    own: Flags that are for some of its models alone.
+
+  Raises:
+    UsageError: says which, and what to take.
+  """
+  name = FLAGS.model or default
+  if name not in models.names(experiment):
+    return  # `flags.settings` says so
+  model = models.get(experiment, name)
+  known = [models.get(experiment, other) for other in models.names(experiment)]
+  shown = model.name.upper()
+  if not model.irreps and constraints.get(FLAGS.constraint).irreps:
+    others = [other.name for other in known if other.irreps and other.homotopic]
+    raise UsageError(
+      f"--constraint={FLAGS.constraint} penalises linear branches between known representations, "
+      f"and {shown}'s branches carry streams without any; take --model={'|'.join(others)}."
+    )
+  for flag in ("relaxation", *branches.sizes()):
+    if not model.branches and FLAGS[flag].present:
+      others = [other.name for other in known if other.branches and other.homotopic]
+      raise UsageError(
+        f"--{flag}: {shown}'s branches are streams of one published form; leave it out, or "
+        f"take --model={'|'.join(others)}."
+      )
+  for flag in own:
+    if flag not in model.flags and FLAGS[flag].present:
+      users = models.with_flag(experiment, flag)
+      raise UsageError(f"--{flag} is for --model={'|'.join(users)}; leave out one.")
