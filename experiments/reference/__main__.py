@@ -32,6 +32,8 @@ PREDICTORS = {
 }
 CONSTRAINTS = {"strict": "strict", "equality": "equality", "onesided": "one_sided"}
 SCALES = {"nbody": 1e3, "mocap": 1e2}
+UNITS = {"nbody": "length$^2$", "mocap": "31.9 cm$^2$"}
+_SPLITS = {"valid": "validation", "test": "test"}
 MODELS = {"nbody": "segnn", "mocap": "egno"}
 PRESETS = {
   "nbody": nbody_presets.PRESETS["paper"],
@@ -149,7 +151,7 @@ def main() -> None:
       {f"ace_jax, {run}": [result["curve"] for result in runs[constraint]]},
       {"published PyTorch implementation, 1 seed": tuple(np.array(list(curve.items())).T)},
       key,
-      f"{split} MSE of the {predictor}",
+      f"{_SPLITS[split]} MSE of the {predictor} ({UNITS[FLAGS.experiment]})",
     )
     plots.save(figure, folder / f"comparison_{run}_{split}_{predictor}.png")
   files.write_json(folder / "comparison.json", report)
