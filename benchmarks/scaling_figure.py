@@ -39,7 +39,7 @@ def growth(axes: dict[str, Any]) -> Figure:
     for title, lines in _PANELS.items()
   }
   shown = {title: lines for title, lines in shown.items() if lines}
-  figure, grid = style.panels(2, len(shown), 3.6 * len(shown) + 0.6, 7)
+  figure, grid = style.panels(2, len(shown), 3.8 * len(shown) + 0.6, 7.6)
   for (title, lines), (time, memory) in zip(shown.items(), grid.T, strict=True):
     for index, (name, label) in enumerate(lines.items()):
       _draw_time(time, axes[name], label, style.look(name, index))
@@ -51,7 +51,7 @@ def growth(axes: dict[str, Any]) -> Figure:
       part.minorticks_off()
       low, high = part.get_ylim()
       part.set_ylim(low, high * (high / low) ** (0.16 * (1 + len(lines))))  # room for the legend
-      style.legend(part, fontsize=7, loc="upper left")
+      style.legend(part, loc="upper left")
     memory.set_xlabel(title)
   grid[0, 0].set_ylabel("time of a step (ms)")
   grid[1, 0].set_ylabel("memory (MiB)")

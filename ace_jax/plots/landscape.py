@@ -55,11 +55,10 @@ def contours(
   _colorbar(figure, image, list(grid[0]), levels, _OVER_LOWEST.format("panel"))
   grid[0, 0].set_ylabel(labels[1])
   if points:
-    handles, names = grid[0, 0].get_legend_handles_labels()
+    handles = grid[0, 0].get_legend_handles_labels()[0]
     lines = any(len(path) > 1 for path in points.values())
     note = "lines join checkpoints, from the square to the star" if lines else ""
-    box = {"labels": names, "ncols": len(names)}
-    style.legend(figure, handles, note, **box)
+    style.legend(figure, handles, note, ncols=len(handles))
   return figure
 
 

@@ -26,7 +26,7 @@ def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorRe
       linear up to `SMALLEST_EFFECT` and logarithmic beyond.
   """
   height = 0.35 * max(len(layers), len(generators), 4) + 1.7
-  figure, grid = style.panels(1, 3, 11, height, width_ratios=(1, 1, 1.5))
+  figure, grid = style.panels(1, 3, 12, height, width_ratios=(1, 1, 1.3))
   left, middle, right = grid[0]
   rows = np.arange(len(layers))[::-1]
   costs = {
@@ -40,7 +40,7 @@ def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorRe
       values, label = [value / 10.0**exponent for value in values], f"{label} ({_times(exponent)})"
     axes.barh(rows, values, 0.7, color=style.GREY)
     axes.set_yticks(rows, [report.name for report in layers] if axes is left else [])
-    axes.set_xlabel(label)
+    axes.set_xlabel(label, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(False, axis="y")
   left.set_title("layers: share of $f_{neq}$", loc="left")

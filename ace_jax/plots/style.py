@@ -4,6 +4,7 @@ Okabe and Ito's colours, which colour-blind readers can tell apart; a marker and
 same once more. What has a name in `LOOKS` looks alike in every figure.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -55,6 +56,8 @@ LOOKS = {
 """The predictors, the constraints, a published result, and the linear prediction."""
 
 _SMALL, _TEXT = 8, 9
+_LETTER = 0.068
+"""Width of a small letter, in inches."""
 _RC = {
   "font.size": _TEXT,
   "axes.titlesize": 10,
@@ -106,21 +109,36 @@ def handle(label: str, look: Look, **options: Any) -> Line2D:
 
 
 def legend(
-  target: Figure | Axes, handles: Sequence[Artist] | None = None, note: str = "", **options: Any
+  target: Figure | Axes,
+  handles: Sequence[Artist] | None = None,
+  note: str = "",
+  ncols: int = 1,
+  loc: str = "best",
 ) -> None:
-  """Puts a legend into panels, or below the panels of a figure.
+  """Puts a legend into a panel, or below the panels of a figure, in columns that fit its width.
 
   Args:
     target: What gets the legend.
     handles: Its entries; those of the labelled artists by default.
     note: What a line joins and a bar spans, and over how many seeds: the legend's title.
-    options: Of `Axes.legend`.
+    ncols: Columns at most.
+    loc: Where in a panel.
   """
-  outside = {"loc": "outside lower center"} if isinstance(target, Figure) else {}
-  given = {} if handles is None else {"handles": list(handles)}
-  settings = {"fontsize": _SMALL, "title_fontsize": _SMALL, "frameon": False, **outside, **given}
-  box = target.legend(title=note or None, **{**settings, **options})
+  if handles is None:
+    panels = target.axes if isinstance(target, Figure) else [target]
+    handles = [handle for axes in panels for handle in axes.get_legend_handles_labels()[0]]
+  if isinstance(target, Figure):
+    loc = "outside lower center"
+    width = target.get_figwidth() - 0.2
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    ncols = max(1, min(ncols, int(width / (_LETTER * longest + 0.65))))
+    note = "\n".join(textwrap.wrap(note, int(width / _LETTER)))
+  box = target.legend(
+    handles=list(handles), loc=loc, ncols=ncols, title=note or None,
+    fontsize=_SMALL, title_fontsize=_SMALL, frameon=False, alignment="center",
+  )  # fmt: skip
   box.get_title().set_color("0.3")
+  box.get_title().set_multialignment("center")
 
 
 def logarithmic(axes: Axes, *names: str, most: int | None = None) -> None:
@@ -152,7 +170,7 @@ class _PowerFormatter(Formatter):
   def __call__(self, x: float, pos: int | None = None) -> str:
     low, high = sorted(self.axis.get_view_interval())  # pyright: ignore[reportOptionalMemberAccess]
     # Within a power of 10 decimals are easier to read, and shorter.
-    short = 0 < low and high < 10 * low and 1e-3 <= low and high < 1e4
+    short = low >= 1e-3 and high < min(10 * low, 1e4)
     return f"{x:.4g}" if short else power(x)
 
 

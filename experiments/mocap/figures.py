@@ -45,10 +45,9 @@ def stick_figures(
   seen += [side(truth[i, :, step]) for i, side in enumerate(sides)]
   seen += [side(p[i, :, step]) for p in predictions.values() for i, side in enumerate(sides)]
   low, high = np.min(np.concatenate(seen), 0) - 8, np.max(np.concatenate(seen), 0) + 8
-  # Panels as high as they are wide in data, so that equal aspects leave no empty space.
-  width = 2.4
-  height = width * (high[1] - low[1]) / (high[0] - low[0])
-  size = (width * len(predictions) + 0.6, (height + 0.3) * len(start) + 1.2)
+  # Panels of the shape that the data have, so that equal aspects leave no empty space.
+  width, height = (high - low) * min(2.4 / (high[0] - low[0]), 2.6 / (high[1] - low[1]))
+  size = (max(width * len(predictions) + 0.7, 5), (height + 0.3) * len(start) + 1.2)
   figure, grid = style.panels(len(start), len(predictions), *size, sharex=True, sharey=True)
   for i, side in enumerate(sides):
     for j, (label, predicted) in enumerate(predictions.items()):

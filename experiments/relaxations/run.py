@@ -123,7 +123,7 @@ def write(place: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) -> 
   drawn: dict[str, list[comparison_figures.Entry]] = {}
   for one in entries:
     entry = comparison_figures.Entry(
-      label=f"{one['branch']} {one['size'] or ''}".strip() + f", a gamma a {one['gamma']}",
+      label=f"{one['branch']} {one['size'] or ''}".strip() + f", one gamma a {one['gamma']}",
       relaxed=_values(one, "relaxed", "test_mse"),
       projection=_values(one, "projection", "test_mse"),
       gaps=_values(one, "relaxed", "test_gap"),
