@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from ace_jax import files
 from ace_jax.plots import style
 
-_FINE = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0)
+_FINE = (1.0, 1.02, 1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
+_MIDDLE, _COARSE = (1.0, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0), (1.0, 1.5, 2.0, 5.0)
 _LARGE = 1e3
 _DIRECTIONS = ("first direction (norms of the filters)", "second direction (norms of the filters)")
 _OVER_LOWEST = "loss / lowest loss shown in the {}"
@@ -101,11 +102,11 @@ def along_training(
   lowest = {label: min(np.min(losses) for losses in slices) for label, slices in rows.items()}
   ratios = {label: [x / lowest[label] for x in slices] for label, slices in rows.items()}
   levels = _levels([ratio for slices in ratios.values() for ratio in slices])
+  for axes, epoch in zip(grid[0], epochs, strict=True):
+    axes.set_title(f"epoch {epoch}", fontsize=9)
   for line, (label, slices) in zip(grid, ratios.items(), strict=True):
-    for axes, ratio, epoch in zip(line, slices, epochs, strict=True):
+    for axes, ratio in zip(line, slices, strict=True):
       image = _filled(axes, a, b, ratio, levels)
-      if line is grid[0]:
-        axes.set_title(f"epoch {epoch}", fontsize=9)
     line[0].set_ylabel(f"{label}\nlowest {lowest[label]:.3g}")
   _colorbar(figure, image, list(grid.flat), levels, _OVER_LOWEST.format("row"))
   figure.supxlabel("first direction", fontsize=9)
@@ -206,9 +207,11 @@ def _levels(ratios: Any) -> np.ndarray:
   """Returns round levels from 1 to the largest ratio: fine near 1, few a power of 10 far away."""
   largest = max(float(np.max(ratio)) for ratio in ratios)
   decades = int(np.ceil(np.log10(max(largest, 1.02))))
-  factors = (1, 2, 5) if decades <= 4 else (1, 3) if decades <= 6 else (1,)
-  far = [f * 10.0**n for n in range(1, decades + 1) for f in factors]
-  levels = np.array([*(_FINE if decades <= 4 else (1.0, 1.5, 2.0, 5.0)), *far])
+  near, factors = (_FINE, (1, 1.5, 2, 3, 5, 7)) if decades <= 2 else (_COARSE, (1,))
+  if 2 < decades <= 5:
+    near, factors = _MIDDLE, (1, 2, 5)
+  far = [factor * 10.0**n for n in range(1, decades + 1) for factor in factors]
+  levels = np.array([*near, *far])
   enough = int(np.searchsorted(levels, largest)) + 1
   return levels[: max(enough, 3)]
 
@@ -239,7 +242,7 @@ def _path(axes: Axes, path: np.ndarray, name: str, index: int) -> None:
   color = ("white", style.ORANGE, style.SKY)[index % 3]
   edge = {"mec": "black", "mew": 0.9, "color": color}
   if len(path) == 1:
-    axes.plot(*path.T, style.MARKERS[index], ls="", ms=8, label=name, **edge)
+    axes.plot(*path.T, style.MARKERS[index], ls="", ms=7, label=name, zorder=7, **edge)
     return
   outline = [patheffects.Stroke(linewidth=4, foreground="black"), patheffects.Normal()]
   axes.plot(*path.T, "-", color=color, lw=2, path_effects=outline, zorder=4)

@@ -38,10 +38,14 @@ def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorRe
     exponent = int(np.floor(np.log10(max(max(values, default=0), 1e-30))))
     if values and max(values) and exponent < -1:
       values, label = [value / 10.0**exponent for value in values], f"{label} ({_times(exponent)})"
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.barh(rows, values, 0.7, color=style.GREY)
+    axes.set_xlim(left=0)
+    if not any(values):
+      axes.set_xticks([0])
+      axes.annotate("all 0", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=8)
     axes.set_yticks(rows, [report.name for report in layers] if axes is left else [])
     axes.set_xlabel(label, fontsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(False, axis="y")
   left.set_title("layers: share of $f_{neq}$", loc="left")
   middle.set_title("layers: what symmetry costs", loc="left")
