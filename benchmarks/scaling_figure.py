@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ace_jax.plots import PALETTE
+from ace_jax.plots import style
 
 _PANELS = {
   "particles": {
@@ -39,43 +39,48 @@ def growth(axes: dict[str, Any]) -> Figure:
     for title, lines in _PANELS.items()
   }
   shown = {title: lines for title, lines in shown.items() if lines}
-  size = (3.4 * len(shown) + 0.6, 6.4)
-  figure = Figure(figsize=size, layout="constrained")
-  grid = figure.subplots(2, len(shown), squeeze=False)
+  figure, grid = style.panels(2, len(shown), 3.8 * len(shown) + 0.6, 7.6)
   for (title, lines), (time, memory) in zip(shown.items(), grid.T, strict=True):
-    for (name, label), color in zip(lines.items(), PALETTE, strict=False):
-      _draw_time(time, axes[name], label, color)
-      _draw_memory(memory, axes[name], label, color)
+    for index, (name, label) in enumerate(lines.items()):
+      _draw_time(time, axes[name], label, style.look(name, index))
+      _draw_memory(memory, axes[name], label, style.look(name, index))
     ticks = sorted({x for name in lines for x in _sizes(axes[name])})
     for part in (time, memory):
-      part.set_xscale("log")
-      part.set_yscale("log")
-      part.set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize="small")
+      style.logarithmic(part, "x", "y")
+      part.set_xticks(ticks, [f"{x:g}" for x in ticks])
       part.minorticks_off()
-      part.grid(alpha=0.3)
-      part.legend(fontsize="x-small")
+      low, high = part.get_ylim()
+      part.set_ylim(low, high * (high / low) ** (0.16 * (1 + len(lines))))  # room for the legend
+      style.legend(part, loc="upper left")
     memory.set_xlabel(title)
-  grid[0, 0].set_ylabel("ms a step")
-  grid[1, 0].set_ylabel("MiB")
+  grid[0, 0].set_ylabel("time of a step (ms)")
+  grid[1, 0].set_ylabel("memory (MiB)")
   return figure
 
 
-def _draw_time(part: Axes, axis: dict[str, Any], label: str, color: str) -> None:
+def _draw_time(part: Axes, axis: dict[str, Any], label: str, look: style.Look) -> None:
   time, operations = (_values(axis, name) for name in ("step_ms", "gflop"))
   measured = f"time, slope {_slope(axis, 'step_ms')}"
-  part.plot(_sizes(axis), time, "o-", color=color, label=_joined(label, measured))
+  part.plot(
+    _sizes(axis), time, f"{look.marker}-", color=look.color, ms=4, label=_joined(label, measured)
+  )
   name = f"operations, slope {_slope(axis, 'gflop')}"
-  part.plot(_sizes(axis), operations * time[0] / operations[0], "--", color=color, label=name)
+  part.plot(_sizes(axis), operations * time[0] / operations[0], "--", color=look.color, label=name)
 
 
-def _draw_memory(part: Axes, axis: dict[str, Any], label: str, color: str) -> None:
+def _draw_memory(part: Axes, axis: dict[str, Any], label: str, look: style.Look) -> None:
   planned = f"XLA's buffers, slope {_slope(axis, 'buffers')}"
   part.plot(
-    _sizes(axis), _values(axis, "buffers") / _MIB, "s-", color=color, label=_joined(label, planned)
+    _sizes(axis),
+    _values(axis, "buffers") / _MIB,
+    f"{look.marker}-",
+    color=look.color,
+    ms=4,
+    label=_joined(label, planned),
   )
   if "rss" in axis["slopes"]:
     name = f"growth of the process, slope {_slope(axis, 'rss')}"
-    part.plot(_sizes(axis), _values(axis, "rss") / _MIB, "x:", color=color, label=name)
+    part.plot(_sizes(axis), _values(axis, "rss") / _MIB, "x:", color=look.color, label=name)
 
 
 def _joined(label: str, rest: str) -> str:
@@ -83,8 +88,8 @@ def _joined(label: str, rest: str) -> str:
 
 
 def _slope(axis: dict[str, Any], name: str) -> str:
-  found = axis["slopes"].get(name)
-  return "unknown" if found is None else f"{found['all']:.2f}"
+  slope = axis["slopes"].get(name)
+  return "unknown" if slope is None else f"{slope['all']:.2f}"
 
 
 def _sizes(axis: dict[str, Any]) -> list[float]:

@@ -24,11 +24,12 @@ from ace_jax.plots.curves import (
   validation_curve,
 )
 from ace_jax.plots.landscape import along_training, contours, save_animation, sharpness, surface
-from ace_jax.plots.palette import PALETTE
 from ace_jax.plots.report import equivariance, misalignment
 from ace_jax.plots.streams import by_stream, table
+from ace_jax.plots.style import LOOKS, PALETTE
 
 __all__ = [
+  "LOOKS",
   "PALETTE",
   "against_reference",
   "along_training",

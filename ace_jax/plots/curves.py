@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from ace_jax import files
-from ace_jax.plots.palette import PALETTE
+from ace_jax.plots import style
 from ace_jax.training.history import Record
 
-_STYLES = ("-", "--", ":", "-.")
 _PREDICTORS = {
   "projection": r"projection $f_{\theta,0}$",
   "relaxed": r"relaxed $f_{\theta,\gamma}$",
@@ -52,44 +50,53 @@ def validation_curve(
   metric: str = "valid",
   baseline: float | None = None,
   reference: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+  unit: str = "",
 ) -> Figure:
   """Draws errors over epochs for the projection and the relaxed model of each run.
 
   Args:
     histories: Records of each run, by label.
     metric: "valid" or "test".
-    baseline: Error of the linear prediction, drawn as a dashed line.
+    baseline: Error of the linear prediction, drawn as a dotted line.
     reference: Further curves (epochs, errors), by label.
+    unit: Of the errors.
   """
-  figure = Figure(figsize=(6.4, 4), layout="constrained")
-  axes = figure.subplots()
-  color = iter(PALETTE * 4)
+  figure, grid = style.panels(1, 1, 6.4, 4.4)
+  axes = grid[0, 0]
+  index = 0
   for label, records in histories.items():
     for predictor, name in _PREDICTORS.items():
       epochs, values = series(records, f"{metric}/{predictor}")
       if not len(epochs):
         continue
-      shade = next(color)
-      axes.plot(epochs, values, color=shade, lw=1.4, label=f"{label}, {name}")
+      # Of several runs the dash still says which predictor it is.
+      dash = style.LOOKS[predictor].dash
+      look = style.LOOKS[predictor] if len(histories) == 1 else style.look("", index)
+      axes.plot(epochs, values, color=look.color, ls=dash, lw=1.4, label=f"{label}, {name}")
+      index += 1
       if np.isfinite(values).any():
         best = int(np.nanargmin(values))
-        axes.plot(epochs[best], values[best], "o", color=shade, ms=5)
+        axes.plot(epochs[best], values[best], look.marker, color=look.color, ms=6)
   for label, (epochs, values) in (reference or {}).items():
-    axes.plot(epochs, values, color="0.3", lw=1.2, ls="--", label=label)
+    look = style.LOOKS["reference"]
+    axes.plot(epochs, values, color=look.color, lw=1.2, ls=look.dash, label=label)
   if baseline is not None:
-    axes.axhline(baseline, color="0.5", lw=1, ls=":", label=r"linear prediction $x + v t$")
+    look = style.LOOKS["linear"]
+    label = r"linear prediction $x + v t$"
+    axes.axhline(baseline, color=look.color, lw=1.2, ls=look.dash, label=label)
   what = {"valid": "validation", "test": "test"}.get(metric, metric)
-  axes.set(xlabel="epoch", ylabel=f"{what} MSE", yscale="log")
-  axes.set_title("dots: lowest error of each curve", fontsize=9, color="0.4")
-  axes.grid(alpha=0.25, which="both")
-  axes.legend(fontsize=8)
+  axes.set(xlabel="epoch", ylabel=_with_unit(f"{what} MSE", unit))
+  style.logarithmic(axes, "y")
+  style.legend(figure, note="one seed a curve; marks: its lowest error", ncols=2)
   return figure
 
 
 def gamma_and_multipliers(records: Sequence[Record]) -> Figure:
-  """Draws gamma, multipliers and (where there is one) slack over epochs, a line for each name.
+  """Draws gamma, multipliers and (where there is one) slack over epochs, a line for each layer.
 
-  A constraint that is not one on gamma gets a panel of its violation too.
+  A column a quantity; a row for each map of a layer, where layers have several. More layers than
+  can be told apart as lines are drawn as a heat map, a row a layer. A constraint that is not one
+  on gamma gets a panel of its violation too.
 
   Raises:
     ValueError: nothing of this was recorded: the model is strict, and nothing constrained.
@@ -105,40 +112,82 @@ def gamma_and_multipliers(records: Sequence[Record]) -> Figure:
   if not kinds:
     raise ValueError("these records have no gamma and no multiplier: the run was unconstrained.")
   names = list(dict.fromkeys(name for kind in kinds for name in sorted(layers(records, kind))))
-  groups = list(dict.fromkeys(name.rpartition("/")[0] for name in names))
-  parts = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
-  shades = colormaps["viridis"](np.linspace(0, 0.9, max(len(groups), 2)))
-  figure = Figure(figsize=(4.2 * len(kinds) + 1.6, 3.6), layout="constrained")
-  drawn = {}
-  for axes, (kind, label) in zip(
-    np.ravel(figure.subplots(1, len(kinds))), kinds.items(), strict=True
-  ):
-    for name in layers(records, kind):
-      group, _, part = name.rpartition("/")
-      (drawn[name],) = axes.plot(
-        *series(records, f"{kind}/{name}"),
-        color=shades[groups.index(group)],
-        ls=_STYLES[parts.index(part) % len(_STYLES)],
-        lw=1.4,
-      )
-    axes.axhline(0, color="0.6", lw=0.8, zorder=0)
-    axes.set(xlabel="epoch", ylabel=label)
-    axes.grid(alpha=0.25)
-  figure.legend([drawn[name] for name in names], names, loc="outside right center", fontsize=8)
+  if len({_layer_and_map(name)[0] for name in names}) > len(style.PALETTE):
+    return _heat_maps(records, kinds)
+  return _small_multiples(records, kinds, names)
+
+
+def _layer_and_map(name: str) -> tuple[str, str]:
+  """Splits "layers_0/update_1"; a name without a map is a layer."""
+  layer, _, last = name.rpartition("/")
+  return (layer, last) if layer else (last, "")
+
+
+def _small_multiples(
+  records: Sequence[Record], kinds: Mapping[str, str], names: Sequence[str]
+) -> Figure:
+  owners = list(dict.fromkeys(_layer_and_map(name)[0] for name in names))
+  maps = list(dict.fromkeys(_layer_and_map(name)[1] for name in names))
+  size = (3.6 * len(kinds) + 0.6, 2.5 * len(maps) + 1.1)
+  figure, grid = style.panels(len(maps), len(kinds), *size, sharex=True, sharey="col")
+  for row, part in zip(grid, maps, strict=True):
+    for axes, (kind, label) in zip(row, kinds.items(), strict=True):
+      for name in layers(records, kind):
+        layer, own_map = _layer_and_map(name)
+        if own_map != part:
+          continue
+        index = owners.index(layer)
+        look = style.look(layer, index)
+        epochs, values = series(records, f"{kind}/{name}")
+        # Marks at other epochs for each layer, so that lines upon each other are seen.
+        every = max(1, len(epochs) // 8)
+        marks = (index * every // len(owners), every)
+        line = {"color": look.color, "ls": look.dash, "marker": look.marker, "markevery": marks}
+        axes.plot(epochs, values, lw=1.3, ms=3.5, **line)
+      axes.axhline(0, color="0.6", lw=0.8, zorder=0)
+      axes.set_ylabel(label)
+      if part:
+        axes.set_title(part, fontsize=9)
+  for axes in grid[-1]:
+    axes.set_xlabel("epoch")
+  handles = [style.handle(layer, style.look(layer, i)) for i, layer in enumerate(owners)]
+  style.legend(figure, handles, "one seed; a line a layer", ncols=min(len(owners), 6))
+  return figure
+
+
+def _heat_maps(records: Sequence[Record], kinds: Mapping[str, str]) -> Figure:
+  most = max(len(layers(records, kind)) for kind in kinds)
+  figure, grid = style.panels(1, len(kinds), 4.4 * len(kinds) + 1, 0.22 * most + 1.4)
+  for axes, (kind, label) in zip(grid[0], kinds.items(), strict=True):
+    names = sorted(layers(records, kind))
+    epochs = series(records, f"{kind}/{names[0]}")[0]
+    values = np.stack([series(records, f"{kind}/{name}")[1] for name in names])
+    largest = float(np.nanmax(np.abs(values))) or 1.0
+    colors = axes.pcolormesh(
+      epochs, np.arange(len(names)), values, shading="nearest", cmap="PuOr",
+      vmin=-largest, vmax=largest,
+    )  # fmt: skip
+    axes.grid(False)
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_xlabel("epoch")
+    figure.colorbar(colors, ax=axes, label=label)
   return figure
 
 
 def equivariance_error(records: Sequence[Record]) -> Figure:
   """Draws the relative equivariance error of both predictors over epochs."""
-  figure = Figure(figsize=(6.4, 4), layout="constrained")
-  axes = figure.subplots()
-  for color, (predictor, name) in zip(PALETTE, _PREDICTORS.items(), strict=False):
+  figure, grid = style.panels(1, 1, 6.4, 4)
+  axes = grid[0, 0]
+  for predictor, name in _PREDICTORS.items():
     epochs, values = series(records, f"equivariance/{predictor}")
+    look = style.LOOKS[predictor]
     if len(epochs):
-      axes.plot(epochs, values, color=color, lw=1.4, label=name)
-  axes.set(xlabel="epoch", ylabel="relative equivariance error (rotations)", yscale="log")
-  axes.grid(alpha=0.25)
-  axes.legend(fontsize=8)
+      mark = {"marker": look.marker, "ms": 3.5, "markevery": max(1, len(epochs) // 12)}
+      axes.plot(epochs, values, color=look.color, ls=look.dash, lw=1.4, label=name, **mark)
+  axes.set(xlabel="epoch", ylabel="relative equivariance error (rotations)")
+  style.logarithmic(axes, "y")
+  style.legend(figure, note="one seed", ncols=2)
   return figure
 
 
@@ -148,6 +197,7 @@ def trajectories(
   velocities: np.ndarray,
   targets: np.ndarray,
   predictions: Mapping[str, np.ndarray],
+  unit: str = "",
 ) -> Figure:
   """Draws true paths and predicted end points of a few samples, seen along z and along y.
 
@@ -157,16 +207,16 @@ def trajectories(
     velocities: Velocities there.
     targets: True end points.
     predictions: Predicted end points by predictor.
+    unit: Of positions.
   """
   samples = len(positions)
-  figure = Figure(figsize=(3.2 * samples, 6.4), layout="constrained")
-  grid = figure.subplots(2, samples, squeeze=False)
+  figure, grid = style.panels(2, samples, 3.2 * samples, 6.8)
   markers = dict(zip(predictions, ("x", "+", "1", "2"), strict=False))
   for row, (i, j) in enumerate(((0, 1), (0, 2))):
     for k in range(samples):
       axes = grid[row, k]
       for particle in range(positions.shape[1]):
-        color = PALETTE[particle % len(PALETTE)]
+        color = style.PALETTE[particle % len(style.PALETTE)]
         if paths is not None:
           axes.plot(*paths[k, :, particle, [i, j]], color=color, lw=1)
         start, end = positions[k, particle], targets[k, particle]
@@ -178,41 +228,46 @@ def trajectories(
           point = predictions[name][k, particle]
           axes.plot(point[i], point[j], marker, color=color, ms=8, mew=1.5)
       axes.set_aspect("equal", adjustable="datalim")
-      axes.set_xlabel("xyz"[i])
-      axes.set_ylabel("xyz"[j])
+      axes.set_xlabel(_with_unit("xyz"[i], unit))
+      axes.set_ylabel(_with_unit("xyz"[j], unit))
       if row == 0:
-        axes.set_title(f"test trajectory {k}", fontsize=9)
+        axes.set_title(f"test trajectory {k}")
+  black = style.Look(style.BLACK, "o", "")
   handles = [
-    ("o", 3, "k", "start"),
-    ("o", 7, "none", "truth"),
-    *((marker, 8, "k", name) for name, marker in markers.items()),
+    style.handle("start", black, ms=3),
+    style.handle("truth", black, ms=7, mfc="none"),
+    *(style.handle(name, black, marker=mark, ms=8) for name, mark in markers.items()),
+    style.handle("linear $x + v t$", black, marker="", ls=":", lw=0.9),
   ]
-  proxies = [
-    grid[0, 0].plot([], [], marker, ms=size, mfc=face, color="k", label=name)[0]
-    for marker, size, face, name in handles
-  ]
-  proxies += grid[0, 0].plot([], [], ":", color="k", lw=0.7, label="linear $x + v t$")
-  figure.legend(handles=proxies, loc="outside lower center", ncols=len(proxies), fontsize=9)
+  style.legend(figure, handles, "a colour a particle", ncols=len(handles))
   return figure
 
 
-def sample_efficiency(results: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
+def sample_efficiency(
+  results: Mapping[str, Mapping[int, Sequence[float]]], unit: str = ""
+) -> Figure:
   """Draws test error against the number of training samples, mean +- standard deviation.
 
   Args:
     results: For each label {training samples: test error of every seed}.
+    unit: Of the errors.
   """
-  figure = Figure(figsize=(6.4, 4), layout="constrained")
-  axes = figure.subplots()
-  seeds = {len(values) for sizes in results.values() for values in sizes.values()}
-  for color, (label, sizes) in zip(PALETTE, results.items(), strict=False):
+  figure, grid = style.panels(1, 1, 6.4, 4.4)
+  axes = grid[0, 0]
+  seeds = sorted({len(values) for sizes in results.values() for values in sizes.values()})
+  for index, (label, sizes) in enumerate(results.items()):
     counts = sorted(sizes)
     means, spread = zip(*(mean_and_deviation(sizes[n]) for n in counts), strict=True)
-    axes.errorbar(counts, means, spread, color=color, marker="o", ms=4, capsize=3, label=label)
-  axes.set(xlabel="training trajectories", ylabel="test MSE", xscale="log", yscale="log")
-  axes.set_title(f"seeds: {', '.join(map(str, sorted(seeds)))}", fontsize=9, color="0.4")
-  axes.grid(alpha=0.25, which="both")
-  axes.legend(fontsize=8)
+    look = style.look(label, index)
+    line = {"color": look.color, "marker": look.marker, "ls": look.dash, "ms": 4, "capsize": 3}
+    axes.errorbar(counts, means, spread, label=label, **line)
+  axes.set(xlabel="training trajectories", ylabel=_with_unit("test MSE", unit))
+  style.logarithmic(axes, "x", "y")
+  many = max(seeds) > 1
+  note = (
+    f"mean +- standard deviation of {' or '.join(map(str, seeds))} seeds" if many else "one seed"
+  )
+  style.legend(figure, note=note, ncols=3)
   return figure
 
 
@@ -224,25 +279,38 @@ def against_reference(
 ) -> Figure:
   """Draws mean +- 2 standard deviations over seeds beside reference curves.
 
+  On the logarithmic axis the band is cut at half the lowest value.
+
   Args:
     curves: For each label the records of every seed.
     reference: For each label (epochs, errors).
     key: What of the records to draw, such as "test/projection".
     ylabel: Label of the error axis.
   """
-  figure = Figure(figsize=(6.4, 4), layout="constrained")
-  axes = figure.subplots()
-  for color, (label, seeds) in zip(PALETTE, curves.items(), strict=False):
+  figure, grid = style.panels(1, 1, 6.4, 4.6)
+  axes = grid[0, 0]
+  for index, (label, seeds) in enumerate(curves.items()):
     runs = [dict(zip(*series(records, key), strict=True)) for records in seeds]
     epochs = sorted(set.intersection(*(set(run) for run in runs)))
     values = np.array([[run[epoch] for epoch in epochs] for run in runs])
     mean, spread = mean_and_deviation(values)
-    axes.plot(epochs, mean, color=color, lw=1.4, label=f"{label} ({len(runs)} seeds, +- 2 std)")
-    low = np.maximum(mean - 2 * spread, values.min() / 2)
-    axes.fill_between(epochs, low, mean + 2 * spread, color=color, alpha=0.2, lw=0)
-  for color, (label, (epochs, values)) in zip(PALETTE, reference.items(), strict=False):
-    axes.plot(epochs, values, color=color, lw=1.2, ls="--", label=label)
-  axes.set(xlabel="epoch", ylabel=ylabel, yscale="log")
-  axes.grid(alpha=0.25, which="both")
-  axes.legend(fontsize=8)
+    predictor = next((name for name in (label, key.rpartition("/")[2]) if name in _PREDICTORS), "")
+    look = style.look(predictor, index)
+    number = f"mean of {len(runs)} seeds" if len(runs) > 1 else "1 seed"
+    axes.plot(epochs, mean, color=look.color, lw=1.6, label=f"{label}, {number}")
+    if len(runs) > 1:
+      low = np.maximum(mean - 2 * spread, values.min() / 2)
+      axes.fill_between(epochs, low, mean + 2 * spread, color=look.color, alpha=0.2, lw=0)
+  dashes = [(0, (4, 2)), (0, (1, 1)), (0, (6, 2, 1, 2))]
+  for dash, (label, (epochs, values)) in zip(dashes, reference.items(), strict=False):
+    axes.plot(epochs, values, color=style.LOOKS["reference"].color, lw=1.2, ls=dash, label=label)
+  axes.set(xlabel="epoch", ylabel=ylabel)
+  style.logarithmic(axes, "y")
+  several = any(len(seeds) > 1 for seeds in curves.values())
+  note = "band: +- 2 standard deviations over seeds" if several else ""
+  style.legend(figure, note=note, ncols=1)
   return figure
+
+
+def _with_unit(name: str, unit: str) -> str:
+  return f"{name} ({unit})" if unit else name

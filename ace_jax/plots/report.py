@@ -4,43 +4,104 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from ace_jax.plots.palette import BROKEN, KEPT
-from ace_jax.symmetry.report import THRESHOLD, GeneratorReport, LayerReport
+from ace_jax.plots import style
+from ace_jax.symmetry.report import SMALLEST_EFFECT, THRESHOLD, GeneratorReport, LayerReport
+
+_ROUNDING = 1e-6
+"""Relative errors of float32 arithmetic in a network are below this."""
+_ADMIXTURE = r"admixture $|\gamma|$ rms($f_{neq}$) / rms($f_{eq}$)"
+_SENSITIVITY = r"sensitivity $|\lambda|$ rms($f_{eq}$) / rms($f_{neq}$)"
 
 
 def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorReport]) -> Figure:
-  """Draws the layers' costs, and for each generator what the fit loses on moved data.
+  """Draws the layers' costs, and for each generator how much the loss grows on moved data.
 
   Args:
     layers: Ranked, of one seed.
-    generators: Ranked, over all seeds; bars reach to `THRESHOLD` standard errors.
+    generators: Ranked, over all seeds; bars reach to `THRESHOLD` standard errors. The axis is
+      linear up to `SMALLEST_EFFECT` and logarithmic beyond.
   """
-  figure = Figure(figsize=(10, 0.35 * max(len(layers), 6) + 1.6), layout="constrained")
-  left, middle, right = figure.subplots(1, 3)
-  names = [report.name for report in layers]
+  height = 0.35 * max(len(layers), len(generators), 4) + 1.7
+  figure, grid = style.panels(1, 3, 12, height, width_ratios=(1, 1, 1.3))
+  left, middle, right = grid[0]
   rows = np.arange(len(layers))[::-1]
-  left.barh(rows, [report.admixture for report in layers], color=KEPT)
-  left.set_yticks(rows, names, fontsize=8)
-  left.set_xlabel(r"admixture $|\gamma|\, rms(f_{neq}) / rms(f_{eq})$", fontsize=8)
-  middle.barh(rows, [report.sensitivity or 0.0 for report in layers], color=KEPT)
-  middle.set_yticks(rows, [])
-  middle.set_xlabel(r"sensitivity $|\lambda|\, rms(f_{eq}) / rms(f_{neq})$", fontsize=8)
+  costs = {
+    left: ([report.admixture for report in layers], _ADMIXTURE),
+    middle: ([report.sensitivity or 0.0 for report in layers], _SENSITIVITY),
+  }
+  for axes, (values, label) in costs.items():
+    # The power of 10 stands in the label, where it cannot hide behind it.
+    exponent = int(np.floor(np.log10(max(max(values, default=0), 1e-30))))
+    if values and max(values) and exponent < -1:
+      values, label = [value / 10.0**exponent for value in values], f"{label} ({_times(exponent)})"
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.barh(rows, values, 0.7, color=style.GREY)
+    axes.set_xlim(left=0)
+    if not any(values):
+      axes.set_xticks([0])
+      axes.annotate("all 0", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=8)
+    axes.set_yticks(rows, [report.name for report in layers] if axes is left else [])
+    axes.set_xlabel(label, fontsize=8)
+    axes.grid(False, axis="y")
+  left.set_title("layers: share of $f_{neq}$", loc="left")
+  middle.set_title("layers: what symmetry costs", loc="left")
+  _growths(right, generators)
+  seeds = generators[0].seeds
+  handles = [
+    style.handle("broken", style.BROKEN, ls=""),
+    style.handle("not seen to be broken", style.KEPT, ls="", mfc="white"),
+    style.handle(f"smallest effect, {SMALLEST_EFFECT:.0%}", style.LOOKS["linear"], marker=""),
+  ]
+  count = f"{seeds} seed{'s' if seeds > 1 else ''}"
+  note = (
+    f"generators: {count}, numbers with their standard error, bars of {THRESHOLD:g} of them; "
+    "layers: one seed"
+  )
+  style.legend(figure, handles, note, ncols=3)
+  return figure
+
+
+def _times(exponent: int) -> str:
+  return rf"$\times10^{{{exponent}}}$"
+
+
+def _growths(axes: Axes, generators: Sequence[GeneratorReport]) -> None:
   rows = np.arange(len(generators))[::-1]
   for row, report in zip(rows, generators, strict=True):
-    color = BROKEN if report.broken else KEPT
+    look = style.BROKEN if report.broken else style.KEPT
+    face = look.color if report.broken else "white"
     error = THRESHOLD * report.error
-    right.errorbar(report.loss, row, xerr=error, fmt="o", color=color, capsize=3, ms=5)
-  right.set_yticks(rows, [report.name for report in generators], fontsize=8)
-  right.axvline(0, color="0.6", lw=0.8)
-  right.set_xlabel("loss on moved data / own loss", fontsize=8)
-  right.set_title(f"bars: {THRESHOLD:g} standard errors; orange: broken", fontsize=8, color="0.4")
-  for axes in (left, middle, right):
-    axes.grid(alpha=0.25, axis="x")
-    axes.tick_params(axis="x", labelsize=8)
-    axes.locator_params(axis="x", nbins=5)
-  return figure
+    axes.errorbar(
+      report.loss, row, xerr=error, fmt=look.marker, color=look.color, mfc=face, capsize=3, ms=6
+    )
+    said = f"{report.loss:+.3f} ± {report.error:.3f}"
+    axes.annotate(
+      said, (1, row), xycoords=("axes fraction", "data"), fontsize=8, va="center",
+      xytext=(6, 0), textcoords="offset points", color=look.color,
+    )  # fmt: skip
+  axes.set_yticks(rows, [report.name for report in generators])
+  axes.set_ylim(-0.6, len(generators) - 0.4)
+  axes.axvline(0, color="0.6", lw=0.8)
+  look = style.LOOKS["linear"]
+  axes.axvline(SMALLEST_EFFECT, color=look.color, lw=1.2, ls=look.dash)
+  axes.set_xscale("symlog", linthresh=SMALLEST_EFFECT, linscale=0.6)
+  ends = [(report.loss, THRESHOLD * report.error) for report in generators]
+  low = min(-SMALLEST_EFFECT, *(2 * (loss - error) for loss, error in ends))
+  high = max(5 * SMALLEST_EFFECT, *(2 * (loss + error) for loss, error in ends))
+  axes.set_xlim(low, high)
+  powers = [10.0**n for n in range(-1, 9)]
+  step = 1 + sum(p <= max(high, -low) for p in powers) // 5
+  shown = [p for p in powers[::step] if p <= high]
+  below = [-p for p in powers[::step] if p <= -low]
+  labels = [f"$-${style.power(-p)}" for p in below] + ["0"] + [style.power(p) for p in shown]
+  axes.set_xticks([*below, 0, *shown], labels)
+  axes.xaxis.set_minor_locator(NullLocator())
+  axes.set_xlabel("growth of the loss on moved data, (moved - own) / own")
+  axes.set_title("generators", loc="left")
 
 
 def equivariance(
@@ -59,29 +120,38 @@ def equivariance(
     by_gamma: Quantities of the run's model at each of them.
     bounds: The largest error and its bounds, of another network, at each of them.
   """
-  figure = Figure(figsize=(13, 3.6), layout="constrained")
-  panels = figure.subplots(1, 4)
-  for axes, errors, title in zip(
-    panels, (by_group, by_layer), ("by group", "by layer"), strict=False
-  ):
-    places = np.arange(len(errors))
-    predictors = list(next(iter(errors.values())))
-    for i, name in enumerate(predictors):
-      offset = 0.8 * (i + 0.5) / len(predictors) - 0.4
+  figure, grid = style.panels(2, 2, 10.5, 7)
+  titles = ("errors by group", "errors of every layer's features, SO(3)")
+  for axes, errors, title in zip(grid[0], (by_group, by_layer), titles, strict=True):
+    rows = np.arange(len(errors))
+    axes.axvspan(1e-9, _ROUNDING, color="0.94", lw=0)
+    for name in next(iter(errors.values())):
+      look = style.look(name)
       values = [max(error[name], 1e-9) for error in errors.values()]
-      axes.barh(places + offset, values, 0.8 / len(predictors), label=name, left=1e-9)
-    axes.set(xscale="log", yticks=places, yticklabels=list(errors), title=title, xlim=(1e-9, 10))
-    axes.set_xlabel("relative equivariance error", fontsize=9)
-    axes.tick_params(labelsize=7)
+      hollow = "white" if name == "projection" else look.color
+      size = 8 if name == "projection" else 5  # both are seen where they agree
+      axes.plot(values, rows, look.marker, color=look.color, mfc=hollow, ms=size, label=name)
+    axes.set_yticks(rows, list(errors))
+    axes.set(xlim=(1e-8, 1), xlabel="relative equivariance error", title=title)
+    style.logarithmic(axes, "x")
     axes.invert_yaxis()
-    axes.legend(fontsize=6)
-  titles = ("all gammas equal", "channel mixings: bounds")
-  for axes, curves, title in zip(panels[2:], (by_gamma, bounds), titles, strict=True):
-    for name, values in curves.items():
-      axes.loglog(gammas, values, ".-", label=name)
-    axes.set(xlabel=r"$\gamma$", title=title)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=7)
-  panels[2].set_ylabel("relative", fontsize=9)
-  panels[3].set_ylabel("norm", fontsize=9)
+  style.legend(grid[0, 0], loc="center", note="grey: rounding (float32)")
+  titles = (r"this run's model, every $\gamma$ at one value", "a small network of channel mixings")
+  names = {
+    "equivariance error": "equivariance error",
+    "distance from projection": "distance from the projection",
+    "largest error": "largest error found",
+    "certificate": "proven bound (certificate)",
+    "estimate": "bound with sampled constants (estimate)",
+  }
+  for axes, curves, title in zip(grid[1], (by_gamma, bounds), titles, strict=True):
+    for index, (name, values) in enumerate(curves.items()):
+      look = style.look("", index + 2)
+      line = {"color": look.color, "marker": look.marker, "ls": look.dash, "ms": 4, "lw": 1.4}
+      axes.plot(gammas, values, label=names.get(name, name), **line)
+    axes.set(xlabel=r"value of every $\gamma$", title=title)
+    style.logarithmic(axes, "x", "y")
+    style.legend(axes, loc="upper left")
+  grid[1, 0].set_ylabel("relative to the prediction's norm")
+  grid[1, 1].set_ylabel("norm of the error, and its bounds")
   return figure

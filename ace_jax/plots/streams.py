@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from ace_jax.plots import style
 from ace_jax.plots.curves import layers, mean_and_deviation
 from ace_jax.training.history import Record
 
@@ -59,30 +59,32 @@ def by_stream(runs: Sequence[Sequence[Record]], kind: str, log: bool = False) ->
   Reference: Manolache et al., NeurIPS 2025, Fig. 4 (u of the first and last two EGNO layers).
   """
   epochs, streams = table(runs, kind)
-  means = {s: {l: v.mean(0) for l, v in own.items()} for s, own in streams.items()}
-  everything = np.concatenate([v for own in means.values() for v in own.values()])
+  means = {s: {l: v.mean(0) for l, v in values.items()} for s, values in streams.items()}
+  everything = np.concatenate([v for values in means.values() for v in values.values()])
   norm = Normalize(min(0.0, everything.min()), everything.max())
-  figure = Figure(figsize=(4.2 * len(streams) + 1, 6), layout="constrained")
-  grid = figure.subplots(2, len(streams), squeeze=False, sharex=True)
-  for column, (stream, own) in enumerate(streams.items()):
+  figure, grid = style.panels(2, len(streams), 4.2 * len(streams) + 1, 6.4, sharex=True)
+  for column, (stream, by_layer) in enumerate(streams.items()):
     lines, heat = grid[:, column]
-    shades = colormaps["viridis"](np.linspace(0, 0.9, max(2, len(own))))
-    for shade, (layer, values) in zip(shades, own.items(), strict=False):
+    for index, (layer, values) in enumerate(by_layer.items()):
       values = np.abs(values) if log else values
       mean, spread = mean_and_deviation(values)
-      lines.plot(epochs, mean, color=shade, lw=1.4, label=layer)
+      look = style.look(layer, index)
+      lines.plot(epochs, mean, color=look.color, ls=look.dash, lw=1.4, label=layer)
       low = np.maximum(mean - spread, values.min(0)) if log else mean - spread
-      lines.fill_between(epochs, low, mean + spread, color=shade, alpha=0.2, lw=0)
+      lines.fill_between(epochs, low, mean + spread, color=look.color, alpha=0.2, lw=0)
     lines.set(title=stream, ylabel=KINDS[kind] if column == 0 else "")
-    lines.set_yscale("log" if log else "linear")
-    lines.grid(alpha=0.25)
+    if log:
+      style.logarithmic(lines, "y")
     image = np.stack(list(means[stream].values()))
-    colors = heat.pcolormesh(epochs, np.arange(len(own)), image, norm=norm, shading="nearest")
-    heat.set_yticks(range(len(own)), list(own) if column == 0 else [""] * len(own))
+    colors = heat.pcolormesh(epochs, np.arange(len(by_layer)), image, norm=norm, shading="nearest")
+    heat.grid(False)
+    heat.set_yticks(range(len(by_layer)), list(by_layer) if column == 0 else [""] * len(by_layer))
     heat.set(xlabel="epoch")
     if column == len(streams) - 1:
-      lines.legend(fontsize=8)
       figure.colorbar(colors, ax=list(grid[1]), label=KINDS[kind])
-  seeds = f"mean +- standard deviation of {len(runs)} runs" if len(runs) > 1 else "one run"
-  figure.suptitle(seeds, fontsize=9, color="0.4")
+  seeds = f"mean +- standard deviation of {len(runs)} seeds" if len(runs) > 1 else "one seed"
+  handles = [
+    style.handle(layer, style.look(layer, i), marker="") for i, layer in enumerate(by_layer)
+  ]
+  style.legend(figure, handles, f"{seeds}; below: the mean as a colour", ncols=6)
   return figure

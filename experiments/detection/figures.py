@@ -2,44 +2,65 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 
-from ace_jax.plots.palette import BROKEN, KEPT
+from ace_jax.plots import style
+
+_WIDTH = 0.6
+"""Of the generators of one strength, which stand side by side."""
 
 
 def detection_curves(
-  found: Mapping[str, Mapping[str, Mapping[float, tuple[int, int]]]],
+  calls: Mapping[str, Mapping[str, Mapping[float, tuple[int, int]]]],
   broken: Mapping[str, Sequence[str]],
 ) -> Figure:
   """Draws how often each generator is called broken, against the strength of the breaking.
 
+  Bars are exact binomial intervals (Clopper and Pearson) of 95 %.
+
   Args:
-    found: By kind of breaking, generator and strength: (runs that call it broken, runs).
-    broken: The generators that each kind does break.
+    calls: By kind of breaking, generator and strength: (runs that call it broken, runs).
+    broken: The generators that each kind does break, at every strength above 0.
   """
-  figure = Figure(figsize=(3.6 * len(found), 3.4), layout="constrained")
-  markers = "osD^v<"
-  columns = figure.subplots(1, len(found), squeeze=False)[0]
-  for axes, (kind, generators) in zip(columns, found.items(), strict=True):
+  figure, grid = style.panels(1, len(calls), 4.4 * len(calls), 4.8, sharey=True)
+  names = sorted({name for generators in calls.values() for name in generators})
+  offsets = dict(zip(names, np.linspace(-_WIDTH / 2, _WIDTH / 2, len(names)), strict=True))
+  for axes, (kind, generators) in zip(grid[0], calls.items(), strict=True):
     strengths = sorted(next(iter(generators.values())))
-    for index, (name, counts) in enumerate(sorted(generators.items())):
-      share = [100 * counts[s][0] / counts[s][1] for s in strengths]
-      truth = name in broken[kind]
-      axes.plot(
-        range(len(strengths)),
-        share,
-        f"{'-' if truth else ':'}{markers[index % len(markers)]}",
-        color=BROKEN if truth else KEPT,
-        alpha=0.75,
-        ms=4,
-        label=f"{name} ({'broken' if truth else 'kept'})",
-      )
-    labels = [f"{s:g}\n({next(iter(generators.values()))[s][1]})" for s in strengths]
-    axes.set_xticks(range(len(strengths)), labels, fontsize=8)
-    axes.set_xlabel("strength (number of runs)", fontsize=9)
-    axes.set_title(kind, fontsize=10)
-    axes.set_ylim(-4, 104)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=6, loc="center right", title="truth", title_fontsize=7)
-    axes.set_ylabel("runs that call it broken, %", fontsize=9)
+    for index, name in enumerate(names):
+      if name not in generators:
+        continue
+      for position, strength in enumerate(strengths):
+        count, runs = generators[name][strength]
+        truth = bool(strength) and name in broken[kind]
+        color = (style.BROKEN if truth else style.KEPT).color
+        interval = stats.binomtest(count, runs).proportion_ci(0.95, method="exact")
+        share = count / runs
+        errors = np.array([[share - interval.low], [interval.high - share]])
+        axes.errorbar(
+          position + offsets[name], 100 * share, 100 * np.clip(errors, 0, None),
+          fmt=style.MARKERS[index % len(style.MARKERS)], color=color,
+          mfc=color if truth else "white", ms=5, lw=1, capsize=2,
+        )  # fmt: skip
+    labels = [f"{s:g}\n({next(iter(generators.values()))[s][1]} runs)" for s in strengths]
+    axes.set_xticks(range(len(strengths)), labels)
+    axes.set_xlim(-0.5, len(strengths) - 0.5)
+    for edge in range(1, len(strengths)):
+      axes.axvline(edge - 0.5, color="0.85", lw=0.8)
+    axes.grid(False, axis="x")
+    axes.set(xlabel="strength of the breaking", title=kind, ylim=(-4, 104))
+  grid[0, 0].set_ylabel("runs that call it broken (%)")
+  black = style.Look(style.BLACK, "", "")
+  handles = [
+    *(
+      style.handle(name.replace("_", " "), black, marker=style.MARKERS[i % len(style.MARKERS)])
+      for i, name in enumerate(names)
+    ),
+    style.handle("truth: broken", style.BROKEN, ls="", ms=8, marker="."),
+    style.handle("truth: kept", style.KEPT, ls="", ms=8, marker=".", mfc="white"),
+  ]
+  note = "a run: a seed of a data set; bars: 95 % intervals (exact binomial)"
+  style.legend(figure, handles, note, ncols=4)
   return figure

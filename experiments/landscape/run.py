@@ -18,6 +18,7 @@ from experiments.report import run as report_run
 LEVELS = (0.0, 1.0)
 """The values of every gamma at which landscapes are drawn: the strict model, and f_eq + f_neq."""
 _TRAINED, _NEGLIGIBLE = "gamma as trained", 0.01
+_DISTANCES = ("distance in the plane, from strict to relaxed", "distance in the plane, across")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,19 +200,20 @@ def trajectory_plane(
   center = end.primal.theta
   points = [state.primal.theta for state in path]
   first, second, shares = landscape.principal_directions(center, points)
-  places = np.stack(
+  coordinates = np.stack(
     [np.asarray(landscape.coordinates(center, p, first, second)) for p in [*points, center]]
   )
-  a, b = _around(places, request.grid)
+  a, b = _around(coordinates, request.grid)
   slices = {
     label: np.asarray(drawn.cut(gamma, end, first, second, a, b))
     for label, gamma in drawn.gammas(end).items()
   }
-  one, two = (
-    f"principal direction {i} ({100 * share:.0f} %)" for i, share in enumerate(shares, start=1)
-  )
+  labels = [
+    f"distance along principal direction {i} ({100 * share:.0f} % of the path)"
+    for i, share in enumerate(shares, start=1)
+  ]
   figure = plots.contours(
-    slices, np.asarray(a), np.asarray(b), {"training": places}, None, (one, two)
+    slices, np.asarray(a), np.asarray(b), {"training": coordinates}, None, (labels[0], labels[1])
   )
   plots.save(figure, place / "trajectory.png")
   return [float(share) for share in shares]
@@ -264,7 +266,7 @@ def through_strict(
   losses = jax.jit(partial(landscape.loss_slice, loss))(own, e1, e2, a, b)
   figure = plots.contours(
     {"strict loss": np.asarray(losses)},
-    *(np.asarray(a), np.asarray(b), marks, None, ("distance", "distance")),
+    *(np.asarray(a), np.asarray(b), marks, None, _DISTANCES),
   )
   plots.save(figure, place / "plane.png")
 

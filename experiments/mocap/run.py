@@ -222,7 +222,7 @@ def draw(
   from ace_jax import plots
   from experiments.mocap import figures as skeleton_plots
 
-  curve = plots.validation_curve({label: records})
+  curve = plots.validation_curve({label: records}, unit="31.9 cm$^2$")
   plots.save(curve, folder / "validation.png")
   plots.save(plots.equivariance_error(records), folder / "equivariance_error.png")
   if plots.layers(records, "gamma") or plots.layers(records, "multiplier"):

@@ -222,14 +222,14 @@ def draw(
   """Draws every figure of a run."""
   from ace_jax import plots  # Matplotlib is slow to import
 
-  curve = plots.validation_curve({label: records}, baseline=baseline)
+  curve = plots.validation_curve({label: records}, baseline=baseline, unit="length$^2$")
   plots.save(curve, folder / "validation.png")
   plots.save(plots.equivariance_error(records), folder / "equivariance_error.png")
   if plots.layers(records, "gamma") or plots.layers(records, "multiplier"):
     plots.save(plots.gamma_and_multipliers(records), folder / "gamma.png")
   predicted = {name: np.asarray(shown[name]) for name in end.selected()}
   figure = plots.trajectories(
-    data.paths, shown["start"], shown["velocities"], shown["truth"], predicted
+    data.paths, shown["start"], shown["velocities"], shown["truth"], predicted, "length"
   )
   plots.save(figure, folder / "trajectories.png")
 
@@ -281,7 +281,8 @@ def curve(
       result = {"experiment": "nbody_samples", "settings": settings.to_json()}
       workdirs.write_result(place, {**result, "steps": steps, "test_mse": test})
       (place / "figures").mkdir(exist_ok=True)
-      plots.save(plots.sample_efficiency(test), place / "figures" / "sample_efficiency.png")
+      figure = plots.sample_efficiency(test, "length$^2$")
+      plots.save(figure, place / "figures" / "sample_efficiency.png")
   print(f"\n{tables.table(['predictor', 'trajectories', 'steps', 'test MSE'], rows)}")
   print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")
 

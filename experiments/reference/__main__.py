@@ -32,6 +32,9 @@ PREDICTORS = {
 }
 CONSTRAINTS = {"strict": "strict", "equality": "equality", "onesided": "one_sided"}
 SCALES = {"nbody": 1e3, "mocap": 1e2}
+UNITS = {"nbody": "length$^2$", "mocap": "31.9 cm$^2$"}
+_PREDICTORS = {"projection": "projection", "relaxed": "relaxed model"}
+_SPLITS = {"valid": "validation", "test": "test"}
 MODELS = {"nbody": "segnn", "mocap": "egno"}
 PRESETS = {
   "nbody": nbody_presets.PRESETS["paper"],
@@ -146,10 +149,14 @@ def main() -> None:
       ]
     )
     figure = plots.against_reference(
-      {f"ace_jax, {run}": [result["curve"] for result in runs[constraint]]},
+      {
+        f"ace_jax, {CONSTRAINTS[run].replace('_', '-')}": [
+          result["curve"] for result in runs[constraint]
+        ]
+      },
       {"published PyTorch implementation, 1 seed": tuple(np.array(list(curve.items())).T)},
       key,
-      f"{split} MSE of the {predictor}",
+      f"{_SPLITS[split]} MSE of the {_PREDICTORS[predictor]} ({UNITS[FLAGS.experiment]})",
     )
     plots.save(figure, folder / f"comparison_{run}_{split}_{predictor}.png")
   files.write_json(folder / "comparison.json", report)

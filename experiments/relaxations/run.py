@@ -21,6 +21,7 @@ from experiments.sweep.plan import Program, Sweep
 
 SIZES = "sizes.json"
 """The sizes that were chosen, with what they cost; read again when a workdir is continued."""
+_UNITS = {"nbody": "length$^2$", "mocap": "31.9 cm$^2$"}
 _HEADER = [
   *("equal", "branch", "gamma", "size", "parameters", "step ms", "seeds"),
   *("test MSE, relaxed", "test MSE, projection", "equiv. MSE", "equiv. error, relative"),
@@ -122,14 +123,15 @@ def write(place: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) -> 
   drawn: dict[str, list[comparison_figures.Entry]] = {}
   for one in entries:
     entry = comparison_figures.Entry(
-      label=f"{one['branch']} {one['size'] or ''}".strip() + f", gamma a {one['gamma']}",
+      label=f"{one['branch']} {one['size'] or ''}".strip() + f", one gamma a {one['gamma']}",
       relaxed=_values(one, "relaxed", "test_mse"),
       projection=_values(one, "projection", "test_mse"),
       gaps=_values(one, "relaxed", "test_gap"),
     )
     name = {"parameters": "number of parameters", "time": "step time"}[one["budget"]]
     drawn.setdefault(name, []).append(entry)
-  plots.save(comparison_figures.branches(drawn), place / "relaxations.png")
+  unit = _UNITS.get(str(asked.get("experiment")), "")
+  plots.save(comparison_figures.branches(drawn, unit), place / "relaxations.png")
   print(f"Everything is in {place}: result.json, table.md, relaxations.png, a folder a program.")
 
 

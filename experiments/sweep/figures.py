@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import colormaps, colors
+from matplotlib import cm, colormaps, colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ace_jax.plots import style
+
 Point = Mapping[str, float | int | str]
-_POINT, _MEAN = "#0072B2", "#D55E00"
+_TRIAL, _MEAN = style.Look(style.BLUE, "o", ""), style.Look(style.ORANGE, "s", "-")
 _GROUPS = 6
 _PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 
@@ -24,25 +26,39 @@ def sensitivity(trials: Sequence[tuple[Point, float]], label: str) -> Figure:
   errors = np.array([error for _, error in trials])
   columns = min(3, len(names))
   rows = -(-len(names) // columns)
-  figure = Figure(figsize=(3.4 * columns + 0.6, 3.2 * rows), layout="constrained")
-  grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+  size = (3.4 * columns + 0.6, 3 * rows + 0.9)
+  figure, grid = style.panels(rows, columns, *size, sharey=True)
+  grouped = False
   for axes, name in zip(grid.flat, names, strict=False):
     values = [point[name] for point, _ in trials]
-    places, log = _places(axes, values, name)
-    axes.plot(places, errors, "o", color=_POINT, alpha=0.5, ms=4)
-    axes.plot(*_means(places, errors, log), "-", color=_MEAN, lw=1.6)
-    if (errors > 0).all():
+    positions, log = _positions(axes, values, name)
+    axes.plot(positions, errors, _TRIAL.marker, color=_TRIAL.color, alpha=0.5, ms=4)
+    means = _means(positions, errors, log)
+    grouped |= len(means[0]) < len(np.unique(positions))
+    axes.plot(*means, ls="-", marker=_MEAN.marker, color=_MEAN.color, lw=1.6, ms=4)
+  if (errors > 0).all():
+    style.logarithmic(grid[0, 0], "y")
+    for axes in grid.flat[1:]:
       axes.set_yscale("log")
-    axes.grid(alpha=0.25, which="both")
   for axes in grid[:, 0]:
     axes.set_ylabel(label)
   for axes in grid.flat[len(names) :]:
     axes.remove()
-  figure.suptitle("points: one seed each; line: mean", fontsize=9, color="0.4")
+  handles = [
+    style.handle("a trial of one seed", _TRIAL, ls=""),
+    style.handle("mean over trials of a value", _MEAN),
+  ]
+  counts = len(trials), len({tuple(point.items()) for point, _ in trials})
+  note = f"{counts[0]} trials of {counts[1]} points"
+  if grouped:
+    note += f"; where every value is another, means are over {_GROUPS} groups of neighbours"
+  style.legend(figure, handles, note, ncols=2)
   return figure
 
 
-def _places(axes: Axes, values: Sequence[float | int | str], name: str) -> tuple[np.ndarray, bool]:
+def _positions(
+  axes: Axes, values: Sequence[float | int | str], name: str
+) -> tuple[np.ndarray, bool]:
   """Prepares the x axis; returns where each value stands, and whether the axis is logarithmic."""
   axes.set_xlabel(name)
   if any(isinstance(value, str) for value in values):
@@ -50,26 +66,28 @@ def _places(axes: Axes, values: Sequence[float | int | str], name: str) -> tuple
     axes.set_xticks(range(len(words)), words)
     axes.margins(x=0.2)
     return np.array([words.index(str(value)) for value in values], float), False
-  places = np.array(values, float)
-  log = _is_log(places)
+  positions = np.array(values, float)
+  log = _is_log(positions)
   if log:
-    axes.set_xscale("log")
-  return places, log
+    style.logarithmic(axes, "x")
+  else:
+    axes.locator_params(axis="x", nbins=5)
+  return positions, log
 
 
 def _is_log(values: np.ndarray) -> bool:
   return bool((values > 0).all() and values.max() >= 8 * values.min())
 
 
-def _means(places: np.ndarray, errors: np.ndarray, log: bool) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the mean at each place, or over groups of neighbours where every place is another."""
-  order = np.argsort(places)
-  distinct = np.unique(places)
+def _means(positions: np.ndarray, errors: np.ndarray, log: bool) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the mean at each position, or over groups of neighbours where all differ."""
+  order = np.argsort(positions)
+  distinct = np.unique(positions)
   if len(distinct) <= _GROUPS + 2:
-    groups = [np.flatnonzero(places == place) for place in distinct]
+    groups = [np.flatnonzero(positions == position) for position in distinct]
   else:
     groups = np.array_split(order, _GROUPS)
-  scaled = np.log(places) if log else places
+  scaled = np.log(positions) if log else positions
   centres = np.array([scaled[group].mean() for group in groups])
   return np.exp(centres) if log else centres, np.array([errors[group].mean() for group in groups])
 
@@ -84,8 +102,9 @@ def parallel_coordinates(points: Sequence[tuple[Point, float]], label: str) -> F
   names = [*points[0][0], label]
   table = [[*point.values(), error] for point, error in points]
   errors = np.array([error for _, error in points])
-  figure = Figure(figsize=(1.9 * len(names) + 1.6, 4), layout="constrained")
-  axes = figure.subplots()
+  figure, grid = style.panels(1, 1, 1.9 * len(names) + 2.2, 4.6)
+  axes = grid[0, 0]
+  axes.grid(False)
   heights = np.empty((len(points), len(names)))
   for j in range(len(names)):
     heights[:, j], ticks = _scaled([row[j] for row in table])
@@ -100,14 +119,21 @@ def parallel_coordinates(points: Sequence[tuple[Point, float]], label: str) -> F
   shades = colormaps["viridis"]
   for rank, i in enumerate(np.argsort(-errors)):  # the best last, on top
     best = rank == len(errors) - 1
-    shade = "#D55E00" if best else shades(norm(errors[i]))
-    axes.plot(heights[i], color=shade, lw=2.2 if best else 1.2, alpha=1 if best else 0.75, zorder=2)
+    axes.plot(
+      heights[i], color=style.ORANGE if best else shades(norm(errors[i])),
+      lw=2.6 if best else 1.2, marker="s" if best else "", ms=6, alpha=1 if best else 0.75,
+      zorder=3 if best else 2,
+    )  # fmt: skip
   axes.set_xticks(range(len(names)), names)
   axes.set_yticks([])
   axes.set(xlim=(-0.45, len(names) - 0.9), ylim=(-0.06, 1.06))
   axes.spines[:].set_visible(False)
   axes.tick_params(axis="x", length=0)
-  axes.set_title("colour: place on the last axis; orange: the best", fontsize=9, color="0.4")
+  bar = figure.colorbar(cm.ScalarMappable(norm, shades), ax=axes, label=label, pad=0.02)
+  if isinstance(norm, colors.LogNorm):
+    style.logarithmic(bar.ax, "y")
+  best = style.handle(f"lowest: {errors.min():.3g}", style.Look(style.ORANGE, "s", "-"), lw=2.6)
+  style.legend(figure, [best], "a line a point of the sweep, mean over its seeds")
   return figure
 
 

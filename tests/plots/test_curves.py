@@ -22,7 +22,7 @@ def test_a_constraint_of_another_name_has_its_violation_drawn():
   figure = plots.gamma_and_multipliers(records)
   assert labels(figure) == [r"multiplier $\lambda$", "violation $v$"]
   assert list(figure.axes[1].get_lines()[0].get_ydata()) == [2.0, 1.0]
-  with_gamma = plots.gamma_and_multipliers([{**one, "gamma/a": 0.4} for one in records])
+  with_gamma = plots.gamma_and_multipliers([{**record, "gamma/a": 0.4} for record in records])
   assert len(with_gamma.axes) == 3
 
 
@@ -35,6 +35,7 @@ def test_what_bounds_reach_beside_the_rules_of_every_network():
   figure = comparison_figures.at_measured_equivariance([bound, *others, alone])
   left, mpnn, transformer = figure.axes
   assert [list(line.get_ydata()) for line in left.get_lines()[1:2]] == [[2.0, 1.0]]
-  joined = [line for line in mpnn.get_lines() if line.get_linestyle() == "-"]
+  joined = [line for line in mpnn.get_lines() if line.get_linestyle() != "None"]
   assert list(joined[1].get_xdata()) == [1e-4, 1e-2]
+  assert joined[1].get_color() == comparison_figures.RULES["remul"].color
   assert transformer.get_title() == "transformer"
