@@ -209,15 +209,16 @@ class Homotopic(nn.Module):
     return self.has_variable(GAMMA, GAMMA) or initialising
 
   def _mean_square(self, f_neq: Float[Array, "... features"]) -> Float[Array, ""]:
-    running = self.variable("batch_stats", _MEAN_SQUARE, lambda: mean_square(f_neq))
-    if self.is_initializing() or not self.is_mutable_collection("batch_stats"):
-      return running.value
     assert self.scope is not None
-    if tracers.current_trace() != self.scope.trace_level:
+    moves = self.is_mutable_collection("batch_stats")
+    if moves and tracers.current_trace() != self.scope.trace_level:
       raise ConfigurationError(
         f"{'/'.join(self.path)}: its running scale cannot be kept through a jax.grad, jax.vmap or "
         "the like within the model; use nn.vjp, nn.value_and_grad or nn.vmap, or scale='free'."
       )
+    running = self.variable("batch_stats", _MEAN_SQUARE, lambda: mean_square(f_neq))
+    if self.is_initializing() or not self.is_mutable_collection("batch_stats"):
+      return running.value
     current = mean_square(f_neq)
     if self.axis_name is not None:
       current = jax.lax.pmean(current, self.axis_name)
