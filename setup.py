@@ -50,6 +50,7 @@ setup(
     "equinox": ["equinox>=0.13"],
     "experiments": ["matplotlib>=3.9", "platformdirs>=4.0"],
     "images": ["scikit-learn>=1.5"],
+    "models": ["e3x==1.0.2"],
     "notebooks": ["jupyterlab>=4.2"],
     "plots": ["matplotlib>=3.9"],
     "ray": ["ray>=2.40"],
