@@ -58,7 +58,7 @@ LOOKS = {
 _SMALL, _TEXT = 8, 9
 _LETTER = 0.068
 """Width of a small letter, in inches."""
-_RC = {
+_RC: dict[Any, Any] = {
   "font.size": _TEXT,
   "axes.titlesize": 10,
   "axes.labelsize": _TEXT,
@@ -113,7 +113,7 @@ def legend(
   handles: Sequence[Artist] | None = None,
   note: str = "",
   ncols: int = 1,
-  loc: str = "best",
+  loc: Any = "best",
 ) -> None:
   """Puts a legend into a panel, or below the panels of a figure, in columns that fit its width.
 
@@ -200,5 +200,5 @@ class Powers(Locator):
       seen = ticks[(ticks >= low * (1 - 1e-9)) & (ticks <= high * (1 + 1e-9))]
       if len(seen) > 1 and np.min(np.diff(np.log10(seen))) >= room:
         return seen
-    ticks = MaxNLocator(self._most - 1).tick_values(low, high)
+    ticks = np.asarray(MaxNLocator(self._most - 1).tick_values(low, high))
     return ticks[(ticks >= low) & (ticks <= high)]
