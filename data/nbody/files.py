@@ -1,7 +1,7 @@
-"""Trajectories from files: an .npz of this project's layout, or .npy files as published code writes.
+"""Trajectories from files: an .npz of this project's layout, or .npy files as of published code.
 
 The latter are those of the simulators of EGNN (Satorras et al., ICML 2021) and SEGNN (Brandstetter
-et al., ICLR 2022), for each SPLIT (train, valid, test) and a NAME of the data set, which may be empty:
+et al., ICLR 2022), for each SPLIT (train, valid, test) and a NAME of the data set, or none:
 
     loc_SPLIT_NAME.npy      positions   [trajectories, frames, 3, particles]
     vel_SPLIT_NAME.npy      velocities  [trajectories, frames, 3, particles]
@@ -165,7 +165,9 @@ _KINDS = {"positions": ("loc",), "velocities": ("vel",), "charges": ("charges", 
 
 def _find(folder: Path, kinds: tuple[str, ...], split: str, name: str) -> Path:
   """Returns the file of a split; where there is none, what its first name would be."""
-  candidates = [folder / f"{kind}_{called}{name}.npy" for kind in kinds for called in _SPLITS[split]]
+  candidates = [
+    folder / f"{kind}_{called}{name}.npy" for kind in kinds for called in _SPLITS[split]
+  ]
   there = [path for path in candidates if path.is_file()]
   if len(there) > 1:
     raise DataError(
