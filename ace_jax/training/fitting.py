@@ -20,7 +20,8 @@ from ace_jax.task import Batch
 from ace_jax.training import loop, parallel
 from ace_jax.training.history import Record
 from ace_jax.training.memory import Peak
-from ace_jax.training.sinks import Logger, ProgressBar
+from ace_jax.training.progress import ProgressBar
+from ace_jax.training.sinks import Logger
 
 
 class Fit(NamedTuple):

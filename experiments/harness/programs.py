@@ -22,6 +22,8 @@ from experiments.harness.usage import UsageError
 
 LOG = "log.txt"
 """What a program said when it ran last, in its folder."""
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of programs that were asked to end, and have saved."""
 
 T = TypeVar("T")
 
@@ -82,7 +84,7 @@ def _start(
   command: list[str], folder: Path, environment: dict[str, str], cwd: str | None = None
 ) -> subprocess.Popen[bytes]:
   folder.mkdir(parents=True, exist_ok=True)
-  with (folder / LOG).open("w") as log:
+  with (folder / LOG).open("w", encoding="utf-8") as log:
     return subprocess.Popen(
       command,
       cwd=cwd,
@@ -97,7 +99,7 @@ def _start(
 def last_words(folder: Path) -> str:
   """Returns the last error, or else the last line, of a program's log."""
   try:
-    lines = (folder / LOG).read_text(errors="replace").splitlines()
+    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
   except OSError:
     return "it left no log"
   errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -105,27 +107,33 @@ def last_words(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def ended_by_signal(minutes: float | None = None) -> Iterator[None]:
-  """Raises Interrupted in the main thread when SIGTERM comes, or when the minutes are over.
+def ended_by_signal(
+  minutes: float | None = None, left: str = "what ran was asked to save"
+) -> Iterator[None]:
+  """Raises Interrupted in the main thread when Ctrl-C or SIGTERM comes, or the minutes are over.
+
+  The handlers of before take the next signal.
 
   Args:
     minutes: From now; None for no limit.
+    left: What becomes of what runs.
   """
+  from ace_jax import signals
   from ace_jax.errors import Interrupted
 
-  def end(number: int, _: Any) -> None:
-    why = "asked to end (SIGTERM)" if number == signal.SIGTERM else f"{minutes:g} minutes are over"
-    raise Interrupted(f"{why}; what ran was asked to save: the same command continues.")
+  with contextlib.ExitStack() as stack:
 
-  before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGALRM)}
-  try:
+    def end(number: int, _: Any) -> None:
+      stack.close()
+      if number == signal.SIGALRM:
+        raise Interrupted(f"{minutes:g} minutes are over; {left}")
+      raise Interrupted(f"asked to end ({signals.name(number)}); {left}", number)
+
+    stack.enter_context(signals.handling(end, signal.SIGINT, signal.SIGTERM, signal.SIGALRM))
+    stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
     if minutes is not None:
       signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     yield
-  finally:
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for number, handler in before.items():
-      signal.signal(number, handler)
 
 
 @contextlib.contextmanager

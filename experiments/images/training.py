@@ -11,7 +11,7 @@ import optax
 from ace_jax import state
 from ace_jax.symmetry import actions, data, groups
 from ace_jax.training import checkpoints, history, loop, parallel
-from experiments.harness import problems, results
+from experiments.harness import problems, results, training
 from experiments.harness.settings import (
   Branch,
   Constraint,
@@ -128,6 +128,7 @@ def train(
     workdir=place,
     resume=checkpoints.exists(place / loop.CHECKPOINTS),
     report_memory=report_memory,
+    ends_on=training.ENDING,
   )
   test = loop.test_errors(problem.task, end, problem.test)[0]
   end = parallel.select(end, 0)

@@ -3,6 +3,8 @@
 From positions and velocities of 31 joints at one frame, predict the next quarter of a second.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from experiments.harness import app, model_flags, models
@@ -40,6 +42,8 @@ def check() -> None:
     raise UsageError(f"--data_dir is not read with --source={FLAGS.source}; leave out one.")
   if FLAGS.source == "acclaim" and not FLAGS.data_dir:
     raise UsageError("--source=acclaim needs a folder: add --data_dir=FOLDER.")
+  if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
+    raise UsageError(f"--data_dir={FLAGS.data_dir} is no folder; name one of Acclaim files.")
   model_flags.check("mocap", "egno", ("modes", "centring"))
   if FLAGS.train_samples and len(FLAGS.train_samples) > 1:
     raise UsageError("--train_samples takes one size here.")
@@ -52,13 +56,15 @@ def main() -> None:
     Settings, preset_values(FLAGS.preset, FLAGS.model or "egno"), OWN, models.names("mocap")
   )
   plan = common.plan(settings)
-  if FLAGS.dry_run:
-    print(common.describe(settings, plan))
+  sizes = settings.data.train_samples
+  label = f"mocap_{settings.data.subject}_{settings.model.model}_{settings.constraint.name}"
+  folder = common.begin(settings, plan, label, max(sizes) if sizes else None)
+  if folder is None:
     return
   app.set_up_jax(settings.training.precision, plan.on_devices(settings))
   from experiments.mocap import run as mocap_run
 
-  mocap_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)
+  mocap_run.run(settings, folder, FLAGS.resume, plan)
 
 
 if __name__ == "__main__":

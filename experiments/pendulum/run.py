@@ -11,6 +11,7 @@ import ace_jax
 from ace_jax.models.time_reversal import TimeReversalField
 from ace_jax.symmetry import actions, equivariance_statistics
 from ace_jax.training.parallel import DATA
+from ace_jax.training.progress import Progress
 from data import pendulum
 from experiments.harness import tables, workdirs
 
@@ -21,7 +22,7 @@ _GAIN = 2.0
 """... and the data ask for it if its test error is smaller than the strict one's by this factor."""
 
 
-def run(damping: list[float], epochs: int, seed: int, rho: float, workdir: str | None) -> None:
+def run(damping: list[float], epochs: int, seed: int, rho: float, place: Path) -> None:
   """Trains every constraint at every damping, and draws and says what came out.
 
   Args:
@@ -29,18 +30,21 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, workdir: str |
     epochs: Passes over the training data.
     seed: Of all trainings.
     rho: Price of slack of the resilient constraint.
-    workdir: Where to write.
+    place: Where to write.
   """
-  place = Path(workdir) if workdir else workdirs.default_workdir("pendulum", "all")
   settings = {"damping": damping, "epochs": epochs, "seed": seed, "rho": rho}
   found: dict[str, dict[float, Any]] = {name: {} for name in CONSTRAINTS}
   results, rows = [], []
-  with workdirs.opened(place, settings, resume=False):
+  with (
+    workdirs.opened(place, settings, resume=True),
+    Progress(len(damping) * len(CONSTRAINTS), "training") as shown,
+  ):
     for c in damping:
       data = pendulum.load(c)
       for name in CONSTRAINTS:
         fit = found[name][c] = train(name, data, epochs, seed, rho)
         results.append(summarise(name, c, fit, data))
+        shown.advance(1, {"last": f"{name}, damping {c:g}"})
       rows += [row(result) for result in results[-len(CONSTRAINTS) :]]
     verdicts = {c: verdict(c, results) for c in damping}
     report = {"experiment": "pendulum", "settings": settings, "results": results}
@@ -87,6 +91,7 @@ def train(name: str, data: dict[str, Any], epochs: int, seed: int, rho: float) -
     batch_size=50,
     eval_every=5,
     checkpoint_every=epochs,
+    progress=None,
   )
 
 

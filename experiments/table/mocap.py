@@ -146,6 +146,7 @@ def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
     and result["data"]["source"] != "synthetic"
     and result["settings"]["preset"] == "paper"
     and result["settings"].get("decay_epochs") is None
+    and not _OTHER & {*result["differs_from_published"]}
     and row.predictor in result["predictors"]
     and row.wanted(result["settings"])
   ]
@@ -162,6 +163,13 @@ def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
   length = "-".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
   seeds = f"{len(errors)} seed{'s' if len(errors) > 1 else ''}"
   return f"{statistics.mean(errors):.1f}{spread} ({seeds}, {length} epochs{note})"
+
+
+_OTHER = {
+  *("hidden_features", "layers", "modes", "height", "batch_size", "lr", "train_samples"),
+  *("weight_decay", "finish_epochs"),
+}
+"""A run that differs from the published settings in one of these is no seed of a row."""
 
 
 def _chosen(results: list[dict[str, Any]], name: str, predictor: str) -> Any:
