@@ -25,11 +25,22 @@ from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import verdicts
 from ace_jax.symmetry.errors import Action, Curve, data_fit_loss, lie_derivatives
+from ace_jax.symmetry.verdicts import SMALLEST_EFFECT, THRESHOLD
 from ace_jax.training.history import Record
 
 __all__ = [
-  *("SMALLEST_EFFECT", "THRESHOLD", "GeneratorReport", "LayerReport", "Measured", "evidence"),
-  *("generator_reports", "generator_rows", "layer_reports", "layer_rows", "measure", "verdict"),
+  "SMALLEST_EFFECT",
+  "THRESHOLD",
+  "GeneratorReport",
+  "LayerReport",
+  "Measured",
+  "evidence",
+  "generator_reports",
+  "generator_rows",
+  "layer_reports",
+  "layer_rows",
+  "measure",
+  "verdict",
 ]
 
 

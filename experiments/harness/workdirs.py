@@ -20,11 +20,21 @@ from ace_jax import files
 from ace_jax.errors import CheckpointError, ConfigurationError
 from data.errors import DataError
 from experiments.harness import folders, result_files
-from experiments.harness.folders import CONFIG, RESULT
+from experiments.harness.folders import CONFIG, RESULT, differences
 
 __all__ = [
-  *("CONFIG", "LOCK", "RESULT", "differences", "environment", "locked", "opened", "portable"),
-  *("read_settings", "write_config", "write_result"),
+  "CONFIG",
+  "LOCK",
+  "RESULT",
+  "command",
+  "differences",
+  "environment",
+  "locked",
+  "opened",
+  "portable",
+  "read_settings",
+  "write_config",
+  "write_result",
 ]
 LOCK = ".lock"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "orbax-checkpoint", "numpy")
