@@ -92,6 +92,12 @@ class Progress:
       self._last = time.monotonic()
       self._write(self.line())
 
+  def reach(self, done: int, total: int | None = None) -> None:
+    """Counts up to so many pieces, of a total that may become known now."""
+    if total is not None:
+      self.total(total)
+    self.advance(done - self._done)
+
   def _write(self, text: str) -> None:
     self._stream.write(f"{text}\n")
     self._stream.flush()

@@ -68,14 +68,6 @@ def _load(settings: Data, train: int | None) -> nbody.Dataset:
   if settings.data_file:
     return nbody.load_file(settings.data_file, train)
   with Progress(None, "trajectory", label="simulating", delay=1) as shown:
-    before = 0
-
-    def progress(done, total):
-      nonlocal before
-      shown.total(total)
-      shown.advance(done - before)
-      before = done
-
     return nbody.load(
       system=settings.system,
       particles=settings.particles or PARTICLES,
@@ -84,7 +76,7 @@ def _load(settings: Data, train: int | None) -> nbody.Dataset:
       symmetry_breaking=settings.symmetry_breaking,
       breaking_from=settings.breaking_from,
       clip=settings.force_clip,
-      progress=progress,
+      progress=shown.reach,
     )
 
 

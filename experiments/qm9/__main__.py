@@ -4,6 +4,8 @@ From atoms and their positions predict one of twelve properties. The data come w
 qm9pack (the extra `qm9`), or from files of QM9 in --data_dir.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from experiments.harness import app, model_flags, models
@@ -62,6 +64,8 @@ def check() -> None:
     UsageError: says which.
   """
   model_flags.check("qm9", "schnet", ("lmax", "lmax_attributes", "norm", "centring"))
+  if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
+    raise UsageError(f"--data_dir={FLAGS.data_dir} is no folder; name one of .xyz or .npz files.")
   if FLAGS["data_seed"].present:
     raise UsageError("--data_seed is for simulated data; leave it out.")
   if FLAGS.train_samples and len(FLAGS.train_samples) > 1:
@@ -74,13 +78,15 @@ def main() -> None:
   preset = preset_values(FLAGS.preset, FLAGS.model or "schnet")
   settings = common.settings(Settings, preset, OWN, models.names("qm9"))
   plan = common.plan(settings)
-  if FLAGS.dry_run:
-    print(common.describe(settings, plan))
+  sizes = settings.data.train_samples
+  label = f"qm9_{settings.data.target}_{settings.model.model}_{settings.constraint.name}"
+  folder = common.begin(settings, plan, label, max(sizes) if sizes else None)
+  if folder is None:
     return
   app.set_up_jax(settings.training.precision, plan.on_devices(settings))
   from experiments.qm9 import run as qm9_run
 
-  qm9_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)
+  qm9_run.run(settings, folder, FLAGS.resume, plan)
 
 
 if __name__ == "__main__":
