@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ace_jax import graphs, padding, relaxations, streams
 from ace_jax.homotopy import Homotopic
@@ -53,31 +53,15 @@ def gaussians(
   return jnp.exp(-0.5 * jnp.square((distances - centres) / delta))
 
 
-class PositionCarry(nn.Module):
-  """s_i = W_i BN(s_{i-1}) + b_i, carried from layer to layer; the first layer embeds positions.
-
-  Attributes:
-    features: Width of the stream.
-    first: Whether the input is not yet the stream, and is mapped to it by a dense layer.
-    axis_name: Mapped axis over which batch statistics are averaged.
+class PositionCarry(streams.FeatureStream):
+  """s_i = W_i BN(s_{i-1}) + b_i, a `FeatureStream` of positions without spectral normalisation.
 
   Reference: Manolache et al., NeurIPS 2025 (the published relaxation of SchNet).
   """
 
-  features: int
-  first: bool = False
-  axis_name: str | None = None
-
-  @nn.compact
-  def __call__(
-    self,
-    stream: Float[Array, "... inputs"],
-    train: bool = False,
-    mask: Bool[Array, "... 1"] | None = None,
-  ) -> Float[Array, "... features"]:
-    if self.first:
-      stream = relaxations.torch_dense(self.features, stream.shape[-1], name="start")(stream)
-    stream = streams.batch_norm("norm", train, self.axis_name, mask)(stream)
+  def linear(self, stream: Array, train: bool) -> Array:
+    """Applies W_i and b_i; `train` changes nothing."""
+    del train
     return relaxations.torch_dense(self.features, self.features, name="linear")(stream)
 
 
