@@ -41,9 +41,7 @@ def node_mask(graph: graphs.Graph, num_nodes: int) -> Bool[Array, "..."] | None:
     num_nodes: Number of nodes of a GraphsTuple, padding included.
   """
   if isinstance(graph, PaddedGraphs):
-    last = graph.n_node.shape[0] - 1 - jnp.argmax(jnp.asarray(graph.n_node)[::-1] > 0)
-    real = jnp.sum(jnp.where(jnp.arange(graph.n_node.shape[0]) < last, graph.n_node, 0))
-    return jnp.arange(num_nodes) < real
+    return jnp.arange(num_nodes) < jnp.sum(jnp.where(_real(graph), graph.n_node, 0))
   if isinstance(graph, graphs.Neighbours):
     return graph.node_mask
   return None
@@ -60,8 +58,10 @@ def graph_mask(graph: graphs.Graph) -> Bool[Array, " graphs"] | None:
 
   A padded batch has at least one real graph, so that losses over real graphs are means of some.
   """
-  if not isinstance(graph, PaddedGraphs):
-    return None
+  return _real(graph) if isinstance(graph, PaddedGraphs) else None
+
+
+def _real(graph: PaddedGraphs) -> Bool[Array, " graphs"]:
   count = graph.n_node.shape[0]
   return jnp.arange(count) < count - 1 - jnp.argmax(jnp.asarray(graph.n_node)[::-1] > 0)
 
