@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ace_jax import graphs
+from ace_jax.edges import Edges
 from ace_jax.errors import ConfigurationError
 
 MOST_SIZES = 4
@@ -47,7 +48,7 @@ def node_mask(graph: graphs.Graph, num_nodes: int) -> Bool[Array, "..."] | None:
   return None
 
 
-def row_mask(edges: graphs.Edges) -> Bool[Array, "rows 1"] | None:
+def row_mask(edges: Edges) -> Bool[Array, "rows 1"] | None:
   """Returns which rows of flat node features belong to real nodes; None where all do."""
   mask = node_mask(edges.graph, edges.num_nodes)
   return None if mask is None else jnp.repeat(mask, edges.rows)[:, None]

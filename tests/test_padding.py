@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ace_jax import graphs, padding
+from ace_jax.edges import Edges
 from ace_jax.errors import ConfigurationError
 from ace_jax.models import steerable
 from ace_jax.models.egnn import EGNN
@@ -175,7 +176,7 @@ def test_a_topology_of_one_node_or_without_edges():
     assert graphs.gather_senders(x, graph).shape == (2, 0, 3)
     assert graphs.gather_receivers(x, graph).shape == (2, 0, 3)
     np.testing.assert_array_equal(graphs.aggregate(jnp.ones((2, 0, 3)), graph), 0 * x)
-    edges = graphs.Edges(graph, graph.num_nodes)
+    edges = Edges(graph, graph.num_nodes)
     first = jnp.moveaxis(x, 1, 0)
     assert edges.at_senders(first).shape == edges.at_receivers(first).shape == (0, 2, 3)
     for name in ("sum", "mean", "max"):
@@ -205,7 +206,7 @@ def test_masks_that_edges_of_leading_nodes_cannot_keep():
     graphs.Neighbours(None, edge_mask=jnp.ones((2, 3, 3), bool)),
   ):
     with pytest.raises(ValueError, match="Neighbours with masks"):
-      graphs.Edges(graph, 3)
+      Edges(graph, 3)
   with pytest.raises(ValueError, match="need senders, or a mask"):
     graphs.aggregate(jnp.ones((2, 3, 1)), graphs.Neighbours(None))
 

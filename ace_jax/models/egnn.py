@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, padding, relaxations
+from ace_jax.edges import Edges
 from ace_jax.homotopy import Homotopic, Irreps
 
 _LARGEST_MOVE = 100.0
@@ -34,7 +35,7 @@ class EdgeLinear(nn.Module):
     self,
     h: Float[Array, "nodes features"],
     e: Float[Array, "edges scalars"],
-    edges: graphs.Edges,
+    edges: Edges,
   ) -> Float[Array, "edges out"]:
     """Returns the map's output at every edge; receivers are i, senders j."""
     inputs = 2 * h.shape[-1] + e.shape[-1]
@@ -75,7 +76,7 @@ class EGNNLayer(nn.Module):
     velocities: Float[Array, "nodes 3"],
     features: Float[Array, "nodes hidden"],
     edge_features: Float[Array, "edges scalars"],
-    edges: graphs.Edges,
+    edges: Edges,
   ) -> tuple[Float[Array, "nodes 3"], Float[Array, "nodes hidden"]]:
     """Returns the new positions and features; every array has `edges.rows` rows a node (edge)."""
     perceptron = partial(relaxations.MLP, hidden=(self.hidden,), activation=relaxations.silu)
@@ -134,7 +135,7 @@ class EGNN(nn.Module):
     first = partial(graphs.nodes_first, graph=graph)
     x, v, h, e = (first(a) for a in (positions, velocities, node_features, edge_features))
     axes = x.shape[:-1]
-    edges = graphs.Edges(graph, axes[0], math.prod(axes[1:]))
+    edges = Edges(graph, axes[0], math.prod(axes[1:]))
     x, v, h, e = (graphs.flat(a) for a in (x, v, h, e))
     centre = edges.graph_mean(x)
     h = relaxations.torch_dense(self.hidden, h.shape[-1], name="embedding")(h)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, homotopy, padding, relaxations, streams
+from ace_jax.edges import Edges
 from ace_jax.homotopy import Homotopic
 from ace_jax.models.egnn import EGNNLayer
 
@@ -150,7 +151,7 @@ class EGNO(nn.Module):
     first = partial(graphs.nodes_first, graph=graph)
     x, v, h = (self._repeat(first(a)) for a in (positions, velocities, node_features))
     axes = x.shape[:-1]
-    edges = graphs.Edges(graph, axes[0], math.prod(axes[1:]))
+    edges = Edges(graph, axes[0], math.prod(axes[1:]))
     e = first(edge_features)
     e = jnp.broadcast_to(e[:, None], (e.shape[0], *axes[1:], e.shape[-1]))
     embedded = time_embedding(self.steps, self.time_features)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, padding, relaxations
+from ace_jax.edges import Edges
 from ace_jax.homotopy import Homotopic, Irreps
 from ace_jax.models.steerable import norm
 
@@ -60,7 +61,7 @@ class RadialField(nn.Module):
     """
     x, v, e = (graphs.nodes_first(a, graph) for a in (positions, velocities, edge_features))
     axes = x.shape[:-1]
-    edges = graphs.Edges(graph, axes[0], math.prod(axes[1:]))
+    edges = Edges(graph, axes[0], math.prod(axes[1:]))
     x, v, e = (graphs.flat(a) for a in (x, v, e))
     centre = edges.graph_mean(x)
     for i in range(self.num_layers):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, padding, relaxations
+from ace_jax.edges import Edges
 from ace_jax.models.steerable import Features
 from ace_jax.models.tfn import (
   Convolution,
@@ -73,7 +74,7 @@ class Attention(nn.Module):
     return tuple(part.reshape(*part.shape[:-1], self.heads, -1) for part in x)
 
 
-def _softmax(logits: Float[Array, "edges ..."], edges: graphs.Edges) -> Array:
+def _softmax(logits: Float[Array, "edges ..."], edges: Edges) -> Array:
   # Any shift that is the same for all edges into a node cancels; this one keeps exp finite.
   largest = edges.max(logits)
   exponentials = jnp.exp(logits - edges.at_receivers(largest))
@@ -115,7 +116,7 @@ class SE3Transformer(nn.Module):
     """Returns predicted positions, x + v + the network's vectors; arguments as of `TFN`."""
     first = partial(graphs.nodes_first, graph=graph)
     x, v, h, e = (first(a) for a in (positions, velocities, node_features, edge_features))
-    geometry = EdgeGeometry(x, e, graphs.Edges(graph, x.shape[0]))
+    geometry = EdgeGeometry(x, e, Edges(graph, x.shape[0]))
     features: Features = (h[..., None, :], v[..., :, None])
     for i in range(self.num_layers):
       layer = _Layer(

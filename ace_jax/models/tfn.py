@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, padding, relaxations
+from ace_jax.edges import Edges
 from ace_jax.homotopy import Homotopic, Irreps
 from ace_jax.models import steerable
 from ace_jax.models.steerable import Features
@@ -42,7 +43,7 @@ class EdgeGeometry:
     self,
     positions: Float[Array, "nodes *axes 3"],
     edge_features: Float[Array, "edges *axes scalars"],
-    edges: graphs.Edges,
+    edges: Edges,
   ):
     difference = edges.at_receivers(positions) - edges.at_senders(positions)
     scalars = jnp.concatenate([steerable.norm(difference), edge_features], -1)
@@ -247,7 +248,7 @@ class TFN(nn.Module):
     """
     first = partial(graphs.nodes_first, graph=graph)
     x, v, h, e = (first(a) for a in (positions, velocities, node_features, edge_features))
-    geometry = EdgeGeometry(x, e, graphs.Edges(graph, x.shape[0]))
+    geometry = EdgeGeometry(x, e, Edges(graph, x.shape[0]))
     features: Features = (h[..., None, :], v[..., :, None])
     hidden = (self.channels,) * len(_DEGREES)
     for i in range(self.num_layers):
