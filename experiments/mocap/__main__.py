@@ -5,7 +5,7 @@ From positions and velocities of 31 joints at one frame, predict the next quarte
 
 from absl import flags
 
-from experiments.harness import app, model_flags, models
+from experiments.harness import app, command, model_flags, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.mocap.settings import Settings, preset_values
@@ -27,7 +27,7 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_integer("modes", None, "Frequencies of EGNO's time convolutions.", lower_bound=1)
 
-OWN = ("subject", "source", "data_dir", "height", "modes")
+FLAG_NAMES = ("subject", "source", "data_dir", "height", "modes")
 
 
 def check() -> None:
@@ -49,16 +49,9 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   settings = common.settings(
-    Settings, preset_values(FLAGS.preset, FLAGS.model or "egno"), OWN, models.names("mocap")
+    Settings, preset_values(FLAGS.preset, FLAGS.model or "egno"), FLAG_NAMES, models.names("mocap")
   )
-  plan = common.plan(settings)
-  if FLAGS.dry_run:
-    print(common.describe(settings, plan))
-    return
-  app.set_up_jax(settings.training.precision, plan.on_devices(settings))
-  from experiments.mocap import run as mocap_run
-
-  mocap_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)
+  command.run("mocap", settings)
 
 
 if __name__ == "__main__":

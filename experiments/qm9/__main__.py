@@ -6,7 +6,7 @@ qm9pack (the extra `qm9`), or from files of QM9 in --data_dir.
 
 from absl import flags
 
-from experiments.harness import app, model_flags, models
+from experiments.harness import app, command, model_flags, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.qm9.settings import Settings, preset_values
@@ -49,7 +49,7 @@ flags.DEFINE_integer("lmax", 2, "Largest degree of the hidden features.", lower_
 flags.DEFINE_integer("lmax_attributes", 3, "Largest degree of the attributes.", lower_bound=0)
 flags.DEFINE_enum("norm", "instance", ["none", "instance"], "Normalisation of the SEGNN's layers.")
 
-OWN = (
+FLAG_NAMES = (
   *("target", "data_dir", "split", "atom_references", "held_out", "radius", "target_scale"),
   *("lmax", "lmax_attributes", "norm"),
 )
@@ -72,15 +72,8 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   preset = preset_values(FLAGS.preset, FLAGS.model or "schnet")
-  settings = common.settings(Settings, preset, OWN, models.names("qm9"))
-  plan = common.plan(settings)
-  if FLAGS.dry_run:
-    print(common.describe(settings, plan))
-    return
-  app.set_up_jax(settings.training.precision, plan.on_devices(settings))
-  from experiments.qm9 import run as qm9_run
-
-  qm9_run.run(settings, FLAGS.workdir, FLAGS.resume, plan)
+  settings = common.settings(Settings, preset, FLAG_NAMES, models.names("qm9"))
+  command.run("qm9", settings)
 
 
 if __name__ == "__main__":
