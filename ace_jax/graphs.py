@@ -22,6 +22,8 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ace_jax import gathers
+
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
@@ -107,7 +109,7 @@ class Neighbours:
 Graph = Topology | Neighbours | jraph.GraphsTuple
 
 # Up to so many nodes the gather's transpose is a product with a constant matrix (see
-# `_gather_tangent`), whose cost grows with nodes * edges; beyond, a scatter-add.
+# `gathers.take_second`), whose cost grows with nodes * edges; beyond, a scatter-add.
 _LARGEST_INCIDENCE = 64
 
 
@@ -133,7 +135,7 @@ def gather_receivers(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."
     graph: The connectivity.
   """
   if isinstance(graph, jraph.GraphsTuple):
-    return x[_indices(graph.receivers)]
+    return x[edge_nodes(graph.receivers)]
   if isinstance(graph, Topology) and graph.in_degree is None:
     return x[:, np.asarray(graph.receivers, int)]
   shape = (*x.shape[:2], graph.in_degree, *x.shape[2:])
@@ -143,7 +145,7 @@ def gather_receivers(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."
 def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
   """Returns for each edge the features of its sender; shapes as in `gather_receivers`."""
   if isinstance(graph, jraph.GraphsTuple):
-    return x[_indices(graph.senders)]
+    return x[edge_nodes(graph.senders)]
   if isinstance(graph, Neighbours):
     if graph.senders is None:
       everyone = jnp.broadcast_to(x[:, None], (*x.shape[:2], *x.shape[1:]))
@@ -151,7 +153,7 @@ def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
     senders = graph.senders.reshape(x.shape[0], -1, *[1] * (x.ndim - 2))
     return jnp.take_along_axis(x, senders, 1, mode="clip")
   if graph.num_nodes <= _LARGEST_INCIDENCE:
-    return _gather_second(x, graph.senders)
+    return gathers.take_second(x, graph.senders)
   return x[:, np.asarray(graph.senders, int)]
 
 
@@ -181,15 +183,15 @@ def aggregate(
     return grouped.mean(2) if mean else grouped.sum(2)
   if isinstance(graph, Topology):
     receivers, count = np.asarray(graph.receivers, int), graph.num_nodes
-    total = jnp.moveaxis(_segment_sum(jnp.moveaxis(messages, 1, 0), receivers, count), 0, 1)
+    total = jnp.moveaxis(gathers.segment_sum(jnp.moveaxis(messages, 1, 0), receivers, count), 0, 1)
     degrees = np.maximum(np.bincount(receivers, minlength=count), 1).astype(messages.dtype)
     return total / degrees.reshape(count, *[1] * (messages.ndim - 2)) if mean else total
   count = _num_nodes(graph) if num_nodes is None else num_nodes
-  receivers = _indices(graph.receivers)
-  total = _segment_sum(messages, receivers, count)
+  receivers = edge_nodes(graph.receivers)
+  total = gathers.segment_sum(messages, receivers, count)
   if not mean:
     return total
-  degrees = _segment_sum(jnp.ones(receivers.shape, messages.dtype), receivers, count)
+  degrees = gathers.segment_sum(jnp.ones(receivers.shape, messages.dtype), receivers, count)
   return total / jnp.maximum(degrees, 1).reshape(count, *[1] * (messages.ndim - 1))
 
 
@@ -205,7 +207,7 @@ def pool_mean(x: Float[Array, "..."], graph: Graph) -> Float[Array, "graphs ..."
   if not isinstance(graph, jraph.GraphsTuple):
     return x.mean(1)
   num_graphs = graph.n_node.shape[0]
-  total = _segment_sum(x, _graph_of_node(graph, x.shape[0]), num_graphs)
+  total = gathers.segment_sum(x, graph_of_node(graph, x.shape[0]), num_graphs)
   counts = jnp.maximum(graph.n_node, 1).astype(x.dtype)
   return total / counts.reshape(num_graphs, *[1] * (x.ndim - 1))
 
@@ -213,7 +215,7 @@ def pool_mean(x: Float[Array, "..."], graph: Graph) -> Float[Array, "graphs ..."
 def pool_sum(x: Float[Array, "..."], graph: Graph) -> Float[Array, "graphs ..."]:
   """Sums node features over each graph; arguments as of `pool_mean`."""
   if isinstance(graph, jraph.GraphsTuple):
-    return _segment_sum(x, _graph_of_node(graph, x.shape[0]), graph.n_node.shape[0])
+    return gathers.segment_sum(x, graph_of_node(graph, x.shape[0]), graph.n_node.shape[0])
   if isinstance(graph, Neighbours) and graph.node_mask is not None:
     return _masked_sum(x, graph.node_mask, 1, mean=False)
   return x.sum(1)
@@ -232,7 +234,7 @@ def to_nodes(pooled: Float[Array, "graphs ..."], graph: Graph, num_nodes: int) -
   """
   if not isinstance(graph, jraph.GraphsTuple):
     return pooled[:, None]
-  return pooled[_graph_of_node(graph, num_nodes)]
+  return pooled[graph_of_node(graph, num_nodes)]
 
 
 def nodes_first(x: Float[Array, "..."], graph: Graph) -> Array:
@@ -254,197 +256,6 @@ def flat(x: Float[Array, "*axes channels"]) -> Float[Array, "rows channels"]:
   return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-@dataclasses.dataclass(frozen=True)
-class Edges:
-  """Gathers and sums over edges, for arrays whose *leading* axis runs over nodes or edges.
-
-  The layout [nodes, time, batch, channels] lets a `Topology` gather and sum whole slabs of memory;
-  nothing is scattered, forwards or in a gradient. With `Neighbours` the second axis (or the rows)
-  must be the batch's: they gather along the axis of nodes, and sum by a reshape.
-
-  Attributes:
-    graph: The connectivity.
-    num_nodes: Number of nodes (of all graphs together for a GraphsTuple).
-    rows: Rows of the leading axis that belong to one node (edge): 1, or time * batch where
-      arrays are two-dimensional, [nodes * time * batch, channels].
-  """
-
-  graph: Graph
-  num_nodes: int
-  rows: int = 1
-
-  def __post_init__(self):
-    if isinstance(self.graph, Neighbours):
-      masked = self.graph.edge_mask is not None or self.graph.node_mask is not None
-      if masked or self.graph.senders is None:
-        raise ValueError("Edges: Neighbours with masks are for the layout [batch, nodes, ...].")
-
-  def at_senders(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
-    """Returns for each edge the features of its sender."""
-    slabs = self._slabs(x)
-    if isinstance(self.graph, Neighbours):
-      senders = jnp.moveaxis(jnp.asarray(self.graph.senders), 0, -1)
-      senders = senders.reshape(-1, senders.shape[-1], *[1] * (slabs.ndim - 2))
-      return self._joined(jnp.take_along_axis(slabs, senders, 0, mode="clip"))
-    return self._joined(self._gather(slabs, self.graph.senders))
-
-  def at_receivers(self, x: Float[Array, "nodes ..."]) -> Float[Array, "edges ..."]:
-    """Returns for each edge the features of its receiver."""
-    slabs = self._slabs(x)
-    if isinstance(self.graph, Neighbours):
-      return self._joined(jnp.repeat(slabs, self.graph.in_degree, axis=0))
-    return self._joined(self._gather(slabs, self.graph.receivers))
-
-  def sum(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
-    """Sums messages over the edges into each node."""
-    return self._joined(self._sum(self._slabs(messages)))
-
-  def sum_at_senders(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
-    """Sums messages over the edges out of each node; not with `Neighbours`."""
-    slabs, senders = self._slabs(messages), self.graph.senders
-    if isinstance(self.graph, Topology):
-      return self._joined(_sum_constant(slabs, self.graph.senders, self.num_nodes))
-    if isinstance(self.graph, Neighbours):
-      raise ValueError("Edges.sum_at_senders: Neighbours are ordered by receiver.")
-    return self._joined(_segment_sum(slabs, _indices(senders), self.num_nodes))
-
-  def mean(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
-    """Averages messages over the edges into each node; nodes without edges give 0."""
-    slabs = self._slabs(messages)
-    if isinstance(self.graph, Neighbours):
-      return self._joined(self._grouped(slabs).mean(1))
-    if isinstance(self.graph, Topology):
-      degrees = np.bincount(np.asarray(self.graph.receivers, int), minlength=self.num_nodes)
-      degrees = degrees.astype(messages.dtype)
-    else:
-      receivers = _indices(self.graph.receivers)
-      degrees = _segment_sum(jnp.ones(receivers.shape, messages.dtype), receivers, self.num_nodes)
-    degrees = jnp.maximum(degrees, 1).reshape(-1, *[1] * (slabs.ndim - 1))
-    return self._joined(self._sum(slabs) / degrees)
-
-  def max(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
-    """Returns the largest message into each node, a constant of the gradient; 0 without edges."""
-    slabs = self._slabs(jax.lax.stop_gradient(messages))
-    if isinstance(self.graph, Neighbours):
-      return self._joined(self._grouped(slabs).max(1))
-    receivers = self.graph.receivers
-    dense = isinstance(self.graph, Topology)
-    receivers = np.asarray(receivers, int) if dense else _indices(receivers)
-    largest = jax.ops.segment_max(slabs, receivers, self.num_nodes)
-    return self._joined(jnp.where(jnp.isfinite(largest), largest, 0))
-
-  def graph_mean(self, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
-    """Returns the mean over the nodes of each graph, at every node."""
-    slabs = self._slabs(x)
-    if isinstance(self.graph, jraph.GraphsTuple):
-      means = pool_mean(slabs, self.graph)
-      return self._joined(means[_graph_of_node(self.graph, self.num_nodes)])
-    return self._joined(jnp.broadcast_to(slabs.mean(0, keepdims=True), slabs.shape))
-
-  def _gather(self, slabs, indices):
-    if isinstance(self.graph, Topology):
-      return _gather_constant(slabs, indices)
-    return slabs[_indices(indices)]
-
-  def _sum(self, slabs):
-    if isinstance(self.graph, Neighbours):
-      return self._grouped(slabs).sum(1)
-    if isinstance(self.graph, Topology):
-      return _sum_constant(slabs, self.graph.receivers, self.num_nodes)
-    return _segment_sum(slabs, _indices(self.graph.receivers), self.num_nodes)
-
-  def _grouped(self, slabs):
-    return slabs.reshape(self.num_nodes, -1, *slabs.shape[1:])
-
-  def _slabs(self, x):
-    # The last axis stays what it is: a reshape that splits it would, fused into a loop, cost index
-    # arithmetic for every element.
-    if self.rows == 1:
-      return x
-    return x.reshape(x.shape[0] // self.rows, self.rows, *x.shape[1:])
-
-  def _joined(self, slabs):
-    if self.rows == 1:
-      return slabs
-    return slabs.reshape(slabs.shape[0] * self.rows, *slabs.shape[2:])
-
-
-# Gathers and sums by constant indices are each other's transposes, and JAX would transpose a gather
-# to a scatter, which is slow on CPUs and not deterministic on GPUs. So each has a tangent that is
-# written as the other's transpose: a gradient gathers, and only a derivative along a direction
-# scatters.
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _gather_constant(x: Array, indices: tuple[int, ...]) -> Array:
-  return x[np.asarray(indices, int)]
-
-
-@_gather_constant.defjvp
-def _gather_tangent(indices, primals, tangents):
-  (x,), (tangent,) = primals, tangents
-  slots = _slots(indices, x.shape[0])
-  if len(slots) > _MOST_SLOTS:
-    return _gather_constant(x, indices), _product(_incidence(indices, x.shape[0]).T, tangent)
-  moved = jnp.zeros((len(indices), *x.shape[1:]), x.dtype)
-  for slot in slots:
-    moved = moved.at[slot].add(tangent, mode="drop", unique_indices=True)
-  return _gather_constant(x, indices), moved
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _sum_constant(x: Array, indices: tuple[int, ...], count: int) -> Array:
-  slots = _slots(indices, count)
-  if len(slots) > _MOST_SLOTS:
-    return _product(_incidence(indices, count), x)
-  total = jnp.zeros((count, *x.shape[1:]), x.dtype)
-  for slot in slots:
-    total = total + x.at[slot].get(mode="fill", fill_value=0)
-  return total
-
-
-@_sum_constant.defjvp
-def _sum_tangent(indices, count, primals, tangents):
-  (x,), (tangent,) = primals, tangents
-  return _sum_constant(x, indices, count), _segment_sum(tangent, np.asarray(indices, int), count)
-
-
-_MOST_SLOTS = 16
-"""Up to so many edges a node, sums are sums of gathers, and products with a matrix above."""
-
-
-def _slots(indices: tuple[int, ...], count: int) -> np.ndarray:
-  """Returns [k, node], where a node's k-th edge stands; len(indices) where it has fewer."""
-  degrees = np.bincount(np.asarray(indices, int), minlength=count)
-  order = np.append(np.argsort(np.asarray(indices, int), kind="stable"), len(indices))
-  ranks = np.arange(degrees.max(initial=0))[:, None]
-  position = np.minimum(np.cumsum(degrees) - degrees + ranks, len(indices))
-  return order[np.where(ranks < degrees, position, len(indices))]
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _gather_second(x: Array, indices: tuple[int, ...]) -> Array:
-  return x[:, np.asarray(indices, int)]
-
-
-@_gather_second.defjvp
-def _gather_second_tangent(indices, primals, tangents):
-  (x,), (tangent,) = primals, tangents
-  incidence = _incidence(indices, x.shape[1]).T
-  moved = _product(incidence, jnp.moveaxis(tangent, 1, 0))
-  return x[:, np.asarray(indices, int)], jnp.moveaxis(moved, 0, 1)
-
-
-def _incidence(indices: tuple[int, ...], num_nodes: int) -> np.ndarray:
-  return np.equal.outer(np.arange(num_nodes), np.asarray(indices, int)).astype(np.float64)
-
-
-def _product(matrix: np.ndarray, x: Array) -> Array:
-  flat = x.reshape(x.shape[0], -1)
-  product = jnp.dot(matrix.astype(x.dtype), flat, precision=jax.lax.Precision.HIGHEST)
-  return product.reshape(matrix.shape[0], *x.shape[1:])
-
-
 def _masked_sum(x: Array, mask: Array, axis: int, mean: bool) -> Array:
   """Sums (or averages) what the mask, over the axes up to `axis`, lets through; 0 where nothing."""
   total = jnp.sum(jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), x, 0), axis)
@@ -454,11 +265,8 @@ def _masked_sum(x: Array, mask: Array, axis: int, mean: bool) -> Array:
   return total / counts.reshape(*counts.shape, *[1] * (total.ndim - counts.ndim))
 
 
-def _segment_sum(x, segments, count: int):
-  return jax.ops.segment_sum(x, segments, count, indices_are_sorted=False)
-
-
-def _graph_of_node(graph: jraph.GraphsTuple, num_nodes: int) -> Array:
+def graph_of_node(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, " nodes"]:
+  """Returns for each node the number of its graph."""
   graphs = jnp.arange(graph.n_node.shape[0])
   return jnp.repeat(graphs, graph.n_node, total_repeat_length=num_nodes)
 
@@ -467,6 +275,7 @@ def _num_nodes(graph: jraph.GraphsTuple) -> int:
   return jax.tree.leaves(graph.nodes)[0].shape[0]
 
 
-def _indices(indices) -> Array:
+def edge_nodes(nodes: Int[Array, " edges"] | None) -> Int[Array, " edges"]:
+  """Returns the senders or receivers of a GraphsTuple as an array; none where it has no edges."""
   # None is how jraph writes that there are no edges.
-  return jnp.zeros(0, int) if indices is None else jnp.asarray(indices, int)
+  return jnp.zeros(0, int) if nodes is None else jnp.asarray(nodes, int)

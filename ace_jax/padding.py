@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ace_jax import graphs
+from ace_jax.edges import Edges
 from ace_jax.errors import ConfigurationError
 
 MOST_SIZES = 4
@@ -41,15 +42,13 @@ def node_mask(graph: graphs.Graph, num_nodes: int) -> Bool[Array, "..."] | None:
     num_nodes: Number of nodes of a GraphsTuple, padding included.
   """
   if isinstance(graph, PaddedGraphs):
-    last = graph.n_node.shape[0] - 1 - jnp.argmax(jnp.asarray(graph.n_node)[::-1] > 0)
-    real = jnp.sum(jnp.where(jnp.arange(graph.n_node.shape[0]) < last, graph.n_node, 0))
-    return jnp.arange(num_nodes) < real
+    return jnp.arange(num_nodes) < jnp.sum(jnp.where(_real(graph), graph.n_node, 0))
   if isinstance(graph, graphs.Neighbours):
     return graph.node_mask
   return None
 
 
-def row_mask(edges: graphs.Edges) -> Bool[Array, "rows 1"] | None:
+def row_mask(edges: Edges) -> Bool[Array, "rows 1"] | None:
   """Returns which rows of flat node features belong to real nodes; None where all do."""
   mask = node_mask(edges.graph, edges.num_nodes)
   return None if mask is None else jnp.repeat(mask, edges.rows)[:, None]
@@ -60,8 +59,10 @@ def graph_mask(graph: graphs.Graph) -> Bool[Array, " graphs"] | None:
 
   A padded batch has at least one real graph, so that losses over real graphs are means of some.
   """
-  if not isinstance(graph, PaddedGraphs):
-    return None
+  return _real(graph) if isinstance(graph, PaddedGraphs) else None
+
+
+def _real(graph: PaddedGraphs) -> Bool[Array, " graphs"]:
   count = graph.n_node.shape[0]
   return jnp.arange(count) < count - 1 - jnp.argmax(jnp.asarray(graph.n_node)[::-1] > 0)
 

@@ -91,6 +91,10 @@ class FeatureStream(nn.Module):
     if self.first:
       stream = relaxations.torch_dense(self.features, stream.shape[-1], name="start")(stream)
     stream = batch_norm("norm", train, self.axis_name, mask)(stream)
+    return self.linear(stream, train)
+
+  def linear(self, stream: Array, train: bool) -> Array:
+    """Applies W_i and b_i, the submodule "linear"."""
     return SpectralDense(self.features, name="linear")(stream, train)
 
 

@@ -24,7 +24,7 @@ from ace_jax.errors import ConfigurationError, RecordsError
 from ace_jax.training import history
 from benchmarks import mutations
 from benchmarks.acclaim_sample import MOTION, SKELETON
-from data import mocap, modelnet, nbody
+from data import cache, mocap, modelnet, nbody
 from data.errors import DataError
 from data.mocap import acclaim, walker
 from data.mocap import download as mocap_download
@@ -177,13 +177,13 @@ def _nbody_cache(folder: Path, real: Path | None, trap: Path):
     "paths": np.zeros((2, 11, 5, 3)),
     "energy_drift": np.ones(2),
   }
-  dataset._write_cache(path, arrays)
+  cache.write(path, arrays)
   with np.load(path, allow_pickle=False) as file:
     sealed = {name: file[name] for name in file.files}
 
   def load(content: bytes) -> None:
     path.write_bytes(content)
-    found = dataset._read_cache(path)
+    found = cache.read(path, dataset.CACHED)
     if found is None:
       raise DataError("simulated again")
     same = all(np.array_equal(found[name], arrays[name]) for name in arrays)

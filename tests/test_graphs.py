@@ -4,7 +4,8 @@ import jraph
 import numpy as np
 import pytest
 
-from ace_jax import graphs
+from ace_jax import gathers, graphs
+from ace_jax.edges import Edges
 
 X = jax.random.normal(jax.random.key(0), (2, 4, 3))
 
@@ -51,8 +52,8 @@ IRREGULAR = graphs.Topology(4, (0, 2, 3, 1, 0), (1, 1, 2, 3, 3))
 @pytest.mark.parametrize("most_slots", [0, 2])
 @pytest.mark.parametrize("name", ["at_senders", "at_receivers", "sum", "mean"])
 def test_gathers_and_sums_have_gradients_without_a_scatter(name, most_slots, monkeypatch):
-  monkeypatch.setattr(graphs, "_MOST_SLOTS", most_slots)
-  operation = getattr(graphs.Edges(IRREGULAR, 4), name)
+  monkeypatch.setattr(gathers, "_MOST_SLOTS", most_slots)
+  operation = getattr(Edges(IRREGULAR, 4), name)
   x = jax.random.normal(jax.random.key(1), (4 if name.startswith("at") else 5, 3))
 
   def energy(x):
@@ -66,8 +67,8 @@ def test_gathers_and_sums_have_gradients_without_a_scatter(name, most_slots, mon
 
 @pytest.mark.parametrize("most_slots", [0, 2])
 def test_sums_over_edges(most_slots, monkeypatch):
-  monkeypatch.setattr(graphs, "_MOST_SLOTS", most_slots)
-  edges = graphs.Edges(IRREGULAR, 4)  # by receiver: none, 0 and 2, 3, 0 and 1
+  monkeypatch.setattr(gathers, "_MOST_SLOTS", most_slots)
+  edges = Edges(IRREGULAR, 4)  # by receiver: none, 0 and 2, 3, 0 and 1
   messages = edges.at_senders(X[0])
   expected = jnp.stack([jnp.zeros(3), X[0, 0] + X[0, 2], X[0, 3], X[0, 0] + X[0, 1]])
   np.testing.assert_allclose(edges.sum(messages), expected, rtol=1e-5)
@@ -84,6 +85,6 @@ def test_rows_of_a_node_are_those_of_an_array_of_more_axes(name, sparse):
     graph = jraph.GraphsTuple(None, None, receivers, senders, None, jnp.array([4]), jnp.array([5]))
   over_nodes = name in ("at_senders", "at_receivers", "graph_mean")
   x = jax.random.normal(jax.random.key(2), (4 if over_nodes else 5, 2, 3))
-  expected = getattr(graphs.Edges(graph, 4), name)(x)
-  rows = getattr(graphs.Edges(graph, 4, rows=2), name)(graphs.flat(x))
+  expected = getattr(Edges(graph, 4), name)(x)
+  rows = getattr(Edges(graph, 4, rows=2), name)(graphs.flat(x))
   np.testing.assert_array_equal(rows, graphs.flat(jnp.asarray(expected)))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ace_jax import graphs, homotopy
+from ace_jax.edges import Edges
 from ace_jax.models.egnn import EGNN
 from ace_jax.models.mpnn import MPNN
 from ace_jax.models.segnn import SEGNN
@@ -57,7 +58,7 @@ def test_gathers_and_sums_agree_with_graphs_tuple():
 
 def test_gathers_and_sums_with_nodes_leading():
   first = graphs.nodes_first(X, NEIGHBOURS)
-  edges, joined = graphs.Edges(NEIGHBOURS, 4), graphs.Edges(as_graphs_tuple(NEIGHBOURS), 8)
+  edges, joined = Edges(NEIGHBOURS, 4), Edges(as_graphs_tuple(NEIGHBOURS), 8)
   np.testing.assert_array_equal(graphs.nodes_back(first, NEIGHBOURS), X)
   for name in ("sum", "mean", "max"):
     message = edges.at_senders(first) * edges.at_receivers(jnp.cos(first))

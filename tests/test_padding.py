@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ace_jax import graphs, padding
+from ace_jax.edges import Edges
 from ace_jax.errors import ConfigurationError
 from ace_jax.models import steerable
 from ace_jax.models.egnn import EGNN
@@ -18,6 +19,7 @@ from ace_jax.models.radial_field import RadialField
 from ace_jax.models.schnet import SchNet
 from ace_jax.models.segnn import SEGNN
 from ace_jax.models.tfn import TFN
+from ace_jax.relaxations import Relaxation
 
 CLOSE = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8)
 
@@ -86,7 +88,7 @@ def test_a_mean_counts_what_counts():
 
 
 def schnet(graph, scale):
-  model = SchNet(8, 6, 2, 8, 5.0, relaxation_scale=scale, centring="center_of_mass")
+  model = SchNet(8, 6, 2, 8, 5.0, relaxation=Relaxation(scale=scale), centring="center_of_mass")
   return model, (graph.nodes["numbers"], graph.nodes["positions"], graph)
 
 
@@ -104,7 +106,7 @@ def segnn(graph, scale):
     lmax_attributes=2,
     norm="instance",
     task="graph",
-    relaxation_scale=scale,
+    relaxation=Relaxation(scale=scale),
   )
   return model, ((numbers,), at_nodes, attributes, steerable.norm(relative), graph)
 
@@ -115,7 +117,7 @@ def moving(make, graph, scale):
   relative = graphs.gather_senders(x, graph) - graphs.gather_receivers(x, graph)
   numbers = nodes["numbers"][:, None].astype(x.dtype)
   inputs = (x, nodes["velocities"], numbers, steerable.norm(relative), graph)
-  return make(relaxation_scale=scale), inputs
+  return make(relaxation=Relaxation(scale=scale)), inputs
 
 
 def radial_field(graph, scale):
@@ -175,7 +177,7 @@ def test_a_topology_of_one_node_or_without_edges():
     assert graphs.gather_senders(x, graph).shape == (2, 0, 3)
     assert graphs.gather_receivers(x, graph).shape == (2, 0, 3)
     np.testing.assert_array_equal(graphs.aggregate(jnp.ones((2, 0, 3)), graph), 0 * x)
-    edges = graphs.Edges(graph, graph.num_nodes)
+    edges = Edges(graph, graph.num_nodes)
     first = jnp.moveaxis(x, 1, 0)
     assert edges.at_senders(first).shape == edges.at_receivers(first).shape == (0, 2, 3)
     for name in ("sum", "mean", "max"):
@@ -205,7 +207,7 @@ def test_masks_that_edges_of_leading_nodes_cannot_keep():
     graphs.Neighbours(None, edge_mask=jnp.ones((2, 3, 3), bool)),
   ):
     with pytest.raises(ValueError, match="Neighbours with masks"):
-      graphs.Edges(graph, 3)
+      Edges(graph, 3)
   with pytest.raises(ValueError, match="need senders, or a mask"):
     graphs.aggregate(jnp.ones((2, 3, 1)), graphs.Neighbours(None))
 

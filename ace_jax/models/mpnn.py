@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, relaxations
+from ace_jax.edges import Edges
 from ace_jax.models.egnn import EdgeLinear
 
 
@@ -55,7 +56,7 @@ class MPNN(nn.Module):
     perceptron = partial(relaxations.MLP, hidden=(self.hidden,), activation=relaxations.silu)
     h, e = (graphs.nodes_first(a, graph) for a in (node_features, edge_features))
     axes = h.shape[:-1]
-    edges = graphs.Edges(graph, axes[0], math.prod(axes[1:]))
+    edges = Edges(graph, axes[0], math.prod(axes[1:]))
     h, e = graphs.flat(h), graphs.flat(e)
     h = relaxations.torch_dense(self.hidden, h.shape[-1], name="embedding")(h)
     for i in range(self.num_layers):

@@ -5,19 +5,19 @@ convolutional neural network for modeling quantum interactions", NeurIPS 2017. H
 Manolache et al., NeurIPS 2025.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ace_jax import graphs, padding, relaxations, streams
-from ace_jax.homotopy import Homotopic
 from ace_jax.models import steerable
+from ace_jax.relaxations import Relaxation
 
 LARGEST_ATOMIC_NUMBER = 99
 """Atomic numbers are rows of the embedding; larger ones are the caller's to refuse."""
@@ -53,31 +53,15 @@ def gaussians(
   return jnp.exp(-0.5 * jnp.square((distances - centres) / delta))
 
 
-class PositionCarry(nn.Module):
-  """s_i = W_i BN(s_{i-1}) + b_i, carried from layer to layer; the first layer embeds positions.
-
-  Attributes:
-    features: Width of the stream.
-    first: Whether the input is not yet the stream, and is mapped to it by a dense layer.
-    axis_name: Mapped axis over which batch statistics are averaged.
+class PositionCarry(streams.FeatureStream):
+  """s_i = W_i BN(s_{i-1}) + b_i, a `FeatureStream` of positions without spectral normalisation.
 
   Reference: Manolache et al., NeurIPS 2025 (the published relaxation of SchNet).
   """
 
-  features: int
-  first: bool = False
-  axis_name: str | None = None
-
-  @nn.compact
-  def __call__(
-    self,
-    stream: Float[Array, "... inputs"],
-    train: bool = False,
-    mask: Bool[Array, "... 1"] | None = None,
-  ) -> Float[Array, "... features"]:
-    if self.first:
-      stream = relaxations.torch_dense(self.features, stream.shape[-1], name="start")(stream)
-    stream = streams.batch_norm("norm", train, self.axis_name, mask)(stream)
+  def linear(self, stream: Array, train: bool) -> Array:
+    """Applies W_i and b_i; `train` changes nothing."""
+    del train
     return relaxations.torch_dense(self.features, self.features, name="linear")(stream)
 
 
@@ -147,9 +131,8 @@ class SchNet(nn.Module):
     centring: What the stream sees: "none" is absolute positions, as published, which breaks
       translations too; "center_of_mass" is positions relative to their mean over the molecule, so
       that translations stay exact for any gamma.
-    relaxation: Constructor of the stream's layers, called with `first` and `axis_name` too.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which statistics are averaged.
+    relaxation: The stream's layers (`PositionCarry` by default), whose constructor is called with
+      `first` and `axis_name` too; their scale; the mapped axis over which statistics are averaged.
   """
 
   hidden: int = 64
@@ -159,9 +142,7 @@ class SchNet(nn.Module):
   cutoff: float = 10.0
   outputs: int = 1
   centring: str = "none"
-  relaxation: Callable[..., nn.Module] = PositionCarry
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(
@@ -199,13 +180,10 @@ class SchNet(nn.Module):
     if self.centring == "center_of_mass":
       stream = positions - graphs.to_nodes(graphs.pool_mean(positions, graph), graph, nodes)
     for i in range(self.num_layers):
-      h, stream = _Layer(
-        self.filters or self.hidden,
-        partial(self.relaxation, first=i == 0, axis_name=self.axis_name),
-        self.relaxation_scale,
-        self.axis_name,
-        name=f"interactions_{i}",
-      )(h, stream, expanded, smooth, graph, train, mask)
+      layer = _Layer(
+        self.filters or self.hidden, self.relaxation, first=i == 0, name=f"interactions_{i}"
+      )
+      h, stream = layer(h, stream, expanded, smooth, graph, train, mask)
     glorot = partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
     each = shifted_softplus(glorot(self.hidden // 2, name="readout_0")(h))
     return graphs.pool_sum(glorot(self.outputs, name="readout_1")(each), graph)
@@ -213,12 +191,13 @@ class SchNet(nn.Module):
 
 class _Layer(nn.Module):
   filters: int
-  relaxation: Callable[..., nn.Module]
-  relaxation_scale: str
-  axis_name: str | None
+  relaxation: Relaxation
+  first: bool
 
   @nn.compact
   def __call__(self, h, stream, expanded, smooth, graph, train, mask):
     h = h + Interaction(self.filters, name="convolution")(h, expanded, smooth, graph)
-    homotopic = Homotopic(self.relaxation, self.relaxation_scale, self.axis_name, name="stream")
+    make = self.relaxation.branch or PositionCarry
+    branch = partial(make, first=self.first, axis_name=self.relaxation.axis_name)
+    homotopic = dataclasses.replace(self.relaxation, branch=branch).layer(name="stream")
     return homotopic.carry(h, stream, train=train, mask=mask, where=mask)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from data import content
 from data.errors import DataError
 
 LARGEST_FILE = 2**28
@@ -84,14 +85,8 @@ def read_off(path: Path) -> Mesh:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
   """Returns numbers and texts of the lines that hold something."""
-  try:
-    with path.open("rb") as file:
-      content = file.read(LARGEST_FILE + 1)
-  except OSError as error:
-    raise DataError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}.") from error
-  if len(content) > LARGEST_FILE:
-    raise DataError(f"{path}: longer than {LARGEST_FILE >> 20} MiB; {_REMEDY}.")
-  text = content.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+  raw = content.read(path, LARGEST_FILE, _REMEDY)
+  text = raw.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
   stripped = ((i, line.split("#", 1)[0].strip()) for i, line in enumerate(text.split("\n"), 1))
   return [(number, line) for number, line in stripped if line]
 

@@ -8,8 +8,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +19,7 @@ import numpy as np
 import platformdirs
 
 from data import arrays as archive
+from data import cache as cached
 from data.errors import DataError, RequestError
 from data.nbody import physics as simulation
 from data.nbody.neighbours import nearest
@@ -38,6 +37,9 @@ SHOWN = 4
 _VERSION = 1
 _CHUNK = 512
 _FIELDS = ("positions", "velocities", "charges", "targets")
+CACHED = tuple(f"{split}_{field}" for split in FIRST_INDEX for field in _FIELDS)
+CACHED += ("paths", "energy_drift")
+"""Arrays of a cache of simulated trajectories."""
 _REMEDY = "give an .npz laid out as the docstring of data.nbody.load_file says"
 
 
@@ -110,13 +112,13 @@ def load(
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
   folder = platformdirs.user_cache_path("ace_jax") / "nbody" if cache is None else cache
   path = folder / f"{system}{particles}_{digest}.npz"
-  arrays = _read_cache(path)
+  arrays = cached.read(path, CACHED)
   source = "cache"
   if arrays is None:
     source = "simulation"
     physics = Physics(system, clip, breaking)
     arrays = _simulate(physics, particles, sizes, data_seed, breaking_from, progress)
-    _write_cache(path, arrays)
+    cached.write(path, arrays)
   splits = _splits(arrays)
   summary = {
     "source": source,
@@ -326,46 +328,3 @@ def _check_array(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
       f"{arrays['train_positions'].shape[1]}; all splits need the same number."
     )
   archive.check_finite(path, name, array)
-
-
-def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
-  if not path.exists():
-    return None
-  names = [f"{split}_{field}" for split in FIRST_INDEX for field in _FIELDS]
-  names += ["paths", "energy_drift"]
-  try:
-    arrays = archive.read(path, [*names, "sha256"], _REMEDY)
-    if str(arrays.pop("sha256")) != _digest(arrays):
-      raise DataError(f"{path}: content and checksum differ.")
-  except DataError as error:
-    warnings.warn(
-      f"cached data is damaged and is simulated again: {error}",
-      stacklevel=3,
-    )
-    return None
-  return arrays
-
-
-def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-  temporary = None
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-      temporary = Path(file.name)
-      np.savez(file, **arrays, sha256=np.array(_digest(arrays)))
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except OSError as error:
-    warnings.warn(f"simulated data is not cached: {path}: {error.strerror}", stacklevel=3)
-    if temporary is not None:
-      temporary.unlink(missing_ok=True)
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-  total = hashlib.sha256()
-  for name in sorted(arrays):
-    array = np.ascontiguousarray(arrays[name])
-    total.update(f"{name}{array.dtype.str}{array.shape}".encode())
-    total.update(array.tobytes())
-  return total.hexdigest()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data import arrays as archive
+from data import content
 from data.errors import DataError
 from data.qm9.molecules import ELEMENTS, LARGEST, TARGETS, Molecules, checked
 
@@ -199,14 +200,7 @@ def read_xyz(path: Path) -> tuple[list[int], list[list[float]], list[float], int
 
 def _lines(path: Path) -> list[str]:
   try:
-    with path.open("rb") as file:
-      content = file.read(_LARGEST_FILE + 1)
-  except OSError as error:
-    raise DataError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}.") from error
-  if len(content) > _LARGEST_FILE:
-    raise DataError(f"{path}: longer than {_LARGEST_FILE} bytes, no molecule of QM9; {_REMEDY}.")
-  try:
-    return content.decode("ascii").splitlines()
+    return content.read(path, _LARGEST_FILE, _REMEDY).decode("ascii").splitlines()
   except UnicodeDecodeError as error:
     raise DataError(f"{path}: byte {error.start} is no ASCII; {_REMEDY}.") from error
 

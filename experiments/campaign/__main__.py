@@ -63,7 +63,7 @@ def main() -> None:
 
   place = Path(FLAGS.workdir)
   if not asked:
-    repository = Path(FLAGS.repository or Path(__file__).parent.parent)
+    repository = Path(FLAGS.repository or Path(__file__).parents[2])
     campaign_run.run(plan, repository, place, FLAGS.processes, FLAGS.minutes)
     return
   state = campaign_state.read(place)

@@ -5,12 +5,11 @@ Nothing here imports JAX, so that `--help` and a usage error answer at once.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import flags
 
-from experiments.harness import branches, constraints, folders, regularisation, replicas
+from experiments.harness import branches, constraints, regularisation, replicas
 from experiments.harness.models import plain_models
 from experiments.harness.settings import (
   Constraint,
@@ -266,38 +265,6 @@ def plan(settings: Settings) -> replicas.Plan:
       others = dict.fromkeys((*_COMMON, *constraints.meaningful()))
       _check({**others, "constraint": settings.constraint.name, name: value})
   return found
-
-
-def begin(settings: Settings, plan: replicas.Plan, label: str, samples: int | None) -> Path | None:
-  """Refuses what can be refused without JAX or data; then a run has its folder.
-
-  Args:
-    settings: Of the command.
-    plan: The replicas.
-    label: What a folder is called where none is named.
-    samples: Training samples that there will be, where that is known.
-
-  Returns:
-    The folder, which can be written; None after --dry_run, whose answer is printed.
-
-  Raises:
-    UsageError: the run would be refused.
-  """
-  batch_size = settings.training.batch_size
-  if samples is not None and batch_size > samples:
-    raise UsageError(
-      f"--batch_size={batch_size} is larger than the {samples} training samples; lower it, or "
-      "raise --train_samples."
-    )
-  # Of several processes the first makes the folder; the others may find it made.
-  alone = FLAGS.coordinator is None
-  identity = json.loads(json.dumps({**settings.to_json(), **plan.identity()}))
-  if FLAGS.workdir:
-    folders.check(FLAGS.workdir, identity if alone else None, FLAGS.resume)
-  if FLAGS.dry_run:
-    print(describe(settings, plan))
-    return None
-  return folders.chosen(FLAGS.workdir, label, ("--resume",))
 
 
 def describe(settings: Settings, plan: replicas.Plan) -> str:

@@ -10,13 +10,13 @@ from experiments.harness.usage import UsageError
 FLAGS = flags.FLAGS
 
 
-def check(experiment: str, default: str, own: Iterable[str]) -> None:
+def check(experiment: str, default: str, names: Iterable[str]) -> None:
   """Refuses flags that have no meaning with the model that is asked for.
 
   Args:
     experiment: Its name.
     default: Its model where none is asked for.
-    own: Flags that are for some of its models alone.
+    names: Flags that are for some of its models alone.
 
   Raises:
     UsageError: says which, and what to take.
@@ -40,7 +40,13 @@ def check(experiment: str, default: str, own: Iterable[str]) -> None:
         f"--{flag}: {shown}'s branches are streams of one published form; leave it out, or "
         f"take --model={'|'.join(others)}."
       )
-  for flag in own:
-    if flag not in model.flags and FLAGS[flag].present:
-      users = models.with_flag(experiment, flag)
-      raise UsageError(f"--{flag} is for --model={'|'.join(users)}; leave out one.")
+  check_names(experiment, name, names)
+
+
+def check_names(experiment: str, default: str, names: Iterable[str]) -> None:
+  """Refuses flags that are for other models of the experiment; arguments as of `check`."""
+  model = FLAGS.model or default
+  for name in names:
+    users = models.with_flag(experiment, name)
+    if model in models.names(experiment) and model not in users and FLAGS[name].present:
+      raise UsageError(f"--{name} is for --model={'|'.join(users)}; leave out one.")

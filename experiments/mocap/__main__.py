@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app, model_flags, models
+from experiments.harness import app, command, model_flags, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.mocap.settings import Settings, preset_values
@@ -29,7 +29,7 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_integer("modes", None, "Frequencies of EGNO's time convolutions.", lower_bound=1)
 
-OWN = ("subject", "source", "data_dir", "height", "modes")
+FLAG_NAMES = ("subject", "source", "data_dir", "height", "modes")
 
 
 def check() -> None:
@@ -53,18 +53,11 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   settings = common.settings(
-    Settings, preset_values(FLAGS.preset, FLAGS.model or "egno"), OWN, models.names("mocap")
+    Settings, preset_values(FLAGS.preset, FLAGS.model or "egno"), FLAG_NAMES, models.names("mocap")
   )
-  plan = common.plan(settings)
   sizes = settings.data.train_samples
   label = f"mocap_{settings.data.subject}_{settings.model.model}_{settings.constraint.name}"
-  folder = common.begin(settings, plan, label, max(sizes) if sizes else None)
-  if folder is None:
-    return
-  app.set_up_jax(settings.training.precision, plan.on_devices(settings))
-  from experiments.mocap import run as mocap_run
-
-  mocap_run.run(settings, folder, FLAGS.resume, plan)
+  command.run("mocap", settings, label, max(sizes) if sizes else None)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from data.requests import Breaking, check_trajectories
-from experiments.harness import app, models
+from experiments.harness import app, command, model_flags, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.nbody.settings import PARTICLES, PRESETS, SIMULATED, Settings
@@ -37,7 +37,7 @@ flags.DEFINE_integer("lmax", 1, "Largest degree of the hidden features.", lower_
 flags.DEFINE_integer("lmax_attributes", 1, "Largest degree of the attributes.", lower_bound=1)
 flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SEGNN's layers.")
 
-OWN = (
+FLAG_NAMES = (
   *("system", "particles", "neighbours"),
   *("data_file", "symmetry_breaking", "breaking_from", "force_clip"),
   *("lmax", "lmax_attributes", "norm"),
@@ -56,10 +56,7 @@ def check() -> None:
   for name in simulated:
     if FLAGS.data_file and FLAGS[name].present:
       raise UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
-  for name in ("lmax", "lmax_attributes", "norm"):
-    users = models.with_flag("nbody", name)
-    if FLAGS.model in models.names("nbody") and FLAGS.model not in users and FLAGS[name].present:
-      raise UsageError(f"--{name} is for --model={'|'.join(users)}; leave out one.")
+  model_flags.check_names("nbody", "segnn", ("lmax", "lmax_attributes", "norm"))
   if FLAGS.model == "transformer" and FLAGS.neighbours is not None:
     raise UsageError("--neighbours: a transformer attends to all particles; leave it out.")
   if not FLAGS.data_file and FLAGS.neighbours is not None:
@@ -79,7 +76,7 @@ def check() -> None:
 def main() -> None:
   """Runs what the flags ask for."""
   check()
-  settings = common.settings(Settings, PRESETS[FLAGS.preset], OWN, models.names("nbody"))
+  settings = common.settings(Settings, PRESETS[FLAGS.preset], FLAG_NAMES, models.names("nbody"))
   # None where they change nothing: such a run is one that was made before there was a choice.
   particles = settings.data.particles or PARTICLES
   settings = settings.replace(particles=None if particles == PARTICLES else particles)
@@ -90,14 +87,7 @@ def main() -> None:
   if not settings.data.data_file:
     samples = samples or SIMULATED
     check_trajectories(samples)
-  plan = common.plan(settings)
-  folder = common.begin(settings, plan, f"nbody_{settings.constraint.name}", samples)
-  if folder is None:
-    return
-  app.set_up_jax(settings.training.precision, plan.on_devices(settings))
-  from experiments.nbody import run as nbody_run
-
-  nbody_run.run(settings, folder, FLAGS.resume, plan)
+  command.run("nbody", settings, f"nbody_{settings.constraint.name}", samples)
 
 
 if __name__ == "__main__":

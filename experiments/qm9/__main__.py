@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app, model_flags, models
+from experiments.harness import app, command, model_flags, models
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.qm9.settings import Settings, preset_values
@@ -51,7 +51,7 @@ flags.DEFINE_integer("lmax", 2, "Largest degree of the hidden features.", lower_
 flags.DEFINE_integer("lmax_attributes", 3, "Largest degree of the attributes.", lower_bound=0)
 flags.DEFINE_enum("norm", "instance", ["none", "instance"], "Normalisation of the SEGNN's layers.")
 
-OWN = (
+FLAG_NAMES = (
   *("target", "data_dir", "split", "atom_references", "held_out", "radius", "target_scale"),
   *("lmax", "lmax_attributes", "norm"),
 )
@@ -76,17 +76,10 @@ def main() -> None:
   """Runs what the flags ask for."""
   check()
   preset = preset_values(FLAGS.preset, FLAGS.model or "schnet")
-  settings = common.settings(Settings, preset, OWN, models.names("qm9"))
-  plan = common.plan(settings)
+  settings = common.settings(Settings, preset, FLAG_NAMES, models.names("qm9"))
   sizes = settings.data.train_samples
   label = f"qm9_{settings.data.target}_{settings.model.model}_{settings.constraint.name}"
-  folder = common.begin(settings, plan, label, max(sizes) if sizes else None)
-  if folder is None:
-    return
-  app.set_up_jax(settings.training.precision, plan.on_devices(settings))
-  from experiments.qm9 import run as qm9_run
-
-  qm9_run.run(settings, folder, FLAGS.resume, plan)
+  command.run("qm9", settings, label, max(sizes) if sizes else None)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ace_jax import plots
+from ace_jax.plots import style
 from ace_jax.training.history import Record
 
 
@@ -38,15 +39,13 @@ def predictions(
     predicted: By predictor.
     about: Summary of the data.
   """
-  figure = Figure(figsize=(4.2 * len(predicted), 4), layout="constrained")
-  grid = figure.subplots(1, len(predicted), squeeze=False, sharex=True, sharey=True)[0]
-  for axes, (name, values) in zip(grid, predicted.items(), strict=True):
+  figure, grid = style.panels(1, len(predicted), 4.2 * len(predicted), 4, sharex=True, sharey=True)
+  for axes, (name, values) in zip(grid[0], predicted.items(), strict=True):
     ends = [truth.min(), truth.max()]
     axes.plot(ends, ends, color="0.6", lw=1)
-    axes.plot(truth, values, ".", color=plots.PALETTE[0], ms=4, alpha=0.7)
+    axes.plot(truth, values, ".", color=style.look(name).color, ms=4, alpha=0.7)
     error = np.abs(values - truth).mean()
-    axes.set_title(f"{name}: MAE {error:.3g} {about['unit']}", fontsize=9)
+    axes.set_title(f"{name}: MAE {error:.3g} {about['unit']}")
     axes.set_xlabel(f"{about['target']} ({about['unit']})")
-    axes.grid(alpha=0.25)
-  grid[0].set_ylabel("predicted")
+  grid[0, 0].set_ylabel(f"predicted {about['target']} ({about['unit']})")
   return figure

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ace_jax import graphs
+from ace_jax.edges import Edges
 from ace_jax.models.egnn import EGNN
 from ace_jax.models.egno import EGNO
 from ace_jax.models.mpnn import MPNN
@@ -187,10 +188,8 @@ def test_egno_has_the_published_outputs_and_gradients(egno_fixture, layout, monk
     config["time_embedding"],
   )  # fmt: skip
   # The published gradient takes the mean of the positions as a constant.
-  mean = graphs.Edges.graph_mean
-  monkeypatch.setattr(
-    graphs.Edges, "graph_mean", lambda edges, x: jax.lax.stop_gradient(mean(edges, x))
-  )
+  mean = Edges.graph_mean
+  monkeypatch.setattr(Edges, "graph_mean", lambda edges, x: jax.lax.stop_gradient(mean(edges, x)))
   variables = cast(egno_variables(arrays), jnp.float32)
   positions, *rest = inputs(arrays, layout, jnp.float32)
 
