@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from benchmarks import steps
+from benchmarks import launching, steps
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("model", ["segnn"], f"Training steps, of {', '.join(steps.MODELS)}.")
@@ -309,4 +309,4 @@ def main(argv: list[str], root: Path = ROOT) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main, arguments=9)

@@ -9,11 +9,10 @@ import json
 import statistics
 
 import jax
-from absl import app as absl_app
 from absl import flags
 
 from ace_jax.training import parallel
-from benchmarks import machine, steps
+from benchmarks import launching, machine, steps
 from experiments.harness import app
 
 FLAGS = flags.FLAGS
@@ -60,4 +59,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  absl_app.run(main)
+  launching.launch(main)

@@ -11,9 +11,9 @@ import statistics
 import sys
 
 import jax
-from absl import app, flags
+from absl import flags
 
-from benchmarks import kernels, machine, steps
+from benchmarks import kernels, launching, machine, steps
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "segnn", steps.MODELS, "Which training step.")
@@ -69,4 +69,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main)

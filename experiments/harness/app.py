@@ -1,16 +1,18 @@
 """How every experiment binary starts and ends: flags first, JAX later, errors in one line."""
 
+import contextlib
 import errno
 import faulthandler
 import functools
 import importlib.util
 import io
 import os
+import select
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -59,6 +61,8 @@ def launch(
       _end(str(error), 2)
     except KeyboardInterrupt:
       interrupts.end(interrupts.line("interrupted (Ctrl-C)"), 128 + signal.SIGINT)
+    except BrokenPipeError:
+      raise  # for `_until_nobody_reads`
     except OSError as error:
       if error.errno not in _DISK:
         _defect()
@@ -75,7 +79,25 @@ def launch(
       else:
         interrupts.end(interrupts.line(str(error)), code)
 
-  app.run(guarded, argv, _parse)
+  with _until_nobody_reads():
+    app.run(guarded, argv, parse)
+
+
+@contextlib.contextmanager
+def _until_nobody_reads() -> Iterator[None]:
+  """Ends the process without a word once stdout is a pipe that nobody reads, as before `| head`."""
+  try:
+    try:
+      yield
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+      raise  # another pipe, to a program that has ended
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def launch_with_rest(main: Callable[[list[str]], Any]) -> None:
@@ -174,7 +196,15 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
   sys.stderr.write(f"warning: {message}\n")
 
 
-def _parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str]) -> list[str]:
+  """Parses the flags; --help ends with 0, and what is wrong with one line and 2.
+
+  Args:
+    argv: The command line.
+
+  Returns:
+    The name of the program, and what is no flag.
+  """
   try:
     return FLAGS(argv)
   except SystemExit:  # after --help, which absl ends with 1
@@ -184,14 +214,15 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _exit_code(error: Exception) -> int | None:
-  from ace_jax.errors import AceError
   from data.errors import DataError, RequestError
 
-  if isinstance(error, AceError):
-    return error.exit_code
   if isinstance(error, RequestError):
     return 2
-  return 1 if isinstance(error, DataError) else None
+  if isinstance(error, DataError):
+    return 1
+  from ace_jax.errors import AceError  # imports JAX
+
+  return error.exit_code if isinstance(error, AceError) else None
 
 
 def _defect() -> None:

@@ -31,17 +31,28 @@ def distinguished(
     shown: Settings that the labels, or a column beside them, name already.
   """
   facts = [_facts(result) for result in results]
-  # What one experiment has and another has not, its name says.
-  experiments = _differing(facts, ["experiment"], shown)
   found = []
   for label, own in zip(labels, facts, strict=True):
     alike = [other for other in facts if other["experiment"] == own["experiment"]]
-    found.append(_extended(label, own, [*experiments, *_differing(alike, [*_SUBJECT], shown)]))
+    found.append(_extended(label, own, _differing(alike, [*_SUBJECT], shown)))
   others = dict.fromkeys(name for own in facts for name in own if name not in _SUBJECT)
+  # What one experiment has and another has not, its name says.
+  for names in (["experiment"], [*others]):
+    found = _told_apart(found, facts, names, shown)
+  return found
+
+
+def _told_apart(
+  labels: Sequence[str],
+  facts: Sequence[Mapping[str, Any]],
+  names: Sequence[str],
+  shown: Collection[str],
+) -> list[str]:
+  """Returns the labels, with those settings in the ones that are the same."""
   extended = []
-  for label, own in zip(found, facts, strict=True):
-    alike = [other for name, other in zip(found, facts, strict=True) if name == label]
-    extended.append(_extended(label, own, _differing(alike, [*others], shown)))
+  for label, own in zip(labels, facts, strict=True):
+    alike = [other for name, other in zip(labels, facts, strict=True) if name == label]
+    extended.append(_extended(label, own, _differing(alike, names, shown)))
   return extended
 
 
@@ -64,13 +75,19 @@ def _differing(
 
 
 def _extended(label: str, facts: Mapping[str, Any], names: Sequence[str]) -> str:
-  said = [_said(name, facts[name]) for name in names if facts.get(name) is not None]
   words = label.split(", ")
+  told = [name for name in names if facts.get(name) is not None]
+  told = [name for name in told if f"{name}={_text(facts[name])}" not in words]
+  said = [_said(name, facts[name]) for name in told]
   return ", ".join([label, *(text for text in said if text not in words)])
 
 
+def _text(value: Any) -> str:
+  return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _said(name: str, value: Any) -> str:
-  text = f"{value:g}" if isinstance(value, float) else str(value)
+  text = _text(value)
   word = "" if name == "experiment" else _SUBJECT.get(name)
   if word is None:
     return f"{name}={text}"

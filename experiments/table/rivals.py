@@ -105,7 +105,6 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
 
 _SHOWN = {
   *("constraint", "model", "train_samples", "epochs", "decay_epochs", "particles", "neighbours"),
-  *constraints.constants(),
 }
 """What the labels, or the columns beside them, name already."""
 

@@ -108,7 +108,6 @@ def names(found: list[Line]) -> list[str]:
 _SHOWN = {
   *("constraint", "train_samples", "epochs", "eval_every", "patience"),
   *("weight_decay", "dropout", "finish_epochs", "finish_from"),
-  *constraints.constants(),
 }
 """What the labels, or the columns beside them, name already."""
 

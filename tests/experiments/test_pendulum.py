@@ -64,6 +64,17 @@ def test_the_experiment_tells_damped_from_undamped(tmp_path):
   assert {"phase_portraits.png", "error_by_damping.png", "gamma_equality_damping1.png"} <= names
 
 
+def test_two_epochs_tell_nothing(tmp_path):
+  done = run("--damping=1", "--epochs=2", f"--workdir={tmp_path / 'run'}")
+  assert done.returncode == 0, done.stderr
+  said = json.loads((tmp_path / "run" / "result.json").read_text())["verdicts"]["1"]
+  assert said.startswith("damping 1: cannot tell whether the data break time reversal: ")
+  assert "too few evaluations" in said
+  done = run("--damping=1", "--epochs=2", f"--workdir={tmp_path / 'run'}")
+  assert done.returncode == 2
+  assert "holds this run, finished; choose another --workdir" in done.stderr
+
+
 def test_usage_errors():
   for flag, says in (
     ("--damping=a", "must be numbers"),
