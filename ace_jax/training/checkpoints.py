@@ -35,7 +35,7 @@ _LAST_COMMITS = {1: "a5f5617"}  # the last one that resumes checkpoints of an ea
 
 
 def save(
-  folder: Path,
+  folder: str | Path,
   state: AceState,
   keep: int = 3,
   keep_period: int | None = None,
@@ -46,7 +46,7 @@ def save(
   Of several processes all must call it; Orbax writes what each of them holds.
 
   Args:
-    folder: Holds the checkpoints of one run; made if missing.
+    folder: Holds the checkpoints of one run; made if missing. A leading ~ is the home folder.
     state: What to save, all of it; with or without a leading axis of replicas.
     keep: How many to keep, this one included.
     keep_period: Checkpoints after a multiple of so many epochs are kept beyond that, for good.
@@ -58,6 +58,7 @@ def save(
   Raises:
     CheckpointError: the disk is full or read-only, say; what was saved before is untouched.
   """
+  folder = files.expanded(folder)
   epoch, step = (int(np.max(number)) for number in hosts.fetch((state.epoch, state.step)))
   place = folder.absolute() / f"{epoch:06d}"
   try:
@@ -88,7 +89,7 @@ def save(
   return place
 
 
-def restore(folder: Path, state: AceState) -> AceState:
+def restore(folder: str | Path, state: AceState) -> AceState:
   """Restores the newest checkpoint that is whole, falling back from damaged ones.
 
   Args:
@@ -101,7 +102,7 @@ def restore(folder: Path, state: AceState) -> AceState:
   return load(newest_whole(folder), state)
 
 
-def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
+def newest_whole(folder: str | Path, records: Sequence[Path] = ()) -> Path:
   """Returns the newest checkpoint that is whole; each damaged one is named in a warning.
 
   Args:
@@ -111,6 +112,7 @@ def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
   Raises:
     CheckpointError: there is none.
   """
+  folder = files.expanded(folder)
   for place in _folders(folder):
     damage = _damage(place) or _damage_of_records(place, records)
     if damage:
@@ -122,7 +124,7 @@ def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
   )
 
 
-def restore_all(folder: Path, state: AceState, last: int | None = None) -> list[AceState]:
+def restore_all(folder: str | Path, state: AceState, last: int | None = None) -> list[AceState]:
   """Restores every checkpoint that is whole, the oldest first: the run along its training.
 
   Args:
@@ -133,18 +135,18 @@ def restore_all(folder: Path, state: AceState, last: int | None = None) -> list[
   Raises:
     CheckpointError: one belongs to another model or constraint.
   """
-  places = [place for place in _sealed(folder) if last is None or int(place.name) <= last]
+  places = [place for place in _sealed(files.expanded(folder)) if last is None or int(place.name) <= last]
   return [load(place, state) for place in reversed(places) if not _damage(place)]
 
 
-def exists(folder: Path) -> bool:
+def exists(folder: str | Path) -> bool:
   """Whether a folder holds a checkpoint that was completed (and perhaps damaged since)."""
-  return bool(_sealed(folder))
+  return bool(_sealed(files.expanded(folder)))
 
 
-def newest(folder: Path) -> Path:
+def newest(folder: str | Path) -> Path:
   """Returns the newest completed checkpoint of a folder that has one."""
-  return _sealed(folder)[0]
+  return _sealed(files.expanded(folder))[0]
 
 
 def _sealed(folder: Path) -> list[Path]:
@@ -225,12 +227,30 @@ def _check_space(place: Path, state: AceState) -> None:
   probe = place / ".probe"
   try:
     with probe.open("wb") as file:
-      os.posix_fallocate(file.fileno(), 0, needed)
+      _allocate(file.fileno(), needed)
   finally:
     probe.unlink(missing_ok=True)
 
 
-def load(place: Path, state: AceState) -> AceState:
+def _allocate(file: int, needed: int) -> None:
+  """Takes bytes on the disk for a file, or, where the system cannot, compares with what is free.
+
+  Raises:
+    OSError: the disk has not so much.
+  """
+  try:
+    # Neither macOS nor Windows has it, and some file systems refuse.
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate:
+      allocate(file, 0, needed)
+      return
+  except OSError as error:
+    if error.errno not in (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
+      raise
+  XXX
+
+
+def load(place: str | Path, state: AceState) -> AceState:
   """Restores a checkpoint that is known to be whole.
 
   Args:
@@ -240,6 +260,7 @@ def load(place: Path, state: AceState) -> AceState:
   Raises:
     CheckpointError: it belongs to another model or constraint, or was written before version 0.2.
   """
+  place = files.expanded(place)
   _check_format(place)
   target = _arrays(state)
   try:
