@@ -6,6 +6,7 @@ is a save that was cut short. Orbax itself restores flipped bits without a word,
 """
 
 import contextlib
+import errno
 import gc
 import hashlib
 import json
@@ -31,6 +32,7 @@ from ace_jax.training import hosts
 
 _MANIFEST = "manifest.json"
 _FORMAT = 2  # of the tree of arrays in a checkpoint; a manifest that names none is of the first
+_NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 _LAST_COMMITS = {1: "a5f5617"}  # the last one that resumes checkpoints of an earlier format
 
 
@@ -227,27 +229,28 @@ def _check_space(place: Path, state: AceState) -> None:
   probe = place / ".probe"
   try:
     with probe.open("wb") as file:
-      _allocate(file.fileno(), needed)
+      if not _allocated(file.fileno(), needed) and shutil.disk_usage(place).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
   finally:
     probe.unlink(missing_ok=True)
 
 
-def _allocate(file: int, needed: int) -> None:
-  """Takes bytes on the disk for a file, or, where the system cannot, compares with what is free.
+def _allocated(descriptor: int, size: int) -> bool:
+  """Takes bytes on the disk for an open file; False where the system cannot.
 
   Raises:
     OSError: the disk has not so much.
   """
+  allocate = getattr(os, "posix_fallocate", None)
+  if allocate is None:  # macOS, Windows
+    return False
   try:
-    # Neither macOS nor Windows has it, and some file systems refuse.
-    allocate = getattr(os, "posix_fallocate", None)
-    if allocate:
-      allocate(file, 0, needed)
-      return
+    allocate(descriptor, 0, size)
   except OSError as error:
-    if error.errno not in (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
-      raise
-  XXX
+    if error.errno in _NOT_SUPPORTED:  # by the file system
+      return False
+    raise
+  return True
 
 
 def load(place: str | Path, state: AceState) -> AceState:

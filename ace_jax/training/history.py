@@ -11,7 +11,7 @@ import numpy as np
 
 from ace_jax import homotopy
 from ace_jax.errors import RecordsError
-from ace_jax.files import write_text
+from ace_jax.files import expanded, write_text
 from ace_jax.primal_dual import StepOutput
 from ace_jax.state import AceState
 from ace_jax.training import hosts, parallel
