@@ -6,14 +6,34 @@ import json
 import pickle
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-NUMBERS = ("nan", "inf", "-1", "0", "1e308", "1e39", "1_0", "9" * 30, "9" * 5000, "0x10", "1e-320")
-WORDS = ("", ":root", ":bonedata", "begin", "end", "root", "RX", "XYZ", "#", "\x00", "\u00b5", "(")
+NUMBERS = (
+  *(
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e308",
+    "1e39",
+    "1e400",
+    "1_0",
+    "9" * 30,
+    "9" * 5000,
+    "0x10",
+    "1e-320",
+  ),
+  *("-1.#IND", "1.#QNAN", "1.#INF", "-1,#IND", "1#INF", "1.#R", "1.$", "1,5", "1.5D+02", "\u0663"),
+)
+WORDS = (
+  *("", ":root", ":bonedata", "begin", "end", "root", "RX", "XYZ", "#", "\x00", "\u00b5", "("),
+  *(",", ")", "\t", "\x1a", "\ufeff", ":RADIANS", "ROOT", "Upper", "tx", "l", "zyx"),
+)
 VALUES = (
   None,
   True,
@@ -109,8 +129,10 @@ def broken_text(draw: st.DrawFn, text: str) -> bytes:
       del lines[at:]
     else:
       lines[at] += " " + draw(st.sampled_from([*NUMBERS, *WORDS]))
-  end = draw(st.sampled_from(["\n", "\r\n", "\n\n"]))
-  content = end.join(lines).encode("utf-8", "replace")
+  text = draw(st.sampled_from(["\n", "\r\n", "\n\n", "\r"])).join(lines)
+  text += draw(st.sampled_from(["", "", "\n", "\x1a", "\x1a\0\0"]))
+  encoding = draw(st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-be"]))
+  content = text.encode(encoding, "replace")
   return draw(broken_bytes(content, 1)) if draw(st.booleans()) else content
 
 
@@ -175,6 +197,25 @@ def broken_archive(draw: st.DrawFn, arrays: dict[str, np.ndarray], trap: Path) -
   if shape == 0:  # no .npz at all
     return draw(st.sampled_from([pickle.dumps(Trap(trap)), _npy(np.zeros(3)), b"", b"PK\x03\x04"]))
   return draw(broken_bytes(content)) if shape < 5 else content
+
+
+@st.composite
+def broken_member(draw: st.DrawFn, arrays: Sequence[np.ndarray], trap: Path) -> bytes:
+  """Breaks one of several .npy files: the first byte says which, the rest is its content."""
+  which = draw(st.integers(0, len(arrays) - 1))
+  how = draw(st.sampled_from(["whole", "array", "values", "forged", "objects", "bytes"]))
+  if how == "array":
+    content = _npy(draw(_arrays()))
+  elif how == "values":
+    array = draw(_edited(arrays[which]))
+    content = _npy(np.asfortranarray(array) if draw(st.booleans()) else array)
+  elif how == "forged":
+    content = draw(_forged())
+  elif how == "objects":
+    content = _npy(np.array([Trap(trap), 1], object))
+  else:
+    content = _npy(arrays[which])
+  return bytes([which]) + (draw(broken_bytes(content, 2)) if how == "bytes" else content)
 
 
 @st.composite

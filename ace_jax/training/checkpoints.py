@@ -137,7 +137,9 @@ def restore_all(folder: str | Path, state: AceState, last: int | None = None) ->
   Raises:
     CheckpointError: one belongs to another model or constraint.
   """
-  places = [place for place in _sealed(files.expanded(folder)) if last is None or int(place.name) <= last]
+  places = [
+    place for place in _sealed(files.expanded(folder)) if last is None or int(place.name) <= last
+  ]
   return [load(place, state) for place in reversed(places) if not _damage(place)]
 
 
