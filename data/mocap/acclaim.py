@@ -28,8 +28,9 @@ def read_motion(
 
   A joint that a frame does not list stays as it was in the frame before; until it is first listed,
   all its channels are 0. In a file that calls itself :FULLY-SPECIFIED every frame must list the
-  same joints, so that one that was cut off is noticed. Where the file names no unit, angles are in
-  the skeleton's.
+  same joints. In any other, the last frame counts as cut off if it lists no joint, or if it breaks
+  off within a list that all frames but the first, which may be a fuller one, have in common. Where
+  the file names no unit, angles are in the skeleton's.
 
   Args:
     path: The file; a leading ~ is the home folder.
@@ -81,6 +82,8 @@ def read_motion(
     )
   if same_joints:
     _check_same_joints(reader, joints, numbers, frames, last_lines)
+  else:
+    _check_last_frame(reader, joints, numbers, frames, last_lines[-1])
   channels = {
     joint.name: _held(key, len(joint.channels), frames)
     for key, joint in joints.items()
@@ -118,6 +121,25 @@ def _check_same_joints(
     for key, joint in joints.items():
       if joint.channels and key in listed and key not in frame:
         raise reader.error(f"frame {number} ends without joint {joint.name}", line)
+
+
+def _check_last_frame(
+  reader: Reader,
+  joints: dict[str, Joint],
+  numbers: list[int],
+  frames: list[dict[str, list[float]]],
+  line: int,
+) -> None:
+  """Refuses a last frame that looks cut off in a file whose frames may list some joints only."""
+  if len(frames) < 2:
+    return
+  listed = [[*frame] for frame in frames]
+  *before, last = listed
+  repeated = all(keys == before[-1] for keys in before[1:])
+  cut_off = repeated and len(last) < len(before[-1]) and last == before[-1][: len(last)]
+  if cut_off or (not last and all(before)):
+    missing = joints[before[-1][len(last)]].name
+    raise reader.error(f"frame {numbers[-1]} ends without joint {missing}", line)
 
 
 def _held(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data import content
 from data.errors import DataError
 
 _LARGEST_FILE = 64 * 2**20
@@ -48,13 +49,8 @@ class Reader:
 
   def __init__(self, path: Path):
     self._path, self._line = path, 0
-    try:
-      if path.stat().st_size > _LARGEST_FILE:
-        raise DataError(f"{path}: larger than any Acclaim file ({_LARGEST_FILE >> 20} MiB).")
-      content = path.read_bytes()
-    except OSError as error:
-      raise DataError(f"{path}: cannot be read ({error.strerror}); check the folder.") from error
-    text, _, rest = _decode(content).partition(_END_OF_FILE)
+    whole = content.read(path, _LARGEST_FILE, "take an Acclaim file that can be read")
+    text, _, rest = _decode(whole).partition(_END_OF_FILE)
     # Not str.splitlines, which breaks lines where no editor does.
     self._lines = re.split(r"\r\n|\r|\n", text)
     if rest.strip(f"{_END_OF_FILE}\0 \t\r\n"):
@@ -118,11 +114,11 @@ def shown(text: str) -> str:
   return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _decode(content: bytes) -> str:
+def _decode(text: bytes) -> str:
   for mark, encoding in _ENCODINGS:
-    if content.startswith(mark):
-      return content.removeprefix(mark).decode(encoding, errors="replace")
+    if text.startswith(mark):
+      return text.removeprefix(mark).decode(encoding, errors="replace")
   try:
-    return content.decode("utf-8")
+    return text.decode("utf-8")
   except UnicodeDecodeError:  # names and comments in an encoding of before; no number is concerned
-    return content.decode("latin-1")
+    return text.decode("latin-1")
