@@ -2,19 +2,23 @@
 
 Each module maps [..., in] to [..., features] and knows nothing of the group. The shapes that the
 branch needs beyond `features` default to those of its input, so that the class itself is a valid
-constructor: `Homotopic(MLP)(y_eq, x)`.
+constructor: `Homotopic(MLP)(y_eq, x)`. A `Relaxation` says how all layers of a model relax.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["MLP", "Linear", "LowRank", "SpectralMLP"]
+from ace_jax.homotopy import Homotopic
+
+__all__ = ["MLP", "Linear", "LowRank", "Relaxation", "SpectralMLP"]
 
 
 @jax.custom_jvp
@@ -31,12 +35,12 @@ def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
   return x * normal_cdf(x)
 
 
-# From 0.12 on JAX's own has no derivative under shard_map: that of erfc is a polynomial there
+# From 0.12 on JAX's has no derivative under shard_map: that of erfc is a polynomial there
 # whose coefficients do not vary over the mesh as its argument does, which is refused. Before, it
 # is kept, so that runs repeat to the last bit.
-_OWN_GELU = jax.__version_info__ >= (0, 12)
+_WRITTEN_OUT = jax.__version_info__ >= (0, 12)
 gelu: Callable[[Array], Array] = (
-  exact_gelu if _OWN_GELU else partial(jax.nn.gelu, approximate=False)
+  exact_gelu if _WRITTEN_OUT else partial(jax.nn.gelu, approximate=False)
 )
 """The exact GELU, x Phi(x) (Flax's default is the tanh approximation)."""
 
@@ -181,6 +185,32 @@ class LowRank(nn.Module):
     down = nn.Dense(self.rank, use_bias=False, kernel_init=_torch_kernel, name="down")
     up = nn.Dense(self.features, use_bias=False, kernel_init=_torch_kernel, name="up")
     return up(down(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class Relaxation:
+  """How the homotopic layers of a model relax; hashable.
+
+  Attributes:
+    branch: Constructor of f_neq, see `Homotopic`; None is the model's default.
+    scale: "free" or "fixed", see `Homotopic`.
+    axis_name: Mapped axis over which statistics of the branches are averaged, if any: the root mean
+      square of a "fixed" scale, and batch normalisations.
+  """
+
+  branch: Callable[..., nn.Module] | None = None
+  scale: str = "free"
+  axis_name: str | None = None
+
+  def layer(self, default: Callable[..., nn.Module] = MLP, **fields: Any) -> Homotopic:
+    """Returns a homotopic layer.
+
+    Args:
+      default: Constructor of f_neq where `branch` is None.
+      **fields: Further fields of `Homotopic`, such as its name.
+    """
+    branch = default if self.branch is None else self.branch
+    return Homotopic(branch, self.scale, self.axis_name, **fields)
 
 
 def spectral_norm(kernel: Float[Array, "inputs outputs"], iterations: int) -> Float[Array, ""]:

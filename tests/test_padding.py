@@ -19,6 +19,7 @@ from ace_jax.models.radial_field import RadialField
 from ace_jax.models.schnet import SchNet
 from ace_jax.models.segnn import SEGNN
 from ace_jax.models.tfn import TFN
+from ace_jax.relaxations import Relaxation
 
 CLOSE = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8)
 
@@ -87,7 +88,7 @@ def test_a_mean_counts_what_counts():
 
 
 def schnet(graph, scale):
-  model = SchNet(8, 6, 2, 8, 5.0, relaxation_scale=scale, centring="center_of_mass")
+  model = SchNet(8, 6, 2, 8, 5.0, relaxation=Relaxation(scale=scale), centring="center_of_mass")
   return model, (graph.nodes["numbers"], graph.nodes["positions"], graph)
 
 
@@ -105,7 +106,7 @@ def segnn(graph, scale):
     lmax_attributes=2,
     norm="instance",
     task="graph",
-    relaxation_scale=scale,
+    relaxation=Relaxation(scale=scale),
   )
   return model, ((numbers,), at_nodes, attributes, steerable.norm(relative), graph)
 
@@ -116,7 +117,7 @@ def moving(make, graph, scale):
   relative = graphs.gather_senders(x, graph) - graphs.gather_receivers(x, graph)
   numbers = nodes["numbers"][:, None].astype(x.dtype)
   inputs = (x, nodes["velocities"], numbers, steerable.norm(relative), graph)
-  return make(relaxation_scale=scale), inputs
+  return make(relaxation=Relaxation(scale=scale)), inputs
 
 
 def radial_field(graph, scale):

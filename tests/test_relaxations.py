@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 
@@ -27,6 +28,17 @@ def test_shapes_and_parameter_counts(branch, parameters):
   variables = branch.init(KEY, X)
   assert branch.apply(variables, X).shape == (5, 4)
   assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == parameters
+
+
+def test_a_relaxation_gives_layers_its_branch_or_the_default():
+  relaxation = relaxations.Relaxation(scale="fixed", axis_name="data")
+  assert hash(relaxation) == hash(relaxations.Relaxation(None, "fixed", "data"))
+  layer = relaxation.layer(name="layer", initial_gamma=0.5)
+  assert (layer.branch, layer.scale, layer.axis_name) == (relaxations.MLP, "fixed", "data")
+  assert (layer.name, layer.initial_gamma) == ("layer", 0.5)
+  assert relaxation.layer(relaxations.Linear).branch is relaxations.Linear
+  chosen = dataclasses.replace(relaxation, branch=relaxations.LowRank)
+  assert chosen.layer(relaxations.Linear).branch is relaxations.LowRank
 
 
 def test_spectral_norm_and_its_gradient():

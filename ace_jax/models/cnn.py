@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ace_jax import relaxations
-from ace_jax.homotopy import Homotopic
+from ace_jax.relaxations import Relaxation
 
 Maps = Float[Array, "batch height width channels"]
 
@@ -108,9 +108,7 @@ class ConvNet(nn.Module):
     hidden: Width of the perceptron's hidden layer.
     padding: "CIRCULAR", or "SAME" for zeros around the image.
     classes: Number of logits.
-    relaxation: Constructor of the branches.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which a "fixed" scale is averaged.
+    relaxation: Branches (`Positional` by default) and their scale.
   """
 
   widths: tuple[int, ...] = (8, 8, 12)
@@ -119,9 +117,7 @@ class ConvNet(nn.Module):
   hidden: int = 32
   padding: str = "CIRCULAR"
   classes: int = 10
-  relaxation: Callable[..., nn.Module] = Positional
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(self, images: Maps) -> Float[Array, "batch classes"]:
@@ -131,9 +127,7 @@ class ConvNet(nn.Module):
       y = nn.Conv(width, (3, 3), padding=self.padding, kernel_dilation=dilation, name=f"conv_{i}")(
         x
       )
-      relaxed = Homotopic(
-        self.relaxation, self.relaxation_scale, self.axis_name, name=f"layers_{i}"
-      )
+      relaxed = self.relaxation.layer(Positional, name=f"layers_{i}")
       x = self.downsample(_activation(relaxed(y, x)))
     # Most of the canvas is empty, so that the means are small: normalised, they train faster.
     pooled = nn.LayerNorm(name="norm")(jnp.mean(x, axis=(1, 2)))

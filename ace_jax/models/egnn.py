@@ -4,7 +4,6 @@ Reference: Satorras, Hoogeboom, Welling, "E(n) Equivariant Graph Neural Networks
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -13,7 +12,8 @@ from jaxtyping import Array, Float
 
 from ace_jax import graphs, padding, relaxations
 from ace_jax.edges import Edges
-from ace_jax.homotopy import Homotopic, Irreps
+from ace_jax.homotopy import Irreps
+from ace_jax.relaxations import Relaxation
 
 _LARGEST_MOVE = 100.0
 
@@ -99,19 +99,16 @@ class EGNN(nn.Module):
   Attributes:
     hidden: Width of features and messages.
     num_layers: Number of layers.
-    relaxation: Constructor of the branches; they see [h, x, v], positions centred at the mean of
-      the graph's initial positions, so that translations stay exact for any gamma.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which a "fixed" scale is averaged.
+    relaxation: Branches (`relaxations.MLP` by default) and their scale; they see [h, x, v],
+      positions centred at the mean of the graph's initial positions, so that translations stay
+      exact for any gamma.
 
   Reference: Satorras et al., ICML 2021; homotopic form: Manolache et al., NeurIPS 2025.
   """
 
   hidden: int = 64
   num_layers: int = 4
-  relaxation: Callable[..., nn.Module] = relaxations.MLP
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(
@@ -140,9 +137,7 @@ class EGNN(nn.Module):
     centre = edges.graph_mean(x)
     h = relaxations.torch_dense(self.hidden, h.shape[-1], name="embedding")(h)
     for i in range(self.num_layers):
-      layer = _HomotopicLayer(
-        self.hidden, self.relaxation, self.relaxation_scale, self.axis_name, name=f"layers_{i}"
-      )
+      layer = _HomotopicLayer(self.hidden, self.relaxation, name=f"layers_{i}")
       x, h = layer(x, v, h, e, edges, centre)
     x, h = (graphs.nodes_back(a.reshape(*axes, a.shape[-1]), graph) for a in (x, h))
     return x, h
@@ -150,19 +145,15 @@ class EGNN(nn.Module):
 
 class _HomotopicLayer(nn.Module):
   hidden: int
-  relaxation: Callable[..., nn.Module]
-  relaxation_scale: str
-  axis_name: str | None
+  relaxation: Relaxation
 
   @nn.compact
   def __call__(self, positions, velocities, features, edge_features, edges, centre):
-    homotopic = partial(Homotopic, self.relaxation, self.relaxation_scale, self.axis_name)
     seen = jnp.concatenate([features, positions - centre, velocities], -1)
     layer = EGNNLayer(self.hidden, name="egnn")
     x, h = layer(positions, velocities, features, edge_features, edges)
     scalars = f"{self.hidden}x0e"
     sees = f"{scalars}+1x1o+1x1o"
-    where = padding.row_mask(edges)
-    moved = homotopic(irreps=Irreps(sees, "1x1o"), name="positions")(x, seen, where=where)
-    homotopic = homotopic(irreps=Irreps(sees, scalars), name="features")
-    return moved, homotopic(h, seen, where=where)
+    relax, where = self.relaxation.layer, padding.row_mask(edges)
+    moved = relax(irreps=Irreps(sees, "1x1o"), name="positions")(x, seen, where=where)
+    return moved, relax(irreps=Irreps(sees, scalars), name="features")(h, seen, where=where)

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from ace_jax import graphs, homotopy, padding, relaxations, streams
 from ace_jax.edges import Edges
-from ace_jax.homotopy import Homotopic
 from ace_jax.models.egnn import EGNNLayer
+from ace_jax.relaxations import Relaxation
 
 _CENTRINGS = ("none", "center_of_mass")
 
@@ -103,8 +103,8 @@ class EGNO(nn.Module):
     centring: What the stream of positions sees: "none" is absolute positions, as published,
       which breaks translations too; "center_of_mass" is positions relative to the mean of the
       initial ones, so that translations stay exact for any gamma.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which batch statistics are averaged.
+    relaxation: The scale of the streams, and the mapped axis over which their batch statistics are
+      averaged. It has no branch: the streams are.
 
   Reference: Xu et al., ICML 2024, Sec. 4; Manolache et al., NeurIPS 2025.
   """
@@ -115,8 +115,7 @@ class EGNO(nn.Module):
   modes: int = 2
   time_features: int = 32
   centring: str = "none"
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(
@@ -144,10 +143,13 @@ class EGNO(nn.Module):
       features [batch, nodes, T, hidden].
 
     Raises:
-      ValueError: an attribute has a value that does not exist.
+      ValueError: an attribute has a value that does not exist, or the graph is `Neighbours` of
+        several samples.
     """
     if self.centring not in _CENTRINGS:
       raise ValueError(f"EGNO.centring is {self.centring!r}; it must be one of {_CENTRINGS}.")
+    if self.relaxation.branch is not None:
+      raise ValueError("EGNO.relaxation has a branch; leave it out, EGNO's branches are streams.")
     first = partial(graphs.nodes_first, graph=graph)
     x, v, h = (self._repeat(first(a)) for a in (positions, velocities, node_features))
     axes = x.shape[:-1]
@@ -170,8 +172,7 @@ class EGNO(nn.Module):
         modes=self.modes,
         first=i == 0,
         centring=self.centring,
-        relaxation_scale=self.relaxation_scale,
-        axis_name=self.axis_name,
+        relaxation=self.relaxation,
         name=f"layers_{i}",
       )
       x, v, h, stream = layer(x, v, h, stream, e, edges, centre, shared, train)
@@ -189,8 +190,7 @@ class _Layer(nn.Module):
   modes: int
   first: bool
   centring: str
-  relaxation_scale: str
-  axis_name: str | None
+  relaxation: Relaxation
 
   @nn.compact
   def __call__(self, x, v, h, stream, edge_features, edges, centre, shared, train):
@@ -203,15 +203,15 @@ class _Layer(nn.Module):
     x = centre + moved
     seen = x - centre if self.centring == "center_of_mass" else x
     x, h = EGNNLayer(self.hidden, name="egnn")(x, v, h, edge_features, edges)
-    homotopic = partial(Homotopic, scale=self.relaxation_scale, axis_name=self.axis_name)
-    features = partial(streams.FeatureStream, first=self.first, axis_name=self.axis_name)
+    relax, axis_name = self.relaxation.layer, self.relaxation.axis_name
+    features = partial(streams.FeatureStream, first=self.first, axis_name=axis_name)
     positions = partial(
-      streams.PositionStream, hidden=self.hidden, shared=shared, axis_name=self.axis_name
+      streams.PositionStream, hidden=self.hidden, shared=shared, axis_name=axis_name
     )
     mask = padding.row_mask(edges)
     keywords = {"train": train, "mask": mask, "where": mask}
-    h, stream = homotopic(features, name="features").carry(h, stream, **keywords)
-    x = homotopic(positions, name="positions")(x, seen, **keywords)
+    h, stream = relax(features, name="features").carry(h, stream, **keywords)
+    x = relax(positions, name="positions")(x, seen, **keywords)
     return x, v, h, stream
 
 

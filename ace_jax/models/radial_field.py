@@ -5,7 +5,6 @@ with Symmetric Energies", 2019 (arXiv:1910.00753).
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -14,8 +13,9 @@ from jaxtyping import Array, Float
 
 from ace_jax import graphs, padding, relaxations
 from ace_jax.edges import Edges
-from ace_jax.homotopy import Homotopic, Irreps
+from ace_jax.homotopy import Irreps
 from ace_jax.models.steerable import norm
+from ace_jax.relaxations import Relaxation
 
 
 class RadialField(nn.Module):
@@ -28,19 +28,15 @@ class RadialField(nn.Module):
   Attributes:
     hidden: Width of the perceptrons.
     num_layers: Number of layers.
-    relaxation: Constructor of the branches; they see [x, v], x relative to the mean of the
-      graph's initial positions.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which a "fixed" scale is averaged.
+    relaxation: Branches (`relaxations.MLP` by default) and their scale; they see [x, v], x
+      relative to the mean of the graph's initial positions.
 
   Reference: Koehler et al., 2019, Eq. (13); velocities as in Satorras et al., ICML 2021.
   """
 
   hidden: int = 64
   num_layers: int = 4
-  relaxation: Callable[..., nn.Module] = relaxations.MLP
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(
@@ -65,18 +61,13 @@ class RadialField(nn.Module):
     x, v, e = (graphs.flat(a) for a in (x, v, e))
     centre = edges.graph_mean(x)
     for i in range(self.num_layers):
-      layer = _Layer(
-        self.hidden, self.relaxation, self.relaxation_scale, self.axis_name, name=f"layers_{i}"
-      )
-      x = layer(x, v, e, edges, centre)
+      x = _Layer(self.hidden, self.relaxation, name=f"layers_{i}")(x, v, e, edges, centre)
     return graphs.nodes_back(x.reshape(*axes, 3), graph)
 
 
 class _Layer(nn.Module):
   hidden: int
-  relaxation: Callable[..., nn.Module]
-  relaxation_scale: str
-  axis_name: str | None
+  relaxation: Relaxation
 
   @nn.compact
   def __call__(self, x, v, edge_features, edges, centre):
@@ -89,12 +80,6 @@ class _Layer(nn.Module):
     radial = nn.Dense(1, use_bias=False, kernel_init=small, name="radial_1")
     weight = jnp.tanh(radial(relaxations.silu(dense(scalars))))
     moved = x + edges.mean(difference * weight) + v * perceptron(1, name="velocity")(norm(v))
-    homotopic = Homotopic(
-      self.relaxation,
-      self.relaxation_scale,
-      self.axis_name,
-      irreps=Irreps("1x1o+1x1o", "1x1o"),
-      name="positions",
-    )
+    homotopic = self.relaxation.layer(irreps=Irreps("1x1o+1x1o", "1x1o"), name="positions")
     seen = jnp.concatenate([x - centre, v], -1)
     return homotopic(moved, seen, where=padding.row_mask(edges))

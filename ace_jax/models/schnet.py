@@ -5,8 +5,8 @@ convolutional neural network for modeling quantum interactions", NeurIPS 2017. H
 Manolache et al., NeurIPS 2025.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ace_jax import graphs, padding, relaxations, streams
-from ace_jax.homotopy import Homotopic
 from ace_jax.models import steerable
+from ace_jax.relaxations import Relaxation
 
 LARGEST_ATOMIC_NUMBER = 99
 """Atomic numbers are rows of the embedding; larger ones are the caller's to refuse."""
@@ -131,9 +131,8 @@ class SchNet(nn.Module):
     centring: What the stream sees: "none" is absolute positions, as published, which breaks
       translations too; "center_of_mass" is positions relative to their mean over the molecule, so
       that translations stay exact for any gamma.
-    relaxation: Constructor of the stream's layers, called with `first` and `axis_name` too.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which statistics are averaged.
+    relaxation: The stream's layers (`PositionCarry` by default), whose constructor is called with
+      `first` and `axis_name` too; their scale; the mapped axis over which statistics are averaged.
   """
 
   hidden: int = 64
@@ -143,9 +142,7 @@ class SchNet(nn.Module):
   cutoff: float = 10.0
   outputs: int = 1
   centring: str = "none"
-  relaxation: Callable[..., nn.Module] = PositionCarry
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(
@@ -183,13 +180,10 @@ class SchNet(nn.Module):
     if self.centring == "center_of_mass":
       stream = positions - graphs.to_nodes(graphs.pool_mean(positions, graph), graph, nodes)
     for i in range(self.num_layers):
-      h, stream = _Layer(
-        self.filters or self.hidden,
-        partial(self.relaxation, first=i == 0, axis_name=self.axis_name),
-        self.relaxation_scale,
-        self.axis_name,
-        name=f"interactions_{i}",
-      )(h, stream, expanded, smooth, graph, train, mask)
+      layer = _Layer(
+        self.filters or self.hidden, self.relaxation, first=i == 0, name=f"interactions_{i}"
+      )
+      h, stream = layer(h, stream, expanded, smooth, graph, train, mask)
     glorot = partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
     each = shifted_softplus(glorot(self.hidden // 2, name="readout_0")(h))
     return graphs.pool_sum(glorot(self.outputs, name="readout_1")(each), graph)
@@ -197,12 +191,13 @@ class SchNet(nn.Module):
 
 class _Layer(nn.Module):
   filters: int
-  relaxation: Callable[..., nn.Module]
-  relaxation_scale: str
-  axis_name: str | None
+  relaxation: Relaxation
+  first: bool
 
   @nn.compact
   def __call__(self, h, stream, expanded, smooth, graph, train, mask):
     h = h + Interaction(self.filters, name="convolution")(h, expanded, smooth, graph)
-    homotopic = Homotopic(self.relaxation, self.relaxation_scale, self.axis_name, name="stream")
+    make = self.relaxation.branch or PositionCarry
+    branch = partial(make, first=self.first, axis_name=self.relaxation.axis_name)
+    homotopic = dataclasses.replace(self.relaxation, branch=branch).layer(name="stream")
     return homotopic.carry(h, stream, train=train, mask=mask, where=mask)

@@ -4,14 +4,13 @@ Reference: Fuchs, Worrall, Fischer, Welling, "SE(3)-Transformers: 3D Roto-Transl
 Attention Networks", NeurIPS 2020.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ace_jax import graphs, padding, relaxations
+from ace_jax import graphs, padding
 from ace_jax.edges import Edges
 from ace_jax.models.steerable import Features
 from ace_jax.models.tfn import (
@@ -21,6 +20,7 @@ from ace_jax.models.tfn import (
   NormActivation,
   SelfInteraction,
 )
+from ace_jax.relaxations import Relaxation
 
 
 class Attention(nn.Module):
@@ -67,8 +67,8 @@ class Attention(nn.Module):
       for q, v in zip(queries, values, strict=True)
     )
     out = SelfInteraction(self.channels, name="output")(attended)
-    own = SelfInteraction(self.channels, name="self")(x)
-    return tuple(a + b for a, b in zip(out, own, strict=True))
+    kept = SelfInteraction(self.channels, name="self")(x)
+    return tuple(a + b for a, b in zip(out, kept, strict=True))
 
   def _split(self, x: Features) -> Features:
     return tuple(part.reshape(*part.shape[:-1], self.heads, -1) for part in x)
@@ -90,9 +90,7 @@ class SE3Transformer(nn.Module):
     channels: Channels of each hidden degree (0 and 1).
     num_layers: Number of attention layers; a convolution makes the output.
     heads: Number of heads.
-    relaxation: Constructor of the branches, on flat features.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which a "fixed" scale is averaged.
+    relaxation: Branches (`relaxations.MLP` by default), on flat features, and their scale.
 
   Reference: Fuchs et al., NeurIPS 2020; homotopic form: Manolache et al., NeurIPS 2025.
   """
@@ -100,9 +98,7 @@ class SE3Transformer(nn.Module):
   channels: int = 16
   num_layers: int = 4
   heads: int = 4
-  relaxation: Callable[..., nn.Module] = relaxations.MLP
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(
@@ -123,30 +119,24 @@ class SE3Transformer(nn.Module):
         channels=(self.channels, self.channels),
         heads=self.heads,
         relaxation=self.relaxation,
-        relaxation_scale=self.relaxation_scale,
-        axis_name=self.axis_name,
         name=f"layers_{i}",
       )
       features = layer(features, geometry)
     filtered = geometry.filter(features)
     messages = Convolution((0, 1), name="output_convolution")(filtered, geometry)[1]
-    own = SelfInteraction((0, 1), name="output_self")(features)[1]
-    vectors = (geometry.edges.mean(messages) + own)[..., 0]
+    kept = SelfInteraction((0, 1), name="output_self")(features)[1]
+    vectors = (geometry.edges.mean(messages) + kept)[..., 0]
     return graphs.nodes_back(x + v + vectors, graph)
 
 
 class _Layer(nn.Module):
   channels: tuple[int, ...]
   heads: int
-  relaxation: Callable[..., nn.Module]
-  relaxation_scale: str
-  axis_name: str | None
+  relaxation: Relaxation
 
   @nn.compact
   def __call__(self, x, geometry):
     y = Attention(self.channels, self.heads, name="attention")(x, geometry)
     y = NormActivation(name="activation")(y)
-    homotopic = HomotopicFeatures(
-      self.relaxation, self.relaxation_scale, self.axis_name, name="features"
-    )
+    homotopic = HomotopicFeatures(self.relaxation, name="features")
     return homotopic(y, x, padding.row_mask(geometry.edges))

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ace_jax import graphs, padding, relaxations
-from ace_jax.homotopy import Homotopic, Irreps
+from ace_jax.homotopy import Irreps
 from ace_jax.models import steerable
 from ace_jax.models.steerable import Features, Multiplicities
+from ace_jax.relaxations import Relaxation
 
 _NORMS = ("none", "instance")
 _TASKS = ("node", "graph")
@@ -35,9 +36,8 @@ class SEGNN(nn.Module):
     num_layers: Number of message passing layers.
     norm: "none" or "instance" (after each layer, over the nodes of each graph).
     task: "node", or "graph": mean over the nodes, then a perceptron; needs scalar outputs.
-    relaxation: Constructor of f_neq, on flat features [component, channel].
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which a "fixed" scale is averaged.
+    relaxation: Branches (`relaxations.MLP` by default), on flat features [component, channel],
+      and their scale.
     hidden_irreps: The hidden irreps themselves ("32x0e+32x1o"), instead of the two above.
     formulation: "fast" (degrees 0 and 1 alone, written out), "general" (any degree, from
       Clebsch-Gordan tensors), or "auto". The parameters are the same.
@@ -54,9 +54,7 @@ class SEGNN(nn.Module):
   num_layers: int = 4
   norm: str = "none"
   task: str = "node"
-  relaxation: Callable[..., nn.Module] = relaxations.MLP
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
   hidden_irreps: str | None = None
   formulation: str = "auto"
   dropout: float = 0.0
@@ -100,8 +98,6 @@ class SEGNN(nn.Module):
       x = SEGNNLayer(
         hidden=hidden,
         relaxation=self.relaxation,
-        relaxation_scale=self.relaxation_scale,
-        axis_name=self.axis_name,
         fast=fast,
         dropout=self.dropout,
         name=f"layers_{i}",
@@ -151,9 +147,7 @@ class SEGNNLayer(nn.Module):
 
   Attributes:
     hidden: Channels of each degree.
-    relaxation: Constructor of f_1 and f_2, on flat features.
-    relaxation_scale: See `Homotopic`.
-    axis_name: See `Homotopic`.
+    relaxation: f_1 and f_2 (`relaxations.MLP` by default), on flat features, and their scale.
     fast: Whether to use the products written out for degrees 0 and 1.
     dropout: Rate of D.
 
@@ -161,9 +155,7 @@ class SEGNNLayer(nn.Module):
   """
 
   hidden: Multiplicities
-  relaxation: Callable[..., nn.Module] = relaxations.MLP
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
   fast: bool = True
   dropout: float = 0.0
 
@@ -215,9 +207,7 @@ class SEGNNLayer(nn.Module):
     def call(y: Features, parts: tuple[Array, ...]) -> Features:
       channels = tuple(part.shape[-1] for part in y)
       irreps = Irreps(steerable.layout(parts), steerable.layout(y))
-      layer = Homotopic(
-        self.relaxation, self.relaxation_scale, self.axis_name, irreps=irreps, name=name
-      )
+      layer = self.relaxation.layer(irreps=irreps, name=name)
       relaxed = layer(steerable.flatten(y), steerable.flatten(parts), where=where)
       return steerable.unflatten(relaxed, channels)
 

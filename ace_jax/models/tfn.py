@@ -5,10 +5,9 @@ Reference: Thomas, Smidt, Kearnes, Yang, Li, Kohlhoff, Riley, "Tensor Field Netw
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,10 @@ from jaxtyping import Array, Float
 
 from ace_jax import graphs, padding, relaxations
 from ace_jax.edges import Edges
-from ace_jax.homotopy import Homotopic, Irreps
+from ace_jax.homotopy import Irreps
 from ace_jax.models import steerable
 from ace_jax.models.steerable import Features
+from ace_jax.relaxations import Relaxation
 
 _DEGREES = (0, 1)
 
@@ -92,6 +92,8 @@ class EdgeGeometry:
 
 @cache
 def _clebsch_gordan(l_in: int, l_out: int, j: int) -> np.ndarray:
+  import e3nn_jax as e3nn
+
   with jax.ensure_compile_time_eval():
     tensor = np.asarray(e3nn.clebsch_gordan(l_in, j, l_out), np.float64)
   # Unit variance of the output for inputs of unit variance, and harmonics normalised to 'integral'.
@@ -187,19 +189,15 @@ class HomotopicFeatures(nn.Module):
   """`Homotopic` for features by degree: the branch sees and returns them flat.
 
   Attributes:
-    relaxation: Constructor of the branch.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: See `Homotopic`.
+    relaxation: The branch (`relaxations.MLP` by default) and its scale.
   """
 
-  relaxation: Callable[..., nn.Module]
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation
 
   @nn.compact
   def __call__(self, y: Features, seen: Sequence[Array], where: Array | None = None) -> Features:
     irreps = Irreps(steerable.layout(seen), steerable.layout(y))
-    layer = Homotopic(self.relaxation, self.relaxation_scale, self.axis_name, irreps=irreps)
+    layer = self.relaxation.layer(irreps=irreps)
     nn.share_scope(self, layer)
     relaxed = layer(steerable.flatten(y), steerable.flatten(tuple(seen)), where=where)
     return steerable.unflatten(relaxed, tuple(part.shape[-1] for part in y))
@@ -214,18 +212,14 @@ class TFN(nn.Module):
   Attributes:
     channels: Channels of each hidden degree.
     num_layers: Number of hidden layers; one more convolution makes the output.
-    relaxation: Constructor of the branches, on flat features.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which a "fixed" scale is averaged.
+    relaxation: Branches (`relaxations.MLP` by default), on flat features, and their scale.
 
   Reference: Thomas et al., 2018; homotopic form: Manolache et al., NeurIPS 2025.
   """
 
   channels: int = 16
   num_layers: int = 4
-  relaxation: Callable[..., nn.Module] = relaxations.MLP
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(
@@ -252,30 +246,23 @@ class TFN(nn.Module):
     features: Features = (h[..., None, :], v[..., :, None])
     hidden = (self.channels,) * len(_DEGREES)
     for i in range(self.num_layers):
-      layer = _Layer(
-        hidden, self.relaxation, self.relaxation_scale, self.axis_name, name=f"layers_{i}"
-      )
-      features = layer(features, geometry)
+      features = _Layer(hidden, self.relaxation, name=f"layers_{i}")(features, geometry)
     vectors = _convolve(features, geometry, (0, 1), "output")[1][..., 0]
     return graphs.nodes_back(x + v + vectors, graph)
 
 
 def _convolve(x: Features, geometry: EdgeGeometry, channels: tuple[int, ...], name: str):
   messages = Convolution(channels, name=f"{name}_convolution")(geometry.filter(x), geometry)
-  own = SelfInteraction(channels, name=f"{name}_self")(x)
-  return tuple(geometry.edges.mean(m) + o for m, o in zip(messages, own, strict=True))
+  kept = SelfInteraction(channels, name=f"{name}_self")(x)
+  return tuple(geometry.edges.mean(m) + part for m, part in zip(messages, kept, strict=True))
 
 
 class _Layer(nn.Module):
   channels: tuple[int, ...]
-  relaxation: Callable[..., nn.Module]
-  relaxation_scale: str
-  axis_name: str | None
+  relaxation: Relaxation
 
   @nn.compact
   def __call__(self, x, geometry):
     y = NormActivation(name="activation")(_convolve(x, geometry, self.channels, "hidden"))
-    homotopic = HomotopicFeatures(
-      self.relaxation, self.relaxation_scale, self.axis_name, name="features"
-    )
+    homotopic = HomotopicFeatures(self.relaxation, name="features")
     return homotopic(y, x, padding.row_mask(geometry.edges))

@@ -1,14 +1,12 @@
 """A network equivariant under time reversal (q, p) -> (q, -p), for fields on phase space."""
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ace_jax import relaxations
-from ace_jax.homotopy import Homotopic
+from ace_jax.relaxations import Relaxation
 
 
 class TimeReversalField(nn.Module):
@@ -24,23 +22,18 @@ class TimeReversalField(nn.Module):
   Attributes:
     hidden: Width of either half.
     num_layers: Number of layers.
-    relaxation: Constructor of the branches.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which a "fixed" scale is averaged.
+    relaxation: Branches (`relaxations.MLP` by default) and their scale.
   """
 
   hidden: int = 32
   num_layers: int = 2
-  relaxation: Callable[..., nn.Module] = relaxations.MLP
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(self, state: Float[Array, "batch 2"]) -> Float[Array, "batch 2"]:
     """Returns (dq/dt, dp/dt) at states (q, p)."""
     q, p = state[:, :1], state[:, 1:]
     even, odd = jnp.concatenate([jnp.cos(q), jnp.sin(q)], -1), p
-    homotopic = partial(Homotopic, self.relaxation, self.relaxation_scale, self.axis_name)
     linear = partial(nn.Dense, self.hidden, use_bias=False)
     for i in range(self.num_layers):
       seen = jnp.concatenate([even, odd], -1)
@@ -50,7 +43,7 @@ class TimeReversalField(nn.Module):
       gate = jnp.tanh(nn.Dense(self.hidden, name=f"gate_{i}")(even))
       new_odd = linear(name=f"odd_{i}")(odd) * gate
       both = jnp.concatenate([new_even, new_odd], -1)
-      even, odd = jnp.split(homotopic(name=f"layers_{i}")(both, seen), 2, -1)
+      even, odd = jnp.split(self.relaxation.layer(name=f"layers_{i}")(both, seen), 2, -1)
     position = nn.Dense(1, use_bias=False, name="position")(odd)
     momentum = nn.Dense(1, name="momentum")(even)
     return jnp.concatenate([position, momentum], -1)

@@ -9,7 +9,6 @@ for SO(3)-Equivariant Networks", ICCV 2021. DGCNN: Wang et al., "Dynamic Graph C
 Point Clouds", ACM TOG 2019. Homotopic form: Manolache et al., NeurIPS 2025.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -18,8 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ace_jax import relaxations, streams
-from ace_jax.homotopy import Homotopic, Irreps
+from ace_jax.homotopy import Irreps
 from ace_jax.models.steerable import channel_map
+from ace_jax.relaxations import Relaxation
 
 _EPSILON = 1e-6
 _SLOPE = 0.2
@@ -109,18 +109,15 @@ class VNLinearLeakyReLU(nn.Module):
   Attributes:
     features: Channels of y.
     shared: Whether all channels have one direction.
-    relaxation: Constructor of f_1 and f_2; they see flat features and, on edges, neighbours.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which statistics are averaged.
+    relaxation: f_1 and f_2 (`FlatLinear` by default), which see flat features and, on edges,
+      neighbours; their scale; the mapped axis over which all statistics are averaged.
 
   Reference: Deng et al., ICCV 2021, Eqs. (4)-(6).
   """
 
   features: int
   shared: bool = False
-  relaxation: Callable[..., nn.Module] = FlatLinear
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(
@@ -139,7 +136,7 @@ class VNLinearLeakyReLU(nn.Module):
       return self._homotopic(y, x, neighbours, name)
 
     p = mapped(self.features, "features")
-    p = VNBatchNorm(self.axis_name, name="norm")(p, train)
+    p = VNBatchNorm(self.relaxation.axis_name, name="norm")(p, train)
     d = mapped(1 if self.shared else self.features, "directions")
     product = jnp.sum(p * d, -2, keepdims=True)
     along = product / (jnp.sum(jnp.square(d), -2, keepdims=True) + _EPSILON)
@@ -148,9 +145,7 @@ class VNLinearLeakyReLU(nn.Module):
   def _homotopic(self, y, x, neighbours, name):
     channels = x.shape[-1] * (1 if neighbours is None else 2)
     irreps = Irreps(f"{channels}x1o", f"{y.shape[-1]}x1o") if neighbours is None else None
-    layer = Homotopic(
-      self.relaxation, self.relaxation_scale, self.axis_name, irreps=irreps, name=name
-    )
+    layer = self.relaxation.layer(FlatLinear, irreps=irreps, name=name)
     flat = y.reshape(*y.shape[:-2], -1)
     return layer(flat, x.reshape(*x.shape[:-2], -1), neighbours).reshape(y.shape)
 
@@ -195,28 +190,19 @@ class VNStdFeature(nn.Module):
   .. math:: z = x^T W \\, v_2(v_1(x))
 
   Attributes:
-    relaxation: See `VNLinearLeakyReLU`, as for all others.
-    relaxation_scale: See there.
-    axis_name: See there.
+    relaxation: See `VNLinearLeakyReLU`.
 
   Reference: Deng et al., ICCV 2021, Sec. 3.5.
   """
 
-  relaxation: Callable[..., nn.Module] = FlatLinear
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "*points 3 channels"], train: bool = False
   ) -> tuple[Float[Array, "*points channels 3"], Float[Array, "*points 3 3"]]:
     """Returns (z, the frame W v_2(v_1(x)), [component, vector])."""
-    block = partial(
-      VNLinearLeakyReLU,
-      relaxation=self.relaxation,
-      relaxation_scale=self.relaxation_scale,
-      axis_name=self.axis_name,
-    )
+    block = partial(VNLinearLeakyReLU, relaxation=self.relaxation)
     channels = x.shape[-1]
     y = block(channels // 2, name="vn1")(x, train=train)
     y = block(channels // 4, name="vn2")(y, train=train)
@@ -237,9 +223,7 @@ class VNDGCNN(nn.Module):
     hidden: Widths of the perceptron.
     pooling: "max" (`VNMaxPool`) or "mean", over the neighbours.
     dropout: Rate in the perceptron.
-    relaxation: Constructor of the branches, see `VNLinearLeakyReLU`.
-    relaxation_scale: "free" or "fixed", see `Homotopic`.
-    axis_name: Mapped axis over which statistics are averaged.
+    relaxation: See `VNLinearLeakyReLU`.
 
   Reference: Deng et al., ICCV 2021, Sec. 4; Manolache et al., NeurIPS 2025.
   """
@@ -250,9 +234,7 @@ class VNDGCNN(nn.Module):
   hidden: tuple[int, ...] = (512, 256)
   pooling: str = "mean"
   dropout: float = 0.5
-  relaxation: Callable[..., nn.Module] = FlatLinear
-  relaxation_scale: str = "free"
-  axis_name: str | None = None
+  relaxation: Relaxation = Relaxation()
 
   @nn.compact
   def __call__(
@@ -271,27 +253,22 @@ class VNDGCNN(nn.Module):
       raise ValueError(f"VNDGCNN.pooling is {self.pooling!r}; it must be 'max' or 'mean'.")
     if points.shape[1] < self.k:
       raise ValueError(f"VNDGCNN: {points.shape[1]} points have no {self.k} neighbours; lower k.")
-    options = {
-      "relaxation": self.relaxation,
-      "relaxation_scale": self.relaxation_scale,
-      "axis_name": self.axis_name,
-    }
     x, parts = points[..., None], []
     for i, width in enumerate(self.widths[:-1]):
-      block = VNLinearLeakyReLU(width, name=f"conv_{i}", **options)
+      block = VNLinearLeakyReLU(width, relaxation=self.relaxation, name=f"conv_{i}")
       edges = block(x, nearest(jax.lax.stop_gradient(x), self.k), train)
       pool = VNMaxPool(name=f"pool_{i}") if self.pooling == "max" else partial(jnp.mean, axis=2)
       x = pool(edges)
       parts.append(x)
-    block = VNLinearLeakyReLU(self.widths[-1], shared=True, name="joined", **options)
+    block = VNLinearLeakyReLU(self.widths[-1], True, self.relaxation, name="joined")
     x = block(jnp.concatenate(parts, -1), train=train)
     x = jnp.concatenate([x, jnp.broadcast_to(x.mean(1, keepdims=True), x.shape)], -1)
-    invariant, _ = VNStdFeature(name="std_feature", **options)(x, train)
+    invariant, _ = VNStdFeature(self.relaxation, name="std_feature")(x, train)
     flat = invariant.reshape(*invariant.shape[:2], -1)
     h = jnp.concatenate([flat.max(1), flat.mean(1)], -1)
     for i, width in enumerate(self.hidden):
       h = relaxations.torch_dense(width, h.shape[-1], name=f"hidden_{i}")(h)
-      h = streams.batch_norm(f"norm_{i}", train, self.axis_name)(h)
+      h = streams.batch_norm(f"norm_{i}", train, self.relaxation.axis_name)(h)
       h = nn.leaky_relu(h, _SLOPE)
       h = nn.Dropout(self.dropout, deterministic=not train)(h)
     return relaxations.torch_dense(self.classes, h.shape[-1], name="logits")(h)

@@ -13,6 +13,7 @@ import ace_jax
 from ace_jax.constraints import on_error, rivals
 from ace_jax.constraints.prescribed import Swing
 from ace_jax.optimizers import dual_optimizer, primal_adam
+from ace_jax.relaxations import Relaxation
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training.parallel import DATA
 from experiments.harness import branches
@@ -82,8 +83,8 @@ def _weighted(
   return rule(symmetry=symmetry, **weight)
 
 
-def relaxation(settings: Settings) -> Callable[..., nn.Module]:
-  """Returns the constructor of the branches, of the size and start that the settings ask for."""
+def relaxation(settings: Settings) -> Relaxation:
+  """Returns how layers relax: size, start and scale of their branches, as the settings say."""
   entry, options = branches.get(settings.branch.relaxation), {}
   deviation = settings.constraint.entry.branch_deviation
   if deviation is not None:
@@ -91,7 +92,8 @@ def relaxation(settings: Settings) -> Callable[..., nn.Module]:
   if entry.size and settings.branch.size is not None:
     options |= entry.size.arguments(settings.branch.size)
   make = pkgutil.resolve_name(entry.make)
-  return functools.partial(make, **options) if options else make
+  make = functools.partial(make, **options) if options else make
+  return Relaxation(make, settings.branch.relaxation_scale, DATA)
 
 
 def optimizers(

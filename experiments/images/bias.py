@@ -9,6 +9,7 @@ import numpy as np
 
 from ace_jax import symmetry
 from ace_jax.models import cnn
+from ace_jax.relaxations import Relaxation
 from ace_jax.symmetry import actions, report
 from ace_jax.training import history
 from ace_jax.training.parallel import DATA
@@ -17,7 +18,7 @@ from experiments.images import training as images_training
 from experiments.images.settings import Flags
 
 CANVAS = images_training.CANVAS
-NETWORK = cnn.ConvNet(relaxation_scale="fixed", axis_name=DATA)
+NETWORK = cnn.ConvNet(relaxation=Relaxation(scale="fixed", axis_name=DATA))
 """Circular, with a branch that knows the position in every layer."""
 BROKEN = {"none": set(), "x": {"shift_x"}, "y": {"shift_y"}}
 """The truth: generators that the labels break."""

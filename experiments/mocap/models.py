@@ -1,7 +1,6 @@
 """The motion capture models: published inputs around each network, one call for all."""
 
 import pkgutil
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from ace_jax.models.mpnn import MPNN
 from ace_jax.models.radial_field import RadialField
 from ace_jax.models.se3_transformer import SE3Transformer
 from ace_jax.models.tfn import TFN
+from ace_jax.relaxations import Relaxation
 from ace_jax.training.parallel import DATA
 from data import mocap
 from experiments.harness import build, models
@@ -93,37 +93,32 @@ def egno(settings: Settings) -> EGNO:
   return EGNO(
     *sizes,
     centring=settings.model.centring,
-    relaxation_scale=settings.branch.relaxation_scale,
-    axis_name=DATA,
+    relaxation=Relaxation(scale=settings.branch.relaxation_scale, axis_name=DATA),
   )
-
-
-def _relaxed(settings: Settings) -> dict[str, Any]:
-  return {
-    "relaxation": build.relaxation(settings),
-    "relaxation_scale": settings.branch.relaxation_scale,
-    "axis_name": DATA,
-  }
 
 
 def egnn(settings: Settings) -> EGNN:
   """Builds the EGNN of the settings."""
-  return EGNN(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
+  return EGNN(settings.model.hidden_features, settings.model.layers, build.relaxation(settings))
 
 
 def radial_field(settings: Settings) -> RadialField:
   """Builds the radial field of the settings."""
-  return RadialField(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
+  return RadialField(
+    settings.model.hidden_features, settings.model.layers, build.relaxation(settings)
+  )
 
 
 def tfn(settings: Settings) -> TFN:
   """Builds the TFN of the settings."""
-  return TFN(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
+  return TFN(settings.model.hidden_features, settings.model.layers, build.relaxation(settings))
 
 
 def se3_transformer(settings: Settings) -> SE3Transformer:
   """Builds the SE(3)-Transformer of the settings."""
-  return SE3Transformer(settings.model.hidden_features, settings.model.layers, **_relaxed(settings))
+  return SE3Transformer(
+    settings.model.hidden_features, settings.model.layers, relaxation=build.relaxation(settings)
+  )
 
 
 def mpnn(settings: Settings) -> MPNN:

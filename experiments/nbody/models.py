@@ -12,7 +12,6 @@ from ace_jax.models import steerable
 from ace_jax.models.mpnn import MPNN
 from ace_jax.models.segnn import SEGNN
 from ace_jax.models.transformer import Transformer
-from ace_jax.training.parallel import DATA
 from experiments.harness import build
 from experiments.nbody.settings import Settings
 
@@ -159,8 +158,6 @@ def segnn(settings: Settings) -> NBodySEGNN:
     lmax_attributes=settings.model.lmax_attributes,
     norm=settings.model.norm,
     relaxation=build.relaxation(settings),
-    relaxation_scale=settings.branch.relaxation_scale,
-    axis_name=DATA,
     dropout=settings.model.dropout or 0.0,
   )
   return NBodySEGNN(network, centring=settings.model.centring)

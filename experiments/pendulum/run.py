@@ -9,6 +9,7 @@ import numpy as np
 
 import ace_jax
 from ace_jax.models.time_reversal import TimeReversalField
+from ace_jax.relaxations import Relaxation
 from ace_jax.symmetry import actions, equivariance_statistics
 from ace_jax.training.parallel import DATA
 from data import pendulum
@@ -56,7 +57,7 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, workdir: str |
 
 def model() -> TimeReversalField:
   """Builds the network; the scale of its branches is fixed, so that gammas can be compared."""
-  return TimeReversalField(relaxation_scale="fixed", axis_name=DATA)
+  return TimeReversalField(relaxation=Relaxation(scale="fixed", axis_name=DATA))
 
 
 def train(name: str, data: dict[str, Any], epochs: int, seed: int, rho: float) -> ace_jax.Fit:

@@ -10,6 +10,7 @@ from ace_jax import graphs, padding
 from ace_jax.models import steerable
 from ace_jax.models.schnet import SchNet
 from ace_jax.models.segnn import SEGNN
+from ace_jax.relaxations import Relaxation
 from ace_jax.training.parallel import DATA
 from data.qm9 import dataset as qm9
 from data.qm9.molecules import ELEMENTS
@@ -113,8 +114,7 @@ def schnet(settings: Settings) -> SchNet:
     num_layers=settings.model.layers,
     cutoff=settings.model.radius,
     centring=settings.model.centring,
-    relaxation_scale=settings.branch.relaxation_scale,
-    axis_name=DATA,
+    relaxation=Relaxation(scale=settings.branch.relaxation_scale, axis_name=DATA),
   )
 
 
@@ -129,7 +129,5 @@ def segnn(settings: Settings) -> SEGNN:
     norm=settings.model.norm,
     task="graph",
     relaxation=build.relaxation(settings),
-    relaxation_scale=settings.branch.relaxation_scale,
-    axis_name=DATA,
     dropout=settings.model.dropout or 0.0,
   )

@@ -204,7 +204,9 @@ def test_the_schedule_has_the_last_word_on_gamma_and_shrinks_the_branches():
   network = SEGNN(
     hidden_features=4,
     num_layers=1,
-    relaxation=functools.partial(relaxations.Linear, kernel_init=jax.nn.initializers.normal(1e-4)),
+    relaxation=relaxations.Relaxation(
+      functools.partial(relaxations.Linear, kernel_init=jax.nn.initializers.normal(1e-4))
+    ),
   )
   keys = jax.random.split(jax.random.key(0), 3)
   x, v, y = (jax.random.normal(k, (6, 3, 3)) for k in keys)

@@ -10,6 +10,7 @@ import pytest
 
 from ace_jax import graphs, homotopy, padding
 from ace_jax.models.schnet import SchNet
+from ace_jax.relaxations import Relaxation
 from ace_jax.symmetry import random_rotations
 
 
@@ -209,7 +210,7 @@ def test_atoms_that_do_not_exist_change_nothing(scale):
   """Predictions, gradients and statistics in training are those of the molecules themselves."""
   with jax.enable_x64(True):
     numbers, positions = molecules(jnp.float64)
-    model = model_of(SMALL, relaxation_scale=scale)
+    model = model_of(SMALL, relaxation=Relaxation(scale=scale))
     variables = variables_of(model, numbers, positions)
     held = {k: v for k, v in variables.items() if k != "batch_stats"}
 
@@ -235,7 +236,7 @@ def test_statistics_of_devices_with_different_numbers_of_atoms(scale):
   """Two devices with a molecule each have the statistics of both molecules together."""
   with jax.enable_x64(True):
     numbers, positions = molecules(jnp.float64)
-    model = model_of(SMALL, relaxation_scale=scale, axis_name="data")
+    model = model_of(SMALL, relaxation=Relaxation(scale=scale, axis_name="data"))
     variables = variables_of(model, numbers, positions)
 
     def train(numbers, positions):

@@ -13,6 +13,7 @@ import numpy as np
 import ace_jax
 from ace_jax import files, optimizers, task
 from ace_jax.models.segnn import SEGNN
+from ace_jax.relaxations import Relaxation
 from ace_jax.training import hosts, loop, parallel
 from experiments.nbody.models import NBodySEGNN
 
@@ -43,7 +44,11 @@ def main(coordinator, processes, process, replicas, folder):
   samples, place = data(80), Path(folder)
   inputs = lambda batch: (batch["positions"], batch["velocities"], batch["charges"])  # noqa: E731
   model = NBodySEGNN(
-    SEGNN(hidden_features=2, num_layers=1, relaxation_scale="fixed", axis_name=parallel.DATA)
+    SEGNN(
+      hidden_features=2,
+      num_layers=1,
+      relaxation=Relaxation(scale="fixed", axis_name=parallel.DATA),
+    )
   )
   learned = task.from_model(model, lambda y, batch: jnp.square(y - batch["targets"]), inputs)
   method = ace_jax.PrimalDual(
