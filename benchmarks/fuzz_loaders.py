@@ -289,7 +289,7 @@ def _skeleton(folder: Path, real: Path | None, trap: Path):
     (folder / "a.asf").write_bytes(content)
     _positions(folder / "a.asf", folder / "a.amc")
 
-  return mutations.broken_text(skeleton), load, (DataError,)
+  return mutations.broken_acclaim(skeleton), load, (DataError,)
 
 
 def _motion(folder: Path, real: Path | None, trap: Path):
@@ -301,7 +301,7 @@ def _motion(folder: Path, real: Path | None, trap: Path):
     (folder / "a.amc").write_bytes(content)
     _positions(folder / "a.asf", folder / "a.amc")
 
-  return mutations.broken_text(motion), load, (DataError,)
+  return mutations.broken_acclaim(motion), load, (DataError,)
 
 
 def _mocap_archive(folder: Path, real: Path | None, trap: Path):
