@@ -32,7 +32,9 @@ from ace_jax.constraints.on_gamma import (
 )
 from ace_jax.errors import AceError
 from ace_jax.homotopy import Homotopic, by_name, project, prune, strict
+from ace_jax.pretrained import load_pretrained
 from ace_jax.primal_dual import Gradients, PrimalDual, StepOutput
+from ace_jax.saving import Saved, load
 from ace_jax.state import AceState, Primal
 from ace_jax.task import Task, from_model, take
 from ace_jax.training.fitting import Fit, fit
@@ -57,6 +59,7 @@ __all__ = [
   "PublishedResilient",
   "Resilient",
   "Ridge",
+  "Saved",
   "StepOutput",
   "Task",
   "Unconstrained",
@@ -66,6 +69,8 @@ __all__ = [
   "fit",
   "from_model",
   "landscape",
+  "load",
+  "load_pretrained",
   "magnitude",
   "models",
   "optimizers",

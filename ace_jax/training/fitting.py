@@ -11,7 +11,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from ace_jax import homotopy, task
+from ace_jax import homotopy, saving, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.optimizers import dual_optimizer, primal_adam
@@ -39,6 +39,7 @@ class Fit(NamedTuple):
     method: Task and optimizers, for going on.
     state: Everything else, for going on.
     memory: The expected peak, in bytes; None if a resumed run had nothing left to do.
+    settings: How it was trained.
   """
 
   projection: dict[str, Any]
@@ -50,6 +51,21 @@ class Fit(NamedTuple):
   method: PrimalDual
   state: AceState
   memory: Peak | None
+  settings: saving.FitSettings
+
+  def save(self, path: str | Path) -> None:
+    """Writes both predictors, gamma, multipliers, history, test errors and settings into one .npz.
+
+    `ace_jax.load(path, model)` reads it. What a run needs to go on is in its workdir, not here.
+
+    Args:
+      path: The file; a leading ~ is the home folder.
+
+    Raises:
+      CheckpointError: it cannot be written.
+    """
+    kept = {name: getattr(self, name) for name in saving.Saved._fields}
+    saving.save(path, saving.Saved(**kept))
 
 
 def fit(
@@ -116,15 +132,16 @@ def fit(
     AceError: see `training.loop.train`.
   """
   init_key, run_key = jax.random.split(jax.random.key(seed))
+  constraint = Equality() if constraint is None else constraint
+  sample = task.take(train, slice(0, 2))
   if variables is None:
-    sample = task.take(train, slice(0, 2))
     variables = dict(jax.jit(model.init)(init_key, *inputs(sample)))
   method = PrimalDual(
     task.from_model(model, loss, inputs, metric),
     primal_adam(lr, gamma_lr, slack_lr, clip_norm, decay),
     dual_optimizer(dual, dual_lr),
   )
-  begin = method.init(variables, Equality() if constraint is None else constraint, run_key)
+  begin = method.init(variables, constraint, run_key)
   options = loop.Settings(**settings)
   peaks: list[Peak] = []
 
@@ -162,4 +179,21 @@ def fit(
     method=method,
     state=end,
     memory=peaks[0] if peaks else None,
+    settings=saving.FitSettings(
+      epochs=options.epochs,
+      batch_size=options.batch_size,
+      eval_every=options.eval_every,
+      patience=options.patience,
+      constraint=type(constraint).__name__,
+      constants=saving.constants(constraint),
+      lr=lr,
+      gamma_lr=lr if gamma_lr is None else gamma_lr,
+      slack_lr=lr if slack_lr is None else slack_lr,
+      dual_lr=dual_lr,
+      dual=dual,
+      clip_norm=clip_norm,
+      decays=decay is not None,
+      seed=seed,
+      inputs=saving.input_shapes(inputs(sample)),
+    ),
   )
