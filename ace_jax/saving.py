@@ -38,7 +38,7 @@ class FitSettings(NamedTuple):
     patience: Evaluations without improvement to stop after; None never stopped early.
     constraint: Name of its class.
     constants: Its constants by name.
-    lr: Adam step size of theta.
+    lr: Adam step size of theta; here and below None for a block with an optimizer of its own.
     gamma_lr: Adam step size of gamma.
     slack_lr: Adam step size of the slack.
     dual_lr: Step size of the multipliers.
@@ -56,9 +56,9 @@ class FitSettings(NamedTuple):
   patience: int | None
   constraint: str
   constants: dict[str, float]
-  lr: float
-  gamma_lr: float
-  slack_lr: float
+  lr: float | None
+  gamma_lr: float | None
+  slack_lr: float | None
   dual_lr: float
   dual: str
   clip_norm: float | None

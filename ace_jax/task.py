@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ace_jax import homotopy
+from ace_jax.errors import ConfigurationError
 
 Scalar = Float[Array, ""]
 Batch = Any
@@ -27,11 +28,17 @@ class Task:
       `params` and `gamma`); in evaluation `key` is None and model_state is returned as it came.
     loss: `loss(prediction, batch) -> [samples, ...]`; the training loss is its mean.
     metric: What validation and test errors are the mean of; None takes the loss.
+    mode: Whether the lowest ("min") or the highest ("max") mean of the metric is the best.
   """
 
   apply: Callable[[homotopy.Variables, Batch, PRNGKeyArray | None], tuple[Any, dict[str, Any]]]
   loss: Callable[[Any, Batch], Float[Array, "samples ..."]]
   metric: Callable[[Any, Batch], Float[Array, "samples ..."]] | None = None
+  mode: Literal["min", "max"] = "min"
+
+  def __post_init__(self):
+    if self.mode not in ("min", "max"):
+      raise ConfigurationError(f"mode is {self.mode!r}; it must be 'min' or 'max'.")
 
   def predict(self, variables: homotopy.Variables, batch: Batch) -> Any:
     """Returns the prediction in evaluation: the relaxed one, or without `gamma` the projection's.
@@ -66,6 +73,7 @@ def from_model(
   loss: Callable[[Any, Batch], Array],
   inputs: Callable[[Batch], tuple[Any, ...]] = first,
   metric: Callable[[Any, Batch], Array] | None = None,
+  mode: Literal["min", "max"] = "min",
 ) -> Task:
   """Makes a task of a Linen model.
 
@@ -75,6 +83,7 @@ def from_model(
     loss: `loss(prediction, batch) -> [samples, ...]`.
     inputs: Positional arguments of the model; by default the first entry of a batch (x, y).
     metric: What to report; the loss by default.
+    mode: Whether a low ("min") or a high ("max") metric is a good one.
 
   Returns:
     The task. Dropout draws from the `dropout` stream.
@@ -91,7 +100,7 @@ def from_model(
     )
     return prediction, {**model_state, **updated}
 
-  return Task(apply, loss, metric)
+  return Task(apply, loss, metric, mode)
 
 
 def take(data: Batch, index: Any) -> Batch:
