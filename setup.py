@@ -34,6 +34,7 @@ setup(
   ],
   extras_require={
     "dev": [
+      "equinox>=0.13",
       "hypothesis>=6.100",
       "ipykernel>=6.29",
       "nbmake>=1.5",
@@ -46,6 +47,7 @@ setup(
       "scikit-learn>=1.5",
       "scipy>=1.13",
     ],
+    "equinox": ["equinox>=0.13"],
     "experiments": ["matplotlib>=3.9", "platformdirs>=4.0"],
     "images": ["scikit-learn>=1.5"],
     "modelnet": ["h5py>=3.10"],

@@ -32,7 +32,7 @@ def save_parameters(path: Path, variables: homotopy.Variables) -> None:
 
 def save_variables(path: Path, variables: homotopy.Variables) -> None:
   """Writes all variables, those of branches and gamma too, in the form of `save_parameters`."""
-  leaves = traverse_util.flatten_dict(variables, sep="/")
+  leaves = traverse_util.flatten_dict(homotopy.unbox(variables), sep="/")
   flat: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
   files.write_binary(path, lambda file: np.savez_compressed(file, **flat))
 

@@ -1,18 +1,18 @@
 """`fit`: the whole method in one call, for a model and data of one's own."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh
 
-from ace_jax import homotopy, task
+from ace_jax import checking, homotopy, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
+from ace_jax.model import as_model
 from ace_jax.optimizers import dual_optimizer, primal_adam
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState
@@ -51,7 +51,7 @@ class Fit(NamedTuple):
 
 
 def fit(
-  model: nn.Module,
+  model: Any,
   loss: Callable[[Any, Batch], jax.Array],
   train: Batch,
   valid: Batch,
@@ -60,6 +60,7 @@ def fit(
   constraint: Constraint | None = None,
   inputs: Callable[[Batch], tuple[Any, ...]] = task.first,
   metric: Callable[[Any, Batch], jax.Array] | None = None,
+  rngs: Sequence[str] = ("dropout",),
   variables: homotopy.Variables | None = None,
   lr: float = 1e-3,
   gamma_lr: float | None = None,
@@ -75,17 +76,24 @@ def fit(
   progress: Callable[[int, int], Logger] | None = ProgressBar,
   **settings: Any,
 ) -> Fit:
-  """Trains any Linen model that contains `Homotopic` layers under a constraint on their gammas.
+  """Trains a model that contains `Homotopic` layers under a constraint on their gammas.
+
+  Before anything is compiled for training, `ace_jax.check` tries model and loss on two samples.
 
   Args:
-    model: The model; called as `model(*inputs(batch))`, with `train=` if its `__call__` takes it.
+    model: A Linen module, an instance of an NNX or Equinox module (which starts from the weights
+      that it has, whatever the seed), or `ace_jax.Model(init, apply)`. Called on
+      `inputs(batch)`; a Linen or NNX module with `train`, `training` or `deterministic` too if its
+      `__call__` takes it, and an Equinox module on one sample at a time.
     loss: `loss(prediction, batch) -> [samples, ...]`, for each sample; its mean is minimised.
     train: Training samples: a pytree of arrays with one leading axis, such as (x, y).
     valid: Validation samples.
     test: Test samples.
     constraint: From `ace_jax.constraints`; `Equality()` by default.
-    inputs: Positional arguments of the model, from a batch; x of (x, y) by default.
+    inputs: Positional arguments of the model, from a batch; x of (x, y) by default. What is no
+      array, such as a `Topology`, is static.
     metric: What to report and select by; the loss by default.
+    rngs: Names of a Linen module's streams of random numbers in training.
     variables: Initial variables; by default `model.init`. `strict(model.init)(key, x)` trains
       the plain equivariant model.
     lr: Adam step size of theta.
@@ -109,18 +117,24 @@ def fit(
     Both predictors, what gamma and multipliers came to, and the history.
 
   Raises:
+    ConfigurationError: model, loss or constraint do not fit together (`ace_jax.check`).
     AceError: see `training.loop.train`.
   """
   init_key, run_key = jax.random.split(jax.random.key(seed))
+  model = as_model(model, rngs)
+  constraint = Equality() if constraint is None else constraint
+  sample = task.take(train, slice(0, 2))
+  strict = variables is not None and not variables.get(homotopy.GAMMA)
   if variables is None:
-    sample = task.take(train, slice(0, 2))
-    variables = dict(jax.jit(model.init)(init_key, *inputs(sample)))
+    variables = dict(jax.jit(lambda key, batch: model.init(key, *inputs(batch)))(init_key, sample))
+  variables = homotopy.unbox(variables)
   method = PrimalDual(
     task.from_model(model, loss, inputs, metric),
     primal_adam(lr, gamma_lr, slack_lr, clip_norm, decay),
     dual_optimizer(dual, dual_lr),
   )
-  begin = method.init(variables, Equality() if constraint is None else constraint, run_key)
+  checking.require(method.task, variables, sample, constraint, strict=strict)
+  begin = method.init(variables, constraint, run_key)
   options = loop.Settings(**settings)
   peaks: list[Peak] = []
 
