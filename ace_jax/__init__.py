@@ -1,9 +1,9 @@
 """Learning (approximately) equivariant networks by constrained optimization.
 
-What is named here is public: the names below, and those of the namespaces `constraints`, `export`,
-`equinox`, `landscape`, `models`, `nnx`, `optimizers`, `plots`, `relaxations`, `symmetry` and `training`. Those of
-`models`, `plots`, `nnx` and `equinox`, some of which need further packages, are imported when they
-are first asked for.
+What is named here is public: the names below, and those of the namespaces `constraints`,
+`equinox`, `export`, `landscape`, `models`, `nnx`, `optimizers`, `plots`, `relaxations`, `symmetry`
+and `training`. Those of `equinox`, `models`, `nnx` and `plots`, most of which need further
+packages, are imported when they are first asked for.
 
 Source: Manolache, Chamon, Niepert, "Learning (Approximately) Equivariant Networks via Constrained
 Optimization", NeurIPS 2025, arXiv:2505.13631.
