@@ -220,20 +220,21 @@ class Homotopic(nn.Module):
   def _mean_square(
     self, f_neq: Float[Array, "... features"], where: Bool[Array, "..."] | None
   ) -> Float[Array, ""]:
+    assert self.scope is not None
+    moves = self.is_mutable_collection("batch_stats")
+    if moves and tracers.current_trace() != self.scope.trace_level:
+      raise ConfigurationError(
+        f"{'/'.join(self.path)}: its running scale cannot be kept through a jax.grad, jax.vmap or "
+        "the like within the model; use nn.vjp, nn.value_and_grad or nn.vmap, or scale='free'."
+      )
     squares = absolute_squares(f_neq)
 
     def mean_over(axis_name):
       return padding.mean(squares, where=where, axis_name=axis_name)
 
     running = self.variable("batch_stats", _MEAN_SQUARE, lambda: mean_over(None))
-    if self.is_initializing() or not self.is_mutable_collection("batch_stats"):
+    if self.is_initializing() or not moves:
       return running.value
-    assert self.scope is not None
-    if tracers.current_trace() != self.scope.trace_level:
-      raise ConfigurationError(
-        f"{'/'.join(self.path)}: its running scale cannot be kept through a jax.grad, jax.vmap or "
-        "the like within the model; use nn.vjp, nn.value_and_grad or nn.vmap, or scale='free'."
-      )
     mean_square = mean_over(self.axis_name)
     decayed = self.momentum * running.value + (1 - self.momentum) * mean_square
     running.value = jax.lax.stop_gradient(decayed)

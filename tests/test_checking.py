@@ -39,7 +39,9 @@ class Recreating(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    gamma = self.variable("gamma", "gamma", lambda: jnp.ones(())).value
+    if self.is_initializing():
+      self.variable("gamma", "gamma", lambda: jnp.ones(()))
+    gamma = self.get_variable("gamma", "gamma", jnp.ones(()))
     return nn.Dense(1)(x) + gamma * nn.Dense(1, name="relaxation")(x)
 
 
@@ -83,11 +85,11 @@ class Scanned(nn.Module):
   def __call__(self, x):
     axes = {"params": 0, **dict.fromkeys(self.axes, 0)}
     scan = nn.scan(Body, variable_axes=axes, split_rngs={"params": True}, length=4)
-    return nn.Dense(1)(scan(name="body")(x, None)[0])
+    return nn.Dense(1)(scan(name="body")(nn.Dense(3)(x), None)[0])
 
 
 def test_a_scan_without_gamma_is_refused():
-  with pytest.raises(ConfigurationError, match="body/layer has no gamma.*variable_axes"):
+  with pytest.raises(ConfigurationError, match=r"body/layer has no gamma.*variable_axes"):
     fit(Scanned(()))
 
 
@@ -151,7 +153,7 @@ def rotations():
   so3 = ace_jax.symmetry.groups.so3()
 
   def act(rotation, x):
-    return jnp.einsum("ij,...jc->...ic", rotation, x)
+    return jnp.einsum("ij,...jc->...ic", rotation.matrix, x)
 
   return ace_jax.symmetry.Symmetry(
     so3, lambda g, batch: (act(g, batch[0]), batch[1]), lambda g, y, batch: act(g, y)

@@ -137,6 +137,6 @@ def test_equinox():
   "model", [NnxNet(nnx.Rngs(0)), eqx.nn.MLP(4, 2, 4, 1, key=KEY), nn.Dense(2)]
 )
 def test_nothing_chosen_is_refused(model):
-  with pytest.raises(ConfigurationError, match="chooses no submodule|no Homotopic"):
+  with pytest.raises(ConfigurationError, match=r"chooses no submodule|no Homotopic"):
     relaxed = ace_jax.relax(model, lambda module: False, MLP)
     ace_jax.fit(relaxed, loss, (X, Y), (X, Y), epochs=1, batch_size=8, progress=None)
