@@ -174,8 +174,8 @@ class Potential(nn.Module):
 
     if not self.lifted:
       return -jax.value_and_grad(lambda x: energy(self, x))(x)[1]
-    _, pull = nn.vjp(energy, self, x)
-    return -pull(jnp.ones(()))[-1]
+    value, pull = nn.vjp(energy, self, x)
+    return -pull(jnp.ones_like(value))[-1]
 
 
 def test_gradients_within_a_model():
