@@ -43,8 +43,8 @@ class Homotopic(nnx.Module):
     initial_gamma: float = 1.0,
     axes: int = 1,
   ):
-    self.relaxation = branch
-    self.gamma = nnx.data(Gamma(jnp.full(gamma_shape, initial_gamma, jnp.float32)))
+    self.relaxation: Any = branch
+    self.gamma: Any = nnx.data(Gamma(jnp.full(gamma_shape, initial_gamma, jnp.float32)))
     self.axes = axes
     self.name = ""
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from ace_jax.errors import ConfigurationError
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]
+"""Attributes (str), indices (int) and keys from the root of a module."""
 
 
 def linen_path(path: Path, wrappers: frozenset[Path] = frozenset()) -> tuple[str, ...]:
