@@ -209,7 +209,9 @@ def as_model(module: Any) -> Model:
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
     arrays = run(values, inputs, None)[1]
-    return {name: LayerCall(name, *three, None) for name, three in arrays.items()}
+    return {
+      name: LayerCall(name, y_eq, f_neq, y, None) for name, (y_eq, f_neq, y) in arrays.items()
+    }
 
   return Model(init, apply, calls)
 
@@ -221,7 +223,7 @@ def _named_leaves(module: Any) -> list[tuple[str | None, tuple[str, ...], Any]]:
   found = []
   for keys, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
     path = _entries(keys)
-    trained = eqx.is_inexact_array(leaf) or isinstance(leaf, jax.core.Tracer)
+    trained = eqx.is_inexact_array(leaf)
     collection = "params" if trained else None
     if path[-1:] == (GAMMA,) and path[:-1] in gammas:
       collection = GAMMA

@@ -371,7 +371,7 @@ def per_channel(init: Callable[..., Any]) -> Callable[..., Any]:
           f"{_name(path)}: the width of this layer is not known; call per_channel(model.init) "
           "outside of jax.jit."
         )
-      if call.gamma.ndim:
+      if jnp.ndim(call.gamma):
         return leaf
       # Layers of an nn.scan have a leading axis here, which their calls have not.
       return jnp.broadcast_to(leaf[..., None], (*leaf.shape, call.y.shape[-1]))

@@ -68,7 +68,7 @@ def as_model(model: Any, rngs: Sequence[str] = ("dropout",)) -> Model:
   )
 
 
-def mode_keywords(call: Callable[..., Any], training: bool) -> dict[str, bool]:
+def mode_keywords(call: Callable[..., Any], training: bool) -> dict[str, Any]:
   """Returns the keywords by which a model is told whether it trains, of those that it takes.
 
   Args:
