@@ -227,24 +227,28 @@ class Homotopic(nn.Module):
         f"{'/'.join(self.path)}: its running scale cannot be kept through a jax.grad, jax.vmap or "
         "the like within the model; use nn.vjp, nn.value_and_grad or nn.vmap, or scale='free'."
       )
-    squares = absolute_squares(f_neq)
-
-    def mean_over(axis_name):
-      return padding.mean(squares, where=where, axis_name=axis_name)
-
-    running = self.variable("batch_stats", _MEAN_SQUARE, lambda: mean_over(None))
+    running = self.variable("batch_stats", _MEAN_SQUARE, lambda: mean_square(f_neq, where))
     if self.is_initializing() or not moves:
       return running.value
-    mean_square = mean_over(self.axis_name)
-    decayed = self.momentum * running.value + (1 - self.momentum) * mean_square
+    current = mean_square(f_neq, where, self.axis_name)
+    decayed = self.momentum * running.value + (1 - self.momentum) * current
     running.value = jax.lax.stop_gradient(decayed)
-    return mean_square
+    return current
 
 
-def absolute_squares(x: Array) -> Float[Array, "..."]:
-  """Returns abs(x)^2, in float32 at least."""
+def mean_square(
+  x: Array, where: Bool[Array, "..."] | None = None, axis_name: str | None = None
+) -> Float[Array, ""]:
+  """Returns the mean of abs(x)^2 over the entries that count and over devices, in float32 at least.
+
+  Args:
+    x: Features of a branch.
+    where: Which entries count, broadcast against x; all by default.
+    axis_name: Mapped axis of the devices that share the entries.
+  """
   size = jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
-  return size.astype(jnp.promote_types(size.dtype, jnp.float32))
+  size = size.astype(jnp.promote_types(size.dtype, jnp.float32))
+  return padding.mean(size, where=where, axis_name=axis_name)
 
 
 def _flat(x: Any) -> Float[Array, "... features"]:
@@ -362,16 +366,16 @@ def per_channel(init: Callable[..., Any]) -> Callable[..., Any]:
     # The calls say how many channels each layer returns.
     with layer_calls() as calls:
       variables = dict(init(*args, **kwargs))
-    layers = {call.name: call for call in calls if call.gamma is not None}
+    layers = {call.name: call for call in calls}
 
     def widen(path, leaf):
       call = layers.get("" if len(path) == 1 else _name(path))
-      if call is None:
+      if call is None or call.gamma is None:
         raise ConfigurationError(
           f"{_name(path)}: the width of this layer is not known; call per_channel(model.init) "
           "outside of jax.jit."
         )
-      if jnp.ndim(call.gamma):
+      if call.gamma.ndim:
         return leaf
       # Layers of an nn.scan have a leading axis here, which their calls have not.
       return jnp.broadcast_to(leaf[..., None], (*leaf.shape, call.y.shape[-1]))
