@@ -44,7 +44,7 @@ def save_parameters(path: str | Path, variables: homotopy.Variables) -> None:
 
 def save_variables(path: str | Path, variables: homotopy.Variables) -> None:
   """Writes all variables, those of branches and gamma too, in the form of `save_parameters`."""
-  archives.write(path, archives.flatten(variables), {})
+  archives.write(path, archives.flatten(homotopy.unbox(variables)), {})
 
 
 def load_parameters(path: str | Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import optax
 from ace_jax.errors import ConfigurationError, first_line
 from ace_jax.state import Primal
 
-__all__ = ["dual_optimizer", "nu_pi", "primal_adam", "primal_optimizer"]
+__all__ = ["dual_optimizer", "in_real_float32", "nu_pi", "primal_adam", "primal_optimizer"]
 
 
 class NuPIState(NamedTuple):
@@ -216,4 +216,37 @@ def _clipped_and_decayed(
   if clip_norm is not None:
     clip = optax.masked(optax.clip_by_global_norm(clip_norm), Primal(True, True, False))
     move = optax.chain(clip, move)
-  return move if decay is None else optax.chain(move, optax.scale_by_schedule(decay))
+  if decay is not None:
+    move = optax.chain(move, optax.scale_by_schedule(decay))
+  return in_real_float32(move)
+
+
+def in_real_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Runs a transformation on real numbers of 32 bits at least; moments and step sizes too.
+
+  In bfloat16 Adam's b2 = 0.999 is 1, in float16 its eps = 1e-8 is 0: both end in NaN. A complex
+  leaf is moved as its real and imaginary parts, along the conjugate of what `jax.grad` returns.
+  All other leaves pass as they are. Parameters keep their dtype, in which a small step can be lost.
+  """
+
+  def real(leaf, conjugate=False):
+    if jnp.iscomplexobj(leaf):
+      return jnp.stack([leaf.real, -leaf.imag if conjugate else leaf.imag])
+    return leaf.astype(jnp.float32) if leaf.dtype in (jnp.bfloat16, jnp.float16) else leaf
+
+  inner = optax.with_extra_args_support(inner)
+
+  def init(params):
+    return inner.init(jax.tree.map(real, params))
+
+  def update(gradients, state, params=None, **extra):
+    descent = jax.tree.map(lambda g: real(g, conjugate=True), gradients)
+    here = None if params is None else jax.tree.map(real, params)
+    moved, state = inner.update(descent, state, here, **extra)
+
+    def back(update, gradient):
+      return update[0] + 1j * update[1] if jnp.iscomplexobj(gradient) else update
+
+    return jax.tree.map(back, moved, gradients), state
+
+  return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]

@@ -219,7 +219,7 @@ def _mean(tree: Any, axis_name: str | None) -> Any:
     return tree
 
   def mean(x):
-    floating = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    floating = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
     return jax.lax.pmean(x, axis_name) if floating else jax.lax.pmax(x, axis_name)
 
   return jax.tree.map(mean, tree)

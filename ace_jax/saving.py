@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ from jaxtyping import Array
 
 from ace_jax import archives, files, homotopy
 from ace_jax.errors import CheckpointError, first_line
+from ace_jax.model import as_model
 
 _FORMAT = 1
 _ABOUT = "about"  # JSON: format, history, test errors, settings
@@ -142,13 +142,13 @@ def save(path: str | Path, saved: Saved) -> None:
     )
 
 
-def load(path: str | Path, model: nn.Module) -> Saved:
+def load(path: str | Path, model: Any) -> Saved:
   """Reads what `Fit.save` wrote; every number is bit for bit the one that was saved.
 
   Args:
     path: The file; a leading ~ is the home folder.
-    model: The model that was trained. Its parameters are compared with the file's by name and
-      shape, unless one of its inputs was no array.
+    model: The model that was trained, of any kind that `fit` takes. Its parameters are compared with
+      the file's by name and shape, unless one of its inputs was no array.
 
   Raises:
     CheckpointError: the file is missing, damaged, something else, or of another model.
@@ -187,13 +187,13 @@ def _below(arrays: dict[str, Any], name: str) -> dict[str, Array]:
   }
 
 
-def _check_model(path: Path, saved: Saved, model: nn.Module) -> None:
+def _check_model(path: Path, saved: Saved, model: Any) -> None:
   if saved.settings.inputs is None:
     return
   inputs = [jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for shape, dtype in saved.settings.inputs]
   remedy = "give the model that was trained"
   try:
-    expected = dict(jax.eval_shape(model.init, jax.random.key(0), *inputs))
+    expected = dict(jax.eval_shape(as_model(model).init, jax.random.key(0), *inputs))
   except (TypeError, ValueError) as error:
     raise CheckpointError(
       f"{path}: the model cannot take its inputs ({first_line(error)}); {remedy}."

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import ace_jax
 from ace_jax import export, saving
 from ace_jax.errors import CheckpointError, ConfigurationError
+from ace_jax.model import as_model
 
 X = jax.random.normal(jax.random.key(0), (24, 3))
 
@@ -89,6 +91,37 @@ def test_a_file_of_another_model_is_refused(tmp_path, trained):
     with pytest.raises(CheckpointError, match=says) as error:
       ace_jax.load(tmp_path / "a.npz", model)
     assert "\n" not in str(error.value) and "give the model that was trained" in str(error.value)
+
+
+class NnxRadial(nnx.Module):
+  def __init__(self, width):
+    rngs = nnx.Rngs(3)
+    self.hidden = [nnx.Linear(1, width, rngs=rngs), nnx.Linear(width, 1, rngs=rngs)]
+    self.layer = ace_jax.nnx.Homotopic(nnx.Linear(3, 1, rngs=rngs))
+
+  def __call__(self, x):
+    h = self.hidden[0](jnp.linalg.norm(x, axis=-1, keepdims=True))
+    return self.layer(self.hidden[1](h), x)
+
+
+def test_models_of_nnx(tmp_path, trained):
+  model = NnxRadial(4)
+  variables = as_model(model).init(jax.random.key(0), X[:2])
+  saved = saving.Saved(
+    projection=ace_jax.project(variables),
+    relaxed=variables,
+    gamma=ace_jax.by_name(variables["gamma"]),
+    multipliers={},
+    history=[],
+    test={},
+    settings=trained.settings,
+  )
+  saving.save(tmp_path / "a.npz", saved)
+  loaded = ace_jax.load(tmp_path / "a.npz", model)
+  assert_same(loaded.relaxed, variables)
+  assert loaded.gamma.keys() == {"layer"}
+  with pytest.raises(CheckpointError, match=r"has shape \[.*4.*\] where the model has"):
+    ace_jax.load(tmp_path / "a.npz", NnxRadial(5))
 
 
 def _about(path, change):

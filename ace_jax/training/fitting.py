@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
-import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh
 
-from ace_jax import homotopy, saving, task
+from ace_jax import checking, homotopy, saving, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import ConfigurationError
+from ace_jax.model import as_model
 from ace_jax.optimizers import check_moves, dual_optimizer, primal_adam, primal_optimizer
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState, Primal
@@ -81,7 +81,7 @@ def fit(*arguments: Any, seeds: Sequence[int], **keywords: Any) -> list[Fit]: ..
 
 
 def fit(
-  model: nn.Module,
+  model: Any,
   loss: Callable[[Any, Batch], jax.Array],
   train: Batch,
   valid: Batch,
@@ -90,6 +90,7 @@ def fit(
   constraint: Constraint | None = None,
   inputs: Callable[[Batch], tuple[Any, ...]] = task.first,
   metric: Callable[[Any, Batch], jax.Array] | None = None,
+  rngs: Sequence[str] = ("dropout",),
   mode: Literal["min", "max"] = "min",
   variables: homotopy.Variables | None = None,
   optimizer: optax.GradientTransformation
@@ -111,17 +112,24 @@ def fit(
   callbacks: Sequence[Logger | Callable[[Record], Any]] = (),
   **settings: Any,
 ) -> Fit | list[Fit]:
-  """Trains any Linen model that contains `Homotopic` layers under a constraint on their gammas.
+  """Trains a model that contains `Homotopic` layers under a constraint on their gammas.
+
+  Before anything is compiled for training, `ace_jax.check` tries model and loss on two samples.
 
   Args:
-    model: The model; called as `model(*inputs(batch))`, with `train=` if its `__call__` takes it.
+    model: A Linen module, an instance of an NNX or Equinox module (which starts from the weights
+      that it has, whatever the seed), or `ace_jax.Model(init, apply)`. Called on
+      `inputs(batch)`; a Linen or NNX module with `train`, `training` or `deterministic` too if its
+      `__call__` takes it, and an Equinox module on one sample at a time.
     loss: `loss(prediction, batch) -> [samples, ...]`, for each sample; its mean is minimised.
     train: Training samples: a pytree of arrays with one leading axis, such as (x, y).
     valid: Validation samples.
     test: Test samples.
     constraint: From `ace_jax.constraints`; `Equality()` by default.
-    inputs: Positional arguments of the model, from a batch; x of (x, y) by default.
+    inputs: Positional arguments of the model, from a batch; x of (x, y) by default. What is no
+      array, such as a `Topology`, is static.
     metric: What to report and select by; the loss by default.
+    rngs: Names of a Linen module's streams of random numbers in training.
     variables: Initial variables; by default `model.init`. `strict(model.init)(key, x)` trains
       the plain equivariant model.
     mode: Whether the lowest ("min") or the highest ("max") metric selects a predictor.
@@ -154,8 +162,9 @@ def fit(
     Both predictors, what gamma and multipliers came to, and the history; of `seeds` a list.
 
   Raises:
-    ConfigurationError: a keyword is unknown (named with the nearest known one), arguments
-      contradict each other, or another process uses `workdir`.
+    ConfigurationError: a keyword is unknown (named with the nearest known one); arguments
+      contradict each other; model, loss or constraint do not fit together (`ace_jax.check`); or
+      another process uses `workdir`.
     AceError: see `training.loop.train`.
   """
   options = _options(settings)
@@ -168,18 +177,23 @@ def fit(
     primal = primal_adam(lr, gamma_lr, slack_lr, clip_norm, decay)
   else:
     primal = primal_optimizer(optimizer, lr, gamma_lr, slack_lr, clip_norm, decay)
+  model = as_model(model, rngs)
   constraint = Equality() if constraint is None else constraint
   sample = task.take(train, slice(0, 2))
-  init, states = jax.jit(model.init), []
+  strict = variables is not None and not variables.get(homotopy.GAMMA)
+  init, states = jax.jit(lambda key, batch: model.init(key, *inputs(batch))), []
   method = PrimalDual(
-    task.from_model(model, loss, inputs, metric, mode),
+    task.from_model(model, loss, inputs, metric, rngs, mode),
     primal,
     dual_optimizer(dual, dual_lr),
   )
   for number in runs.values():
     init_key, run_key = jax.random.split(jax.random.key(number))
-    start = dict(init(init_key, *inputs(sample))) if variables is None else variables
-    if optimizer is not None and not states:
+    start = dict(init(init_key, sample)) if variables is None else variables
+    start = homotopy.unbox(start)
+    if not states:
+      checking.require(method.task, start, sample, constraint, strict=strict)
+    if not states and optimizer is not None:
       theta, gamma, _ = homotopy.split(start)
       check_moves(primal, Primal(theta, gamma, constraint.init_slack(gamma)))
     states.append(method.init(start, constraint, run_key))
