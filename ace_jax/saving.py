@@ -147,8 +147,8 @@ def load(path: str | Path, model: Any) -> Saved:
 
   Args:
     path: The file; a leading ~ is the home folder.
-    model: The model that was trained, of any kind that `fit` takes. Its parameters are compared with
-      the file's by name and shape, unless one of its inputs was no array.
+    model: The trained model, of any kind that `fit` takes. Its parameters are compared with the
+      file's by name and shape, unless one of its inputs was no array.
 
   Raises:
     CheckpointError: the file is missing, damaged, something else, or of another model.
