@@ -21,8 +21,8 @@ def test_the_example_of_the_readme_runs_in_under_30_lines():
   assert len(example.splitlines()) < 30
   scope = {}
   exec(compile(example, "README.md", "exec"), scope)
-  found = scope["found"]
-  assert found.test["relaxed"] < found.test["projection"]
+  fit = scope["fit"]
+  assert fit.test["relaxed"] < fit.test["projection"]
 
 
 def code_of(path):
@@ -50,9 +50,9 @@ def named(code):
   "path", [README, *sorted(ROOT.glob("notebooks/*.ipynb"))], ids=lambda p: p.stem
 )
 def test_readme_and_notebooks_name_public_things_alone(path):
-  found = {*named(code_of(path))}
-  assert len(found) > 3
-  for namespace, name in found:
+  names = {*named(code_of(path))}
+  assert len(names) > 3
+  for namespace, name in names:
     module = importlib.import_module(namespace)
     assert name in module.__all__, f"{namespace}.{name}"
 
