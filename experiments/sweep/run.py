@@ -194,6 +194,8 @@ def _search(
 
   folder = folder.absolute()
   url = storage or f"sqlite:///{folder / 'optuna.db'}"
+  if url.startswith("sqlite:///~"):
+    url = f"sqlite:///{files.expanded(url.removeprefix('sqlite:///'))}"
   study = sweep_search.open_study(url, folder.name, sweep)
   tasks: list[Task] = []
 
