@@ -175,17 +175,17 @@ def _matching(folder: Path, pattern: str) -> dict[str, Path]:
   Raises:
     DataError: two files are of one group.
   """
-  found: dict[str, Path] = {}
+  by_group: dict[str, Path] = {}
   for path in sorted(folder.glob("*")):
     match = re.fullmatch(pattern, path.name, re.IGNORECASE)
     if match:
       group = "".join(match.groups())
-      if group in found:
+      if group in by_group:
         raise DataError(
-          f"{folder}: {found[group].name} and {path.name} are of one trial; leave one."
+          f"{folder}: {by_group[group].name} and {path.name} are of one trial; leave one."
         )
-      found[group] = path
-  return found
+      by_group[group] = path
+  return by_group
 
 
 def _from_prepared(subject: str, data_dir: str | Path | None):
