@@ -79,10 +79,10 @@ def run(name: str, results: Path, timeout: int) -> tuple[str, str]:
   lines = done.stdout.strip().splitlines()
   if done.returncode or not lines:
     return "", (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-  found = json.loads(lines[-1])
-  folder = machine.folder(found["machine"])
+  report = json.loads(lines[-1])
+  folder = machine.folder(report["machine"])
   (results / folder).mkdir(parents=True, exist_ok=True)
-  files.write_json(results / folder / f"{name}.json", {**found, "command": " ".join(command)})
+  files.write_json(results / folder / f"{name}.json", {**report, "command": " ".join(command)})
   return folder, ""
 
 

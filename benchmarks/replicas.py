@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
   before = machine.product_ms()
   times = steps.interleave(programs, FLAGS.rounds)
   product, median = (before + machine.product_ms()) / 2, statistics.median(times["all"])
-  found = steps.ratio(times["all"], times["one"])
+  estimate = steps.ratio(times["all"], times["one"])
   report = {
     "benchmark": "replicas",
     "model": FLAGS.model,
@@ -49,8 +49,8 @@ def main(argv: list[str]) -> None:
     "devices": jax.device_count(),
     "median_ms": round(median, 2),
     "one_ms": round(statistics.median(times["one"]), 2),
-    "ratio": round(found["ratio"], 3),
-    "ratio_error": round(found["error"], 3),
+    "ratio": round(estimate["ratio"], 3),
+    "ratio_error": round(estimate["error"], 3),
     "product_ms": round(product, 2),
     "products": round(median / product, 3),
     **machine.floor(FLAGS.replicas * programs["one"].gflop, median, product),

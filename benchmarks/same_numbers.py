@@ -116,12 +116,12 @@ def main(argv: list[str]) -> None:
   compared = 0
   try:
     commit = compare.resolve(compare.ROOT, argv[1])
-    with tempfile.TemporaryDirectory() as place:
-      old = Path(place) / "old"
+    with tempfile.TemporaryDirectory() as temporary:
+      old = Path(temporary) / "old"
       old.mkdir()
       compare.unpack(compare.ROOT, commit, old)
       for name in names:
-        folders = [Path(place) / side / name for side in ("before", "now")]
+        folders = [Path(temporary) / side / name for side in ("before", "now")]
         for tree, folder in zip((old, compare.ROOT), folders, strict=True):
           run(tree, RUNS[name], folder)
         before, now = map(numbers, folders)

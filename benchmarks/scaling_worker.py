@@ -129,9 +129,9 @@ def main(argv: list[str]) -> None:
   del argv
   size = Size(**json.loads(FLAGS.size))
   jax.config.update("jax_num_cpu_devices", min(size.replicas, app.cores()))
-  found = measure(size, FLAGS.seconds)
-  found |= {"product_ms": machine.product_ms(), "machine": machine.describe()}
-  print(json.dumps({"size": dataclasses.asdict(size), **found}))
+  record = measure(size, FLAGS.seconds)
+  record |= {"product_ms": machine.product_ms(), "machine": machine.describe()}
+  print(json.dumps({"size": dataclasses.asdict(size), **record}))
 
 
 if __name__ == "__main__":

@@ -133,6 +133,6 @@ def check_finite(path: Path, name: str, array: np.ndarray) -> None:
   with np.errstate(over="ignore", invalid="ignore"):
     bad = ~np.isfinite(array.astype(np.float32))
   if bad.any():
-    place = np.argwhere(bad)[0].tolist()
-    which = f"entry {place[0]} of {name}" if place else f"{name}, which is one number"
-    raise DataError(f"{path}: {name}{place or ''} is not finite; remove {which}.")
+    index = np.argwhere(bad)[0].tolist()
+    which = f"entry {index[0]} of {name}" if index else f"{name}, which is one number"
+    raise DataError(f"{path}: {name}{index or ''} is not finite; remove {which}.")

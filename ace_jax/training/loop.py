@@ -302,8 +302,8 @@ def test_errors_of_sets(
   selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
   result = {}
   for label, test in sets.items():
-    found = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
-    result[label] = [{name: float(v[i]) for name, v in found.items()} for i in range(count)]
+    values = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
+    result[label] = [{name: float(v[i]) for name, v in values.items()} for i in range(count)]
   return result
 
 
@@ -342,10 +342,10 @@ def _begin_after(folder: Path, files: list[Path], resume: bool) -> int:
 
 
 def _not_finite(outputs: StepOutput, epoch: int) -> str:
-  found = history.first_non_finite(outputs)
-  if found is None:
+  first = history.first_non_finite(outputs)
+  if first is None:
     return ""
-  step, quantity = found
+  step, quantity = first
   steps = len(outputs.loss)
   return f"the {quantity} is not finite in epoch {epoch}, step {step + 1} of {steps}"
 

@@ -138,7 +138,7 @@ def _line(row: Row, results: list[dict[str, Any]]) -> list[str]:
 def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
   if row.predictor is None:
     return ""
-  found = [
+  runs = [
     result
     for result in results
     if result["experiment"] == "mocap"
@@ -149,15 +149,15 @@ def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
     and row.predictor in result["predictors"]
     and row.wanted(result["settings"])
   ]
-  if not found:
+  if not runs:
     return _NOT_RUN
   note = ""
   if row.choose:
-    chosen = _chosen(found, row.choose, row.predictor)
-    found = [result for result in found if result["settings"][row.choose] == chosen]
+    chosen = _chosen(runs, row.choose, row.predictor)
+    runs = [result for result in runs if result["settings"][row.choose] == chosen]
     note = f", {row.choose}={chosen:g}"
-  errors = [100 * result["predictors"][row.predictor]["test_mse"] for result in found]
-  epochs = sorted({result["epochs"] for result in found})
+  errors = [100 * result["predictors"][row.predictor]["test_mse"] for result in runs]
+  epochs = sorted({result["epochs"] for result in runs})
   spread = f" +- {statistics.stdev(errors):.1f}" if len(errors) > 1 else ""
   length = "-".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
   seeds = f"{len(errors)} seed{'s' if len(errors) > 1 else ''}"

@@ -42,8 +42,8 @@ class Line(NamedTuple):
 
   def values(self, name: str) -> list[float]:
     """Returns a number of the predictor, of every seed that has it."""
-    found = [result["predictors"][self.predictor].get(name) for result in self.results]
-    return [value for value in found if value is not None]
+    numbers = [result["predictors"][self.predictor].get(name) for result in self.results]
+    return [value for value in numbers if value is not None]
 
   def label(self) -> str:
     """Returns model, constraint and its constants, and whether step sizes fell."""
@@ -95,9 +95,9 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
       continue
     alike = [other for other in lines if other.protocol == line.protocol]
     for rule in sorted(constraints.users("weighting"), reverse=True):
-      own = [other for other in alike if other.constraint == rule]
-      if own:
-        nearest = min(own, key=lambda other: abs(_log_gap(other) - _log_gap(line)))
+      same_rule = [other for other in alike if other.constraint == rule]
+      if same_rule:
+        nearest = min(same_rule, key=lambda other: abs(_log_gap(other) - _log_gap(line)))
         table.append(nearest.cells(f"  beside it: {nearest.label()}"))
   return table
 

@@ -38,8 +38,8 @@ def test_flat_keys_and_what_is_left_out():
   absent = {"precision", "gamma_optimizer", "weight_decay", "dropout", "finish_epochs"}
   assert not absent & {*flat}
   asked = plain.replace(weight_decay=0.1, gamma_optimizer="sgd", train_samples=[10, 20])
-  found = asked.to_json()
-  assert {**flat, "weight_decay": 0.1, "gamma_optimizer": "sgd", "train_samples": [10, 20]} == found
+  saved = asked.to_json()
+  assert {**flat, "weight_decay": 0.1, "gamma_optimizer": "sgd", "train_samples": [10, 20]} == saved
   assert asked.data.train_samples == (10, 20)
   swing = plain.replace(constraint="swing", swing_period=10.0)
   assert swing.constraint.constants == {"swing_period": 10.0}

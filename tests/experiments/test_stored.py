@@ -21,13 +21,13 @@ def test_remul_of_a_file_without_a_format_is_the_gap_penalty(name):
   written = json.loads(path.read_text())
   assert "format" not in written
   assert written["constraint"] == written["settings"]["constraint"] == "remul"
-  found = result_files.read_result(path)
-  assert found["constraint"] == found["settings"]["constraint"] == "gap_penalty"
+  result = result_files.read_result(path)
+  assert result["constraint"] == result["settings"]["constraint"] == "gap_penalty"
   others = ("predictors", "curve", "environment")
-  assert all(found[other] == written[other] for other in others)
-  assert found["settings"] == {**written["settings"], "constraint": "gap_penalty"}
-  trial = sweep_run.Trial(path.parent, "", {}, 1, found["settings"])
-  assert trial.result() == found
+  assert all(result[other] == written[other] for other in others)
+  assert result["settings"] == {**written["settings"], "constraint": "gap_penalty"}
+  trial = sweep_run.Trial(path.parent, "", {}, 1, result["settings"])
+  assert trial.result() == result
 
 
 def test_remul_of_format_2_is_remul(tmp_path):
