@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data.errors import first_line
 from experiments.harness.usage import UsageError
 
 LOG = "log.txt"
@@ -189,9 +190,8 @@ def ray_engine(jobs: int | None) -> Iterator[Engine]:
   try:
     ray.init(include_dashboard=False, log_to_driver=False)
   except Exception as error:  # Ray has no base of its errors: ConnectionError, RuntimeError, ...
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise UsageError(
-      f"Ray does not start ({said}); see RAY_ADDRESS, or leave out --engine=ray."
+      f"Ray does not start ({first_line(error)}); see RAY_ADDRESS, or leave out --engine=ray."
     ) from error
   try:
     gpus = int(ray.cluster_resources().get("GPU", 0))

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any, TypedDict
 
-from data.errors import DataError
+from data.errors import DataError, first_line
 from experiments.harness import constraints, models, regularisation
 
 FORMAT = 2
@@ -171,8 +171,7 @@ def _read(path: Path, remedy: str, kind: type) -> tuple[Any, bool]:
   except OSError as error:
     raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}.") from error
   except (ValueError, RecursionError) as error:
-    reason = str(error).splitlines()[0]
-    raise DataError(f"{path}: damaged ({reason}); {remedy}.") from error
+    raise DataError(f"{path}: damaged ({first_line(error)}); {remedy}.") from error
   if not isinstance(value, kind):
     raise DataError(f"{path}: damaged (no JSON {kind.__name__}); {remedy}.")
   if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:

@@ -5,7 +5,6 @@ import datetime
 import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import subprocess
@@ -19,6 +18,7 @@ import jax
 from ace_jax import files
 from ace_jax.errors import CheckpointError, ConfigurationError
 from data.errors import DataError
+from data.machine import cores
 from experiments.harness import result_files
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
@@ -144,7 +144,7 @@ def environment() -> dict[str, Any]:
     "processes": jax.process_count(),
     "matmul_precision": jax.config.jax_default_matmul_precision or "the device's",
     "processor": _processor(),
-    "cores": os.cpu_count(),
+    "cores": cores(),
     "commit": _commit(),
     "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
   }

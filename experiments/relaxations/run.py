@@ -103,8 +103,8 @@ def cells(one: dict[str, Any]) -> list[str]:
     ",".join(str(result["settings"]["seed"]) for result in one["runs"]),
     tables.spread(_values(one, "relaxed", "test_mse")),
     tables.spread(_values(one, "projection", "test_mse")),
-    tables.spread(_values(one, "relaxed", "test_gap"), deviation=False),
-    tables.spread(_values(one, "relaxed", "test_gap_relative"), deviation=False),
+    tables.spread(_values(one, "relaxed", "test_gap"), deviation=None),
+    tables.spread(_values(one, "relaxed", "test_gap_relative"), deviation=None),
   ]
 
 

@@ -72,7 +72,7 @@ class Line(NamedTuple):
       tables.spread(self.values("test_mse")),
       tables.spread(self.values("test_gap")),
       f"{statistics.mean(asked):.2g}" if asked else "",
-      tables.spread(self.values("final_equivariance_error"), deviation=False),
+      tables.spread(self.values("final_equivariance_error"), deviation=None),
       f"{statistics.mean(seconds):.0f}",
     ]
 
