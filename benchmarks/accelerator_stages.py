@@ -294,8 +294,7 @@ def trainings(suite: Suite) -> Iterator[Finding]:
     budget = suite.left() / (len(makers) - i)
     try:
       with jax.default_matmul_precision(_jax_name("float32")):
-        for progress in accelerator_training.train(make, time.monotonic() + budget):
-          yield name, progress
+        yield name, accelerator_training.train(make, time.monotonic() + budget)
     except Exception as error:  # the other may do
       yield name, NotDone(_reason(error))
 

@@ -73,6 +73,7 @@ def fit(
   resume: bool = False,
   mesh: Mesh | None = None,
   progress: Callable[[int, int], Logger] | None = ProgressBar,
+  until: Callable[[int], bool] = lambda epoch: False,
   **settings: Any,
 ) -> Fit:
   """Trains any Linen model that contains `Homotopic` layers under a constraint on their gammas.
@@ -103,6 +104,7 @@ def fit(
     progress: Called with the epochs of the run and those done before; returns what gets the record
       of every epoch, by default a progress bar. None shows nothing, not even the memory that is
       expected.
+    until: Called with the number of epochs done after each; true makes it the last.
     **settings: epochs, batch_size, eval_every, patience, ...: see `ace_jax.training.Settings`.
 
   Returns:
@@ -140,6 +142,7 @@ def fit(
     resume=resume,
     progress=progress and (lambda done: progress(options.epochs, done)),
     report_memory=report_memory,
+    until=until,
   )
   end = parallel.select(states, 0)
   best = end.selected()
