@@ -105,6 +105,11 @@ def last_words(folder: Path) -> str:
   return (errors or [line for line in lines if line.strip()] or ["it said nothing"])[-1]
 
 
+def last_line(said: str, silent: str = "it said nothing") -> str:
+  """Returns the last line of what a program said, which names its error; `silent` if it is mute."""
+  return (said.strip().splitlines() or [silent])[-1]
+
+
 @contextlib.contextmanager
 def ended_by_signal(minutes: float | None = None) -> Iterator[None]:
   """Raises Interrupted in the main thread when SIGTERM comes, or when the minutes are over.
@@ -252,7 +257,7 @@ def local_devices() -> tuple[str, int]:
   """
   done = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True)
   if done.returncode:
-    raise UsageError(f"JAX finds no device: {(done.stderr.strip().splitlines() or [''])[-1]}")
+    raise UsageError(f"JAX finds no device: {last_line(done.stderr)}")
   kind, number = done.stdout.split()[-2:]
   return kind, int(number)
 
