@@ -22,6 +22,7 @@ setup(
   install_requires=[
     "absl-py>=2.1",
     "e3nn-jax>=0.21",
+    "filelock>=3.12",
     "flatbuffers>=24.3",
     "flax>=0.12",
     "jax>=0.10,<0.13",

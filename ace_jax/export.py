@@ -20,26 +20,26 @@ __all__ = [
 ]
 
 
-def save_parameters(path: Path, variables: homotopy.Variables) -> None:
+def save_parameters(path: str | Path, variables: homotopy.Variables) -> None:
   """Writes the variables of the pruned model as a compressed .npz, one array a leaf, atomically.
 
   Args:
-    path: The file. Keys are paths, "params/layers_0/linear/kernel".
+    path: The file; a leading ~ is the home folder. Keys are paths, "params/layers_0/linear/kernel".
     variables: Of a relaxed or a strict model; branches and gamma are left out.
   """
   save_variables(path, homotopy.prune(variables))
 
 
-def save_variables(path: Path, variables: homotopy.Variables) -> None:
+def save_variables(path: str | Path, variables: homotopy.Variables) -> None:
   """Writes all variables, those of branches and gamma too, in the form of `save_parameters`."""
   leaves = traverse_util.flatten_dict(variables, sep="/")
   flat: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
   files.write_binary(path, lambda file: np.savez_compressed(file, **flat))
 
 
-def load_parameters(path: Path) -> dict[str, Any]:
+def load_parameters(path: str | Path) -> dict[str, Any]:
   """Reads what `save_parameters` or `save_variables` wrote, as variables for `model.apply`."""
-  with np.load(path, allow_pickle=False) as file:
+  with np.load(files.expanded(path), allow_pickle=False) as file:
     return traverse_util.unflatten_dict({key: file[key] for key in file.files}, sep="/")
 
 

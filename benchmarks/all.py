@@ -19,11 +19,12 @@ from absl import app, flags
 
 from ace_jax import files
 from benchmarks import machine, speed_table
+from experiments.harness import paths
 from experiments.harness.programs import last_line
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", None, "Names of benchmarks; by default all, and none if empty.")
-flags.DEFINE_string("results", "benchmarks/results", "Has a folder a processor.")
+paths.DEFINE_path("results", "benchmarks/results", "Has a folder a processor.")
 flags.DEFINE_bool("readme", False, "Put the table of all processors into README.md.")
 flags.DEFINE_integer("timeout", 900, "Seconds that one benchmark may take.", lower_bound=1)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, paths
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data_file", None, "Trajectories.", required=True)
-flags.DEFINE_string("workdir", None, "Where the run writes.", required=True)
+paths.DEFINE_path("data_file", None, "Trajectories.", required=True)
+paths.DEFINE_path("workdir", None, "Where the run writes.", required=True)
 flags.DEFINE_enum(
   "fault",
   "none",

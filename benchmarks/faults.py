@@ -13,13 +13,14 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from benchmarks import fault_campaign, fault_kinds, machine
+from experiments.harness import paths
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("kinds", list(fault_kinds.KINDS), "Which faults.")
 flags.DEFINE_float("tries", 1.0, "Scales the number of tries of every kind.", lower_bound=0.0)
 flags.DEFINE_integer("seed", 0, "Draws moments, files and bits.", lower_bound=0)
-flags.DEFINE_string("bench", None, "Folder to work in, kept; a temporary one by default.")
-flags.DEFINE_string("out", "benchmarks/results/faults.json", "The report.")
+paths.DEFINE_path("bench", None, "Folder to work in, kept; a temporary one by default.")
+paths.DEFINE_path("out", "benchmarks/results/faults.json", "The report.")
 
 
 def main(argv: list[str]) -> None:

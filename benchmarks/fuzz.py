@@ -21,14 +21,14 @@ import hypothesis
 from absl import app, flags
 
 from benchmarks import fuzz_loaders, machine
-from experiments.harness import workdirs
+from experiments.harness import paths, workdirs
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("cases", 2000, "Files for each loader.", lower_bound=1)
 flags.DEFINE_list("loaders", None, "Which loaders; all by default.")
 flags.DEFINE_integer("seed", 0, "Draws the files.", lower_bound=0)
 flags.DEFINE_float("gigabytes", 2.0, "Memory that a loader may take beyond what it starts with.")
-flags.DEFINE_string("out", "benchmarks/results/fuzz.json", "The report.")
+paths.DEFINE_path("out", "benchmarks/results/fuzz.json", "The report.")
 
 
 def attack(name: str, cases: int, seed: int, gigabytes: float, real: str | None) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from absl import app, flags
 
 from ace_jax import files, plots
 from benchmarks import machine, scaling_figure
-from experiments.harness import programs, result_files, tables
+from experiments.harness import paths, programs, result_files, tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("axes", None, "Names of axes; by default all.")
-flags.DEFINE_string("records", "benchmarks/results", "Has a folder a processor.")
+paths.DEFINE_path("records", "benchmarks/results", "Has a folder a processor.")
 
 AXES: dict[str, tuple[str, list[dict[str, int]]]] = {
   "particles": ("particles", [{"particles": n} for n in (5, 10, 20)]),

@@ -6,6 +6,7 @@ is a save that was cut short. Orbax itself restores flipped bits without a word,
 """
 
 import contextlib
+import errno
 import gc
 import hashlib
 import json
@@ -31,11 +32,12 @@ from ace_jax.training import hosts
 
 _MANIFEST = "manifest.json"
 _FORMAT = 2  # of the tree of arrays in a checkpoint; a manifest that names none is of the first
+_NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 _LAST_COMMITS = {1: "a5f5617"}  # the last one that resumes checkpoints of an earlier format
 
 
 def save(
-  folder: Path,
+  folder: str | Path,
   state: AceState,
   keep: int = 3,
   keep_period: int | None = None,
@@ -46,7 +48,7 @@ def save(
   Of several processes all must call it; Orbax writes what each of them holds.
 
   Args:
-    folder: Holds the checkpoints of one run; made if missing.
+    folder: Holds the checkpoints of one run; made if missing. A leading ~ is the home folder.
     state: What to save, all of it; with or without a leading axis of replicas.
     keep: How many to keep, this one included.
     keep_period: Checkpoints after a multiple of so many epochs are kept beyond that, for good.
@@ -58,6 +60,7 @@ def save(
   Raises:
     CheckpointError: the disk is full or read-only, say; what was saved before is untouched.
   """
+  folder = files.expanded(folder)
   epoch, step = (int(np.max(number)) for number in hosts.fetch((state.epoch, state.step)))
   place = folder.absolute() / f"{epoch:06d}"
   try:
@@ -88,7 +91,7 @@ def save(
   return place
 
 
-def restore(folder: Path, state: AceState) -> AceState:
+def restore(folder: str | Path, state: AceState) -> AceState:
   """Restores the newest checkpoint that is whole, falling back from damaged ones.
 
   Args:
@@ -101,7 +104,7 @@ def restore(folder: Path, state: AceState) -> AceState:
   return load(newest_whole(folder), state)
 
 
-def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
+def newest_whole(folder: str | Path, records: Sequence[Path] = ()) -> Path:
   """Returns the newest checkpoint that is whole; each damaged one is named in a warning.
 
   Args:
@@ -111,6 +114,7 @@ def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
   Raises:
     CheckpointError: there is none.
   """
+  folder = files.expanded(folder)
   for place in _folders(folder):
     damage = _damage(place) or _damage_of_records(place, records)
     if damage:
@@ -122,7 +126,7 @@ def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
   )
 
 
-def restore_all(folder: Path, state: AceState, last: int | None = None) -> list[AceState]:
+def restore_all(folder: str | Path, state: AceState, last: int | None = None) -> list[AceState]:
   """Restores every checkpoint that is whole, the oldest first: the run along its training.
 
   Args:
@@ -133,18 +137,20 @@ def restore_all(folder: Path, state: AceState, last: int | None = None) -> list[
   Raises:
     CheckpointError: one belongs to another model or constraint.
   """
-  places = [place for place in _sealed(folder) if last is None or int(place.name) <= last]
+  places = [
+    place for place in _sealed(files.expanded(folder)) if last is None or int(place.name) <= last
+  ]
   return [load(place, state) for place in reversed(places) if not _damage(place)]
 
 
-def exists(folder: Path) -> bool:
+def exists(folder: str | Path) -> bool:
   """Whether a folder holds a checkpoint that was completed (and perhaps damaged since)."""
-  return bool(_sealed(folder))
+  return bool(_sealed(files.expanded(folder)))
 
 
-def newest(folder: Path) -> Path:
+def newest(folder: str | Path) -> Path:
   """Returns the newest completed checkpoint of a folder that has one."""
-  return _sealed(folder)[0]
+  return _sealed(files.expanded(folder))[0]
 
 
 def _sealed(folder: Path) -> list[Path]:
@@ -225,12 +231,31 @@ def _check_space(place: Path, state: AceState) -> None:
   probe = place / ".probe"
   try:
     with probe.open("wb") as file:
-      os.posix_fallocate(file.fileno(), 0, needed)
+      if not _allocated(file.fileno(), needed) and shutil.disk_usage(place).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
   finally:
     probe.unlink(missing_ok=True)
 
 
-def load(place: Path, state: AceState) -> AceState:
+def _allocated(descriptor: int, size: int) -> bool:
+  """Takes bytes on the disk for an open file; False where the system cannot.
+
+  Raises:
+    OSError: the disk has not so much.
+  """
+  allocate = getattr(os, "posix_fallocate", None)
+  if allocate is None:  # macOS, Windows
+    return False
+  try:
+    allocate(descriptor, 0, size)
+  except OSError as error:
+    if error.errno in _NOT_SUPPORTED:  # by the file system
+      return False
+    raise
+  return True
+
+
+def load(place: str | Path, state: AceState) -> AceState:
   """Restores a checkpoint that is known to be whole.
 
   Args:
@@ -240,6 +265,7 @@ def load(place: Path, state: AceState) -> AceState:
   Raises:
     CheckpointError: it belongs to another model or constraint, or was written before version 0.2.
   """
+  place = files.expanded(place)
   _check_format(place)
   target = _arrays(state)
   try:

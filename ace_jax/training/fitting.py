@@ -1,5 +1,6 @@
 """`fit`: the whole method in one call, for a model and data of one's own."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ from ace_jax.optimizers import dual_optimizer, primal_adam
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState
 from ace_jax.task import Batch
-from ace_jax.training import loop, parallel
+from ace_jax.training import hosts, loop, parallel
 from ace_jax.training.history import Record
+from ace_jax.training.locks import locked
 from ace_jax.training.memory import Peak
 from ace_jax.training.sinks import Logger, ProgressBar
 
@@ -98,7 +100,8 @@ def fit(
     decay: Factor of the step sizes of theta, gamma and slack by the number of steps done; to be
       given again as it was when resuming.
     seed: Moves initial values and the order of samples.
-    workdir: Gets checkpoints and metrics.jsonl; None keeps nothing on disk.
+    workdir: Gets checkpoints and metrics.jsonl, and belongs to this process until it is done; None
+      keeps nothing on disk. A leading ~ is the home folder.
     resume: Continue the run in `workdir`.
     mesh: Devices; all of them by default.
     progress: Called with the epochs of the run and those done before; returns what gets the record
@@ -111,6 +114,7 @@ def fit(
     Both predictors, what gamma and multipliers came to, and the history.
 
   Raises:
+    ConfigurationError: another process uses `workdir`.
     AceError: see `training.loop.train`.
   """
   init_key, run_key = jax.random.split(jax.random.key(seed))
@@ -131,19 +135,21 @@ def fit(
     if progress:
       print(peak.describe(), file=sys.stderr)
 
-  states, histories = loop.train(
-    method,
-    parallel.stack([begin]),
-    train,
-    valid,
-    options,
-    mesh=mesh,
-    workdir=None if workdir is None else Path(workdir),
-    resume=resume,
-    progress=progress and (lambda done: progress(options.epochs, done)),
-    report_memory=report_memory,
-    until=until,
-  )
+  locks = workdir is not None and hosts.first()
+  with locked(workdir) if locks else contextlib.nullcontext():
+    states, histories = loop.train(
+      method,
+      parallel.stack([begin]),
+      train,
+      valid,
+      options,
+      mesh=mesh,
+      workdir=workdir,
+      resume=resume,
+      progress=progress and (lambda done: progress(options.epochs, done)),
+      report_memory=report_memory,
+      until=until,
+    )
   end = parallel.select(states, 0)
   best = end.selected()
   tests: dict[str, float] = {}

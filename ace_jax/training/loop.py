@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from ace_jax import signals
 from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
+from ace_jax.files import expanded
 from ace_jax.primal_dual import PrimalDual, StepOutput
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task, size
@@ -74,7 +75,7 @@ def train(
   settings: Settings,
   *,
   mesh: Mesh | None = None,
-  workdir: Path | None = None,
+  workdir: str | Path | None = None,
   names: Sequence[str] = ("",),
   resume: bool = False,
   progress: Callable[[int], Logger] | None = None,
@@ -97,7 +98,8 @@ def train(
     valid: Validation samples, which select each predictor's best variables.
     settings: Lengths and intervals.
     mesh: Devices; by default all (of all hosts), to replicas first, then to data.
-    workdir: Gets checkpoints/, and NAME/metrics.jsonl of every replica; None keeps nothing.
+    workdir: Gets checkpoints/, and NAME/metrics.jsonl of every replica; None keeps
+      nothing. A leading ~ is the home folder.
     names: Of the replicas; the folder of "" is `workdir` itself.
     resume: Continue from the newest whole checkpoint of `workdir`, if it has one.
     progress: Called with the number of epochs done; returns a sink of the replicas' mean record.
@@ -123,6 +125,7 @@ def train(
     Interrupted: SIGTERM came; the state was saved.
     HostError: another process of this run was lost.
   """
+  workdir = None if workdir is None else expanded(workdir)
   count = parallel.replicas(state)
   _check(settings, size(data), count, names, finish)
   mesh = parallel.default_mesh(count) if mesh is None else mesh

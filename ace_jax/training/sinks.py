@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import tqdm
 
+from ace_jax import files
 from ace_jax.training import history
 from ace_jax.training.history import Record
 
@@ -27,11 +28,11 @@ class JsonlLogger:
   """Appends each record as a line of JSON, and flushes it.
 
   Args:
-    path: The file; appended to.
+    path: The file; appended to. A leading ~ is the home folder.
   """
 
-  def __init__(self, path: Path):
-    self._file = path.open("a")
+  def __init__(self, path: str | Path):
+    self._file = files.expanded(path).open("a")
 
   def log(self, record: Record) -> None:
     """Appends a line."""
@@ -49,19 +50,20 @@ class TensorBoardLogger:
   """Writes each number of a record as a TensorBoard scalar over epochs (needs tensorboardX).
 
   Args:
-    folder: Where the event files go.
+    folder: Where the event files go; a leading ~ is the home folder.
     resumed_epoch: Epochs that an interrupted run had done; later events in it are hidden.
 
   Raises:
     ImportError: tensorboardX is not installed (`pip install ace_jax[tensorboard]`).
   """
 
-  def __init__(self, folder: Path, resumed_epoch: int = 0):
+  def __init__(self, folder: str | Path, resumed_epoch: int = 0):
     # Optional, and slow to import. Its SummaryWriter is not used: it writes from a thread that dies
     # of a full disk or a clock that jumps, and then the training waits for it for ever.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto import event_pb2, summary_pb2
 
+    folder = files.expanded(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Protocol buffers, whose classes a type checker cannot see.
     events: Any = event_pb2

@@ -8,6 +8,7 @@ database was created with funding from NSF EIA-0196217.
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data import arrays as archive
+from data import paths
 from data.errors import DataError, RequestError
 from data.mocap import acclaim, walker
 
@@ -75,7 +77,7 @@ def load(
     source: "acclaim": SS.asf and SS_TT.amc in `data_dir`. "prepared": `cmu_mocap/` below the
       folder ACE_DATA_DIR. "download": mocap.cs.cmu.edu. "synthetic": a walker made here.
       "auto": the first of these that is there, without a download unless it was made before.
-    data_dir: Folder of Acclaim files.
+    data_dir: Folder of Acclaim files; here and in ACE_DATA_DIR a leading ~ is the home folder.
     train: Use the first so many training windows; all by default.
     steps: T, the number of predicted frames, the last ones up to 30 frames ahead.
 
@@ -136,17 +138,17 @@ def _first_source(subject: str, data_dir: str | Path | None) -> str:
 
 def _prepared_folder() -> Path | None:
   folder = os.environ.get("ACE_DATA_DIR")
-  return Path(folder) / "cmu_mocap" if folder else None
+  return paths.expanded(folder) / "cmu_mocap" if folder else None
 
 
 def _from_acclaim(subject: str, data_dir: str | Path | None):
   if data_dir is None:
     raise RequestError("Acclaim files need a folder: add --data_dir=FOLDER.")
-  return read_acclaim(Path(data_dir), SUBJECTS[subject])
+  return read_acclaim(data_dir, SUBJECTS[subject])
 
 
-def read_acclaim(folder: Path, number: int):
-  """Reads SS.asf and every SS_TT.amc of a folder.
+def read_acclaim(folder: str | Path, number: int):
+  """Reads SS.asf and every SS_TT.amc of a folder, in upper or lower case.
 
   Returns:
     ({trial: positions [frames, joints, 3]}, bones, joint names, folder).
@@ -154,15 +156,36 @@ def read_acclaim(folder: Path, number: int):
   Raises:
     DataError: there are none, or one is damaged.
   """
-  skeleton = acclaim.read_skeleton(folder / f"{number:02d}.asf")
-  paths = sorted(folder.glob(f"{number:02d}_*.amc"))
-  if not paths:
+  folder = paths.expanded(folder)
+  skeletons = _matching(folder, rf"{number:02d}\.asf")
+  skeleton = acclaim.read_skeleton(skeletons.get("", folder / f"{number:02d}.asf"))
+  motions = _matching(folder, rf"{number:02d}_([^_]+).*\.amc")
+  if not motions:
     raise DataError(f"{folder}: no motion {number:02d}_*.amc; get them from mocap.cs.cmu.edu.")
   trials = {}
-  for path in paths:
+  for trial, path in motions.items():
     _, channels = acclaim.read_motion(path, skeleton)
-    trials[path.stem.split("_")[1]] = acclaim.joint_positions(skeleton, channels)
+    trials[trial] = acclaim.joint_positions(skeleton, channels)
   return trials, skeleton.bones, skeleton.names, folder
+
+
+def _matching(folder: Path, pattern: str) -> dict[str, Path]:
+  """Returns the files whose names match, in upper or lower case, by the pattern's group, if any.
+
+  Raises:
+    DataError: two files are of one group.
+  """
+  found: dict[str, Path] = {}
+  for path in sorted(folder.glob("*")):
+    match = re.fullmatch(pattern, path.name, re.IGNORECASE)
+    if match:
+      group = "".join(match.groups())
+      if group in found:
+        raise DataError(
+          f"{folder}: {found[group].name} and {path.name} are of one trial; leave one."
+        )
+      found[group] = path
+  return found
 
 
 def _from_prepared(subject: str, data_dir: str | Path | None):

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from data.errors import DataError, RequestError, first_line
 from data.modelnet import mesh, procedural
+from data.paths import expanded
 
 Split = dict[str, np.ndarray]
 
@@ -76,7 +77,7 @@ def load(
     raise RequestError(f"source {source!r} does not exist; take {', '.join(SOURCES)}.")
   if points < 1:
     raise RequestError(f"{points} points asked for; there must be at least 1.")
-  folder = None if data_dir is None else Path(data_dir).expanduser()
+  folder = None if data_dir is None else expanded(data_dir)
   if source == "auto":
     source = "procedural" if folder is None else _layout(folder)
   if (source == "procedural") != (folder is None):

@@ -16,6 +16,7 @@ import platformdirs
 
 from data import cache
 from data.errors import DataError, RequestError
+from data.paths import expanded
 from data.qm9 import readers
 from data.qm9.molecules import ELECTRON_VOLTS, ELEMENTS, FIELDS, TARGETS, Molecules
 
@@ -146,7 +147,7 @@ def read(
     (molecules, what they were read from, where that is).
   """
   if data_dir is not None:
-    place = Path(data_dir).expanduser()
+    place = expanded(data_dir)
     return readers.read_folder(place, progress), "files", place
   paths = readers.package_files()
   place = paths[0].parent

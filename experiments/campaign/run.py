@@ -40,9 +40,8 @@ def run(plan: Plan, repository: Path, place: Path, jobs: int, minutes: float | N
     Interrupted: SIGTERM came, or the minutes are over; what ran has saved.
   """
   with contextlib.ExitStack() as stack:
-    lock = stack.enter_context(workdirs.locked(place))
-    lock.write(str(os.getpid()))
-    lock.flush()
+    stack.enter_context(workdirs.locked(place))
+    (place / campaign_state.RUNNER).write_text(str(os.getpid()))
     state = campaign_state.read(place)
     state.running = []
     kind, number = programs.local_devices()

@@ -21,7 +21,7 @@ from data.errors import DataError
 from experiments.campaign.plan import Plan, Run
 from experiments.harness import result_files
 
-STATE, RUNS, COMMITS, LOCK = "state.json", "runs", "commits", ".lock"
+STATE, RUNS, COMMITS, RUNNER = "state.json", "runs", "commits", ".runner"
 _RESULT, _CONFIG, _METRICS = "result.json", "config.json", "metrics.jsonl"
 _FORMAT = 1
 _LAST = 60  # records that a speed is measured on
@@ -115,7 +115,7 @@ class State:
   def runner(self) -> int | None:
     """Returns the process that runs this campaign; None if none does."""
     try:
-      pid = int((self.place / LOCK).read_text())
+      pid = int((self.place / RUNNER).read_text())
       os.kill(pid, 0)
     except (OSError, ValueError):
       return None

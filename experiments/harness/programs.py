@@ -123,13 +123,18 @@ def ended_by_signal(minutes: float | None = None) -> Iterator[None]:
     why = "asked to end (SIGTERM)" if number == signal.SIGTERM else f"{minutes:g} minutes are over"
     raise Interrupted(f"{why}; what ran was asked to save: the same command continues.")
 
-  before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGALRM)}
+  alarm = getattr(signal, "SIGALRM", None)  # Windows has none
+  if minutes is not None and alarm is None:
+    raise UsageError("--minutes needs an alarm clock that this system lacks; leave it out.")
+  numbers = [number for number in (signal.SIGTERM, alarm) if number is not None]
+  before = {number: signal.signal(number, end) for number in numbers}
   try:
     if minutes is not None:
       signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     yield
   finally:
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    if minutes is not None:
+      signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in before.items():
       signal.signal(number, handler)
 

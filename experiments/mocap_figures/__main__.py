@@ -7,12 +7,12 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app, result_files
+from experiments.harness import app, paths, result_files
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("runs", None, "Folders of finished motion capture runs, by commas.")
-flags.DEFINE_string("out", "results/mocap", "Folder of the figures.")
+paths.DEFINE_paths("runs", None, "Folders of finished motion capture runs, by commas.")
+paths.DEFINE_path("out", "results/mocap", "Folder of the figures.")
 flags.DEFINE_integer("window", 0, "Which of the stored windows the GIF shows.", lower_bound=0)
 
 

@@ -16,14 +16,14 @@ from typing import Any
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, paths
 from experiments.mocap import settings as mocap_presets
 from experiments.nbody import settings as nbody_presets
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "nbody", ["nbody", "mocap"], "Which experiment.")
-flags.DEFINE_string("folder", None, "Has SOMETHING/result.json; results/EXPERIMENT by default.")
-flags.DEFINE_string("reference", None, "CSV of the reference curves.", required=True)
+paths.DEFINE_path("folder", None, "Has SOMETHING/result.json; results/EXPERIMENT by default.")
+paths.DEFINE_path("reference", None, "CSV of the reference curves.", required=True)
 
 PREDICTORS = {
   "strict": ["projection"],
@@ -101,7 +101,8 @@ def compare(
 def comparable(result: dict[str, Any]) -> bool:
   """Whether a run had the model, data and settings of the reference, seed and length apart."""
   settings, data = result["settings"], result["data"]
-  same_data = data.get("split") == "published" or bool(settings.get("data_file"))
+  from_file = bool(settings.get("data_file")) or data.get("source") == "file"
+  same_data = data.get("split") == "published" or from_file
   # Older results were made when the preset had another dual rate.
   dual_lr = PRESETS[result["experiment"]]["dual_lr"]
   same_rate = result["constraint"] == "strict" or settings["dual_lr"] == dual_lr

@@ -192,6 +192,8 @@ def _search(
 
   place = place.absolute()
   url = storage or f"sqlite:///{place / 'optuna.db'}"
+  if url.startswith("sqlite:///~"):
+    url = f"sqlite:///{files.expanded(url.removeprefix('sqlite:///'))}"
   study = sweep_search.open_study(url, place.name, sweep)
   tasks: list[Task] = []
 

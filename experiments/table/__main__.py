@@ -10,13 +10,13 @@ from typing import Any
 from absl import flags
 
 from data.errors import DataError
-from experiments.harness import app, regularisation, result_files, tables
+from experiments.harness import app, paths, regularisation, result_files, tables
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("table", "nbody", ["nbody", "mocap", "rivals", "variants"], "Which table.")
-flags.DEFINE_list("folders", None, "Where to look for result.json files; results/TABLE.")
-flags.DEFINE_string(
+paths.DEFINE_paths("folders", None, "Where to look for result.json files; results/TABLE.")
+paths.DEFINE_path(
   "figure",
   None,
   "Where to draw a PNG: the rivals of networks without symmetry (--table=rivals), or the test "
