@@ -25,6 +25,7 @@ from typing import Any
 
 from absl import app, flags
 
+from ace_jax import signals
 from benchmarks import steps
 
 FLAGS = flags.FLAGS
@@ -251,11 +252,8 @@ def ended_by_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough; now it cleans up
     sys.exit(128 + signal.SIGTERM)
 
-  before = signal.signal(signal.SIGTERM, end)
-  try:
+  with signals.handling(end, signal.SIGTERM):
     yield
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def compare(root: Path, commit: str, models: list[str]) -> dict:

@@ -9,12 +9,11 @@ import json
 import statistics
 
 import jax
-from absl import app as absl_app
-from absl import flags
+from absl import app, flags
 
 from ace_jax.training import parallel
 from benchmarks import machine, steps
-from experiments.harness import app
+from data.machine import cores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "segnn", steps.MODELS, "Which training step.")
@@ -27,7 +26,7 @@ def main(argv: list[str]) -> None:
   """Prints the JSON line."""
   del argv
   # As the experiments do it.
-  jax.config.update("jax_num_cpu_devices", min(FLAGS.replicas, app.cores()))
+  jax.config.update("jax_num_cpu_devices", min(FLAGS.replicas, cores()))
   problem = steps.problem(FLAGS.model).first(FLAGS.steps)
   constraint = "equality" if steps.relaxes(FLAGS.model) else "strict"
   begin = steps.start(problem, constraint)
@@ -60,4 +59,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  absl_app.run(main)
+  app.run(main)

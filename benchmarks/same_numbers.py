@@ -17,6 +17,7 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import compare
+from experiments.harness.programs import last_line
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("runs", None, "Names of runs; by default all.")
@@ -66,8 +67,7 @@ def run(tree: Path, command: str, workdir: Path) -> None:
     text=True,
   )
   if done.returncode:
-    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    raise compare.CompareError(f"{command} in {tree.name}: {said}")
+    raise compare.CompareError(f"{command} in {tree.name}: {last_line(done.stderr)}")
 
 
 def numbers(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from absl import app, flags
 
 from ace_jax import files, plots
 from benchmarks import machine, scaling_figure
-from experiments.harness import paths, result_files, tables
+from experiments.harness import paths, programs, result_files, tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("axes", None, "Names of axes; by default all.")
@@ -53,7 +53,7 @@ def measure(size: dict[str, int]) -> dict[str, Any]:
   environment = {**os.environ, "XLA_FLAGS": ""}
   done = subprocess.run(command, env=environment, capture_output=True, text=True)
   if done.returncode:
-    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    reason = programs.last_line(done.stderr, f"exit code {done.returncode}")
     sys.exit(f"error: the point {size} failed: {reason}")
   return json.loads(done.stdout.splitlines()[-1])
 

@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from data.errors import DataError
+from data.errors import DataError, first_line
 
 LARGEST = 4 * 2**30
 """Bytes that the arrays of a file may have together."""
@@ -97,11 +97,9 @@ def _errors(path: Path, kind: str, remedy: str) -> Iterator[None]:
   except DataError:
     raise
   except _DAMAGE as error:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise DataError(f"{path}: damaged or not an {kind} ({reason}); {remedy}.") from error
+    raise DataError(f"{path}: damaged or not an {kind} ({first_line(error)}); {remedy}.") from error
   except _NO_ARRAY as error:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise DataError(f"{path}: holds no plain arrays ({reason}); {remedy}.") from error
+    raise DataError(f"{path}: holds no plain arrays ({first_line(error)}); {remedy}.") from error
 
 
 def _check_header(stream: IO[bytes], size: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from data import sums
-from data.errors import DataError
+from data.errors import DataError, first_line
 
 _SITE = "http://mocap.cs.cmu.edu/subjects"
 # Where a sum is not known, that of the first download is kept, and holds from then on.
@@ -69,10 +69,9 @@ def fetch(number: int) -> Path:
         progressbar=True,
       )
     except (OSError, ValueError) as error:
-      reason = (str(error) or type(error).__name__).splitlines()[0]
       raise DataError(
-        f"{_SITE}/{number:02d}/{name}: not downloaded ({reason}); try again, or give a folder "
-        "of Acclaim files with --data_dir."
+        f"{_SITE}/{number:02d}/{name}: not downloaded ({first_line(error)}); try again, or "
+        "give a folder of Acclaim files with --data_dir."
       ) from error
   sums.seal(target)
   return target
@@ -111,8 +110,7 @@ def unpack(path: Path) -> Path:
   except DataError:
     raise
   except _DAMAGE as error:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise DataError(f"{path}: damaged ({reason}); get it again.") from error
+    raise DataError(f"{path}: damaged ({first_line(error)}); get it again.") from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   return unpacked

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from data.errors import DataError, RequestError
+from data.errors import DataError, RequestError, first_line
 from data.modelnet import mesh, procedural
 from data.paths import expanded
 
@@ -229,8 +229,7 @@ def read_hdf5(paths: list[Path]) -> Split:
     except DataError:
       raise
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-      reason = (str(error) or type(error).__name__).splitlines()[0]
-      raise DataError(f"{path}: damaged or no HDF5 ({reason}); {_REMEDY}.") from error
+      raise DataError(f"{path}: damaged or no HDF5 ({first_line(error)}); {_REMEDY}.") from error
     if not np.isfinite(cloud).all():
       raise DataError(f"{path}: data are not finite; {_REMEDY}.")
     if len(label) and not 0 <= label.min() <= label.max() < _MOST_CLASSES:

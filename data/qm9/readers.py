@@ -10,7 +10,7 @@ import numpy as np
 
 from data import arrays as archive
 from data import content
-from data.errors import DataError
+from data.errors import DataError, first_line
 from data.qm9.molecules import ELEMENTS, LARGEST, TARGETS, Molecules, checked
 
 PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
@@ -82,7 +82,7 @@ def _csv_row(
       raise ValueError(f"{index[:20]!r} is no index")
     return _atoms(elements, positions), positions, targets, int(index)
   except (KeyError, ValueError, TypeError, AttributeError) as error:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     raise DataError(f"{path}, row {number}: no molecule ({reason}); reinstall qm9pack.") from error
 
 

@@ -245,7 +245,7 @@ def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def _last(said: str) -> str:
-  return (said.strip().splitlines() or ["git said nothing"])[-1].rstrip(".")
+  return programs.last_line(said, "git said nothing").rstrip(".")
 
 
 def _expand(word: str, name: str) -> str:

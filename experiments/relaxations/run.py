@@ -108,8 +108,8 @@ def cells(entry: dict[str, Any]) -> list[str]:
     ",".join(str(result["settings"]["seed"]) for result in entry["runs"]),
     tables.spread(_values(entry, "relaxed", "test_mse")),
     tables.spread(_values(entry, "projection", "test_mse")),
-    tables.spread(_values(entry, "relaxed", "test_gap"), deviation=False),
-    tables.spread(_values(entry, "relaxed", "test_gap_relative"), deviation=False),
+    tables.spread(_values(entry, "relaxed", "test_gap"), deviation=None),
+    tables.spread(_values(entry, "relaxed", "test_gap_relative"), deviation=None),
   ]
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.harness import constraints
+from experiments.harness.programs import last_line
 from experiments.harness.replicas import Plan
 from experiments.harness.usage import UsageError
 
@@ -217,7 +218,7 @@ def describe(sweep: Sweep, flags: tuple[str, ...]) -> list[tuple[str, dict[str, 
   command = [sys.executable, "-m", f"experiments.{sweep.experiment}", *sweep.given, *flags]
   done = subprocess.run([*command, "--dry_run"], capture_output=True, text=True)
   if done.returncode:
-    said = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    said = last_line(done.stderr)
     flags_said = f" ({' '.join(flags)})" if flags else ""
     raise UsageError(f"{sweep.experiment}{flags_said}: {said.removeprefix('error: ')}")
   return [(replica["replica"], replica["settings"]) for replica in json.loads(done.stdout)]

@@ -13,7 +13,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from ace_jax.errors import ConfigurationError
+from ace_jax.errors import ConfigurationError, first_line
 from experiments.sweep.plan import Sweep, Value
 
 _SWEEP = "sweep"
@@ -45,8 +45,9 @@ def open_study(storage: str | None, name: str, sweep: Sweep) -> optuna.Study:
   try:
     study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
   except Exception as error:  # of SQLAlchemy, of a driver, of Optuna
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    raise ConfigurationError(f"--storage cannot be opened ({said}); give another.") from error
+    raise ConfigurationError(
+      f"--storage cannot be opened ({first_line(error)}); give another."
+    ) from error
   there, here = study.user_attrs.get(_SWEEP), sweep.identity()
   if there is None:
     study.set_user_attr(_SWEEP, here)

@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from data.errors import DataError
-from experiments.harness import app, paths, regularisation, result_files
+from experiments.harness import app, paths, regularisation, result_files, tables
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -76,8 +76,7 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _spread(values: list[float]) -> str:
-  spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-  return f"{statistics.mean(values):.2f}{spread}"
+  return tables.spread(values, ".2f", ".2f")
 
 
 def latex(header: list[str], rows: list[list[str]]) -> str:
@@ -108,7 +107,6 @@ def main() -> None:
   Raises:
     UsageError: there is no figure of this table, or it cannot be written there.
   """
-  from experiments.harness import tables
   from experiments.table import mocap as mocap_table
   from experiments.table import rivals as rivals_table
   from experiments.table import variants as variants_table

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from experiments.harness import tables
+
 HEADER = ["model", "Run, ours", "Run, published", "Walk, ours", "Walk, published"]
 SUBJECTS = ("run", "walk")
 _NOT_RUN = "not run"
@@ -158,10 +160,10 @@ def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
     note = f", {row.choose}={chosen:g}"
   errors = [100 * result["predictors"][row.predictor]["test_mse"] for result in runs]
   epochs = sorted({result["epochs"] for result in runs})
-  spread = f" +- {statistics.stdev(errors):.1f}" if len(errors) > 1 else ""
+  mean = tables.spread(errors, ".1f", ".1f")
   length = "-".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
   seeds = f"{len(errors)} seed{'s' if len(errors) > 1 else ''}"
-  return f"{statistics.mean(errors):.1f}{spread} ({seeds}, {length} epochs{note})"
+  return f"{mean} ({seeds}, {length} epochs{note})"
 
 
 def _chosen(results: list[dict[str, Any]], name: str, predictor: str) -> Any:

@@ -45,6 +45,13 @@ class Line(NamedTuple):
     numbers = [result["predictors"][self.predictor].get(name) for result in self.results]
     return [value for value in numbers if value is not None]
 
+  def error(self) -> str:
+    """Returns the mean of the last relative errors, and of which rotations if not the gap's."""
+    found = [result["predictors"][self.predictor] for result in self.results]
+    errors = [result_files.equivariance_error(predictor) for predictor in found]
+    mean = tables.spread([error for error in errors if error is not None], deviation=None)
+    return f"{mean} (origin)" if any(map(result_files.about_origin, found)) else mean
+
   def label(self) -> str:
     """Returns model, constraint and its constants, and whether step sizes fell."""
     settings = self.results[0]["settings"]
@@ -72,7 +79,7 @@ class Line(NamedTuple):
       tables.spread(self.values("test_mse")),
       tables.spread(self.values("test_gap")),
       f"{statistics.mean(asked):.2g}" if asked else "",
-      tables.spread(self.values("final_equivariance_error"), deviation=False),
+      self.error(),
       f"{statistics.mean(seconds):.0f}",
     ]
 

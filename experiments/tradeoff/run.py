@@ -124,9 +124,9 @@ def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
         ",".join(str(entry["seed"]) for entry in group),
         tables.spread(values(group, name, "test_mse")),
         tables.spread(values(group, "projection", "test_mse")),
-        tables.spread(values(group, name, "test_gap"), deviation=False),
-        tables.spread(values(group, name, "test_gap_relative"), deviation=False),
-        tables.spread(gammas, deviation=False),
+        tables.spread(values(group, name, "test_gap"), deviation=None),
+        tables.spread(values(group, name, "test_gap_relative"), deviation=None),
+        tables.spread(gammas, deviation=None),
       ]
     )
   return lines

@@ -38,7 +38,13 @@ def test_a_run_and_its_figures_from_end_to_end(tmp_path):
   # The height feature, computed anew, knows what is up.
   assert last["equivariance_recomputed/projection"] > 20 * last["equivariance/projection"]
   assert all((workdir / name).exists() for name in artifacts.FILES)
-  turned = result["predictors"]["relaxed"]["test_mse_turned"]
+  relaxed = result["predictors"]["relaxed"]
+  assert relaxed["final_equivariance_error_about_origin"] == pytest.approx(
+    last["equivariance/relaxed"], rel=1e-5
+  )
+  assert "final_equivariance_error" not in relaxed
+  assert "equiv. error (origin)" in done.stdout
+  turned = relaxed["test_mse_turned"]
   assert {*turned} == {"vertical", "random_axes", "random_axes_recomputed"}
   assert turned["random_axes"] != turned["random_axes_recomputed"]
   names = {path.name for path in (workdir / "figures").iterdir()}
