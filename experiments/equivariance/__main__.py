@@ -8,12 +8,12 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app, folders
+from experiments.harness import app, folders, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "Folder of a finished N-body run with gamma.")
-flags.DEFINE_string("out", None, "Folder of the figure; equivariance/ in the run by default.")
+paths.DEFINE_path("run", None, "Folder of a finished N-body run with gamma.")
+paths.DEFINE_path("out", None, "Folder of the figure; equivariance/ in the run by default.")
 flags.DEFINE_integer("samples", 200, "Held-out samples to measure on.", lower_bound=1)
 flags.DEFINE_integer("elements", 16, "Group elements to draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Draws the elements.")
@@ -28,11 +28,11 @@ def main() -> None:
   if not FLAGS.run:
     raise UsageError("name a finished run: --run=FOLDER.")
   run = folders.only_run(FLAGS.run, "run")
-  place = folders.tried(Path(FLAGS.out or Path(run) / "equivariance"), "out")
+  target = folders.tried(Path(FLAGS.out or Path(run) / "equivariance"), "out")
   app.set_up_jax()
   from experiments.equivariance import run as equivariance_run
 
-  equivariance_run.run(run, place, FLAGS.samples, FLAGS.elements, FLAGS.seed)
+  equivariance_run.run(run, target, FLAGS.samples, FLAGS.elements, FLAGS.seed)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data.errors import first_line
 from experiments.harness.usage import UsageError
 
 LOG = "log.txt"
@@ -106,6 +107,11 @@ def last_words(folder: Path) -> str:
   return (errors or [line for line in lines if line.strip()] or ["it said nothing"])[-1]
 
 
+def last_line(said: str, silent: str = "it said nothing") -> str:
+  """Returns the last line of what a program said, which names its error; `silent` if it is mute."""
+  return (said.strip().splitlines() or [silent])[-1]
+
+
 @contextlib.contextmanager
 def ended_by_signal(
   minutes: float | None = None, left: str = "what ran was asked to save"
@@ -121,17 +127,21 @@ def ended_by_signal(
   from ace_jax import signals
   from ace_jax.errors import Interrupted
 
+  alarm = getattr(signal, "SIGALRM", None)  # Windows has none
+  if minutes is not None and alarm is None:
+    raise UsageError("--minutes needs an alarm clock that this system lacks; leave it out.")
   with contextlib.ExitStack() as stack:
 
     def end(number: int, _: Any) -> None:
       stack.close()
-      if number == signal.SIGALRM:
+      if number == alarm:
         raise Interrupted(f"{minutes:g} minutes are over; {left}")
       raise Interrupted(f"asked to end ({signals.name(number)}); {left}", number)
 
-    stack.enter_context(signals.handling(end, signal.SIGINT, signal.SIGTERM, signal.SIGALRM))
-    stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
+    numbers = [signal.SIGINT, signal.SIGTERM, *([] if alarm is None else [alarm])]
+    stack.enter_context(signals.handling(end, *numbers))
     if minutes is not None:
+      stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
       signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     yield
 
@@ -197,9 +207,8 @@ def ray_engine(jobs: int | None) -> Iterator[Engine]:
   try:
     ray.init(include_dashboard=False, log_to_driver=False)
   except Exception as error:  # Ray has no base of its errors: ConnectionError, RuntimeError, ...
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise UsageError(
-      f"Ray does not start ({said}); see RAY_ADDRESS, or leave out --engine=ray."
+      f"Ray does not start ({first_line(error)}); see RAY_ADDRESS, or leave out --engine=ray."
     ) from error
   try:
     gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -260,7 +269,7 @@ def local_devices() -> tuple[str, int]:
   """
   done = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True)
   if done.returncode:
-    raise UsageError(f"JAX finds no device: {(done.stderr.strip().splitlines() or [''])[-1]}")
+    raise UsageError(f"JAX finds no device: {last_line(done.stderr)}")
   kind, number = done.stdout.split()[-2:]
   return kind, int(number)
 

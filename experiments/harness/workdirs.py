@@ -1,10 +1,8 @@
 """The folder of a run: who may write to it, its configuration, its result."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import shlex
@@ -12,19 +10,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 
 from ace_jax import files
 from ace_jax.errors import CheckpointError, ConfigurationError
+from ace_jax.training import locks
 from data.errors import DataError
+from data.machine import cores
 from experiments.harness import folders, result_files
 from experiments.harness.folders import CONFIG, RESULT, differences
 
 __all__ = [
   "CONFIG",
-  "LOCK",
   "RESULT",
   "command",
   "differences",
@@ -36,34 +35,12 @@ __all__ = [
   "write_config",
   "write_result",
 ]
-LOCK = ".lock"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "orbax-checkpoint", "numpy")
 
 
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[IO[str]]:
-  """Makes a folder and locks it for this process; yields its empty lock file.
-
-  Raises:
-    ConfigurationError: another process uses the folder.
-    CheckpointError: the folder cannot be written.
-  """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / LOCK).open("a", encoding="utf-8")
-  except OSError as error:
-    raise CheckpointError(
-      f"cannot write to workdir {workdir}: {error.strerror}; choose another with --workdir."
-    ) from error
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise ConfigurationError(
-        f"another process is running in {workdir}; wait for it, or choose another --workdir."
-      ) from error
-    lock.truncate(0)
-    yield lock
+def locked(workdir: Path) -> contextlib.AbstractContextManager[Path]:
+  """Makes a folder and locks it for this process, as `ace_jax.training.locks.locked` does."""
+  return locks.locked(workdir, "--workdir")
 
 
 @contextlib.contextmanager
@@ -131,7 +108,7 @@ def environment() -> dict[str, Any]:
     "processes": jax.process_count(),
     "matmul_precision": jax.config.jax_default_matmul_precision or "the device's",
     "processor": _processor(),
-    "cores": os.cpu_count(),
+    "cores": cores(),
     "commit": _commit(),
     "command": command(),
   }

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+import ace_jax
 from ace_jax import symmetry
 from ace_jax.models import cnn
 from ace_jax.relaxations import Relaxation
@@ -63,15 +64,15 @@ def run(settings: Flags, place: Path, progress: Any) -> Found:
         own = place / f"{constraint}_bias_{bias}_seed{seed}_epochs{settings.epochs}"
         one = images_training.train(NETWORK, data, constraint, seed, settings, own)
         row = summarise(bias, constraint, seed, one, test)
-        if one.end.primal.gamma:
+        if one.state.primal.gamma:
           measured.append(jax.device_get(measure(one.relaxed, test)))
           trainings.append(report.evidence(one.records, baseline))
           row |= judged(report.generator_reports(measured[-1:], trainings[-1:]), BROKEN[bias])
           if seed == settings.seeds[0]:
             inputs = (test["image"],)
-            layers = report.layer_reports(NETWORK, one.end.relaxed, inputs, one.records)
+            layers = report.layer_reports(NETWORK, one.state.relaxed, inputs, one.history)
             found.layers[bias, constraint] = layers
-            found.records[bias, constraint] = one.records
+            found.records[bias, constraint] = one.history
         found.rows.append(row)
         progress(f"bias {bias}, {constraint}, seed {seed}")
       if measured:
@@ -103,12 +104,12 @@ def judged(generators: Sequence[report.GeneratorReport], truth: set[str]) -> dic
 
 
 def summarise(
-  bias: str, constraint: str, seed: int, one: images_training.Trained, test: dict[str, Any]
+  bias: str, constraint: str, seed: int, one: ace_jax.Fit, test: dict[str, Any]
 ) -> dict[str, Any]:
   """Returns the numbers of one training."""
   network = jax.jit(NETWORK.apply)
   relaxed = "relaxed" if "relaxed" in one.test else "projection"
-  last = one.records[-1]
+  last = one.history[-1]
   kinds = {"gamma": "gamma", "multiplier": "multipliers", "slack": "slack"}
   return {
     "bias": bias,
@@ -123,7 +124,7 @@ def summarise(
       for name, variables in (("projection", one.projection), ("relaxed", one.relaxed))
     },
     **{plural: history.of_kind(last, kind) for kind, plural in kinds.items()},
-    "memory": one.memory,
+    "memory": one.memory and one.memory.record(),
   }
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app, folders
+from experiments.harness import app, folders, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "Folder of a finished N-body run with gamma.")
-flags.DEFINE_string("strict", None, "Folder of a finished strict run of the same sizes.")
-flags.DEFINE_string("out", None, "Folder of the figures; landscape/ in the run by default.")
+paths.DEFINE_path("run", None, "Folder of a finished N-body run with gamma.")
+paths.DEFINE_path("strict", None, "Folder of a finished strict run of the same sizes.")
+paths.DEFINE_path("out", None, "Folder of the figures; landscape/ in the run by default.")
 flags.DEFINE_integer("grid", 41, "Points along each direction.", lower_bound=3)
 flags.DEFINE_integer("frames", 11, "Values of gamma in the animation.", lower_bound=2)
 flags.DEFINE_integer("animation_grid", 15, "Points along each direction there.", lower_bound=3)
@@ -38,13 +38,13 @@ def main() -> None:
     raise UsageError(f"--extent={FLAGS.extent:g} must be positive and finite.")
   run = folders.only_run(FLAGS.run, "run")
   strict = folders.only_run(FLAGS.strict, "strict") if FLAGS.strict else None
-  place = folders.tried(Path(FLAGS.out or Path(run) / "landscape"), "out")
+  target = folders.tried(Path(FLAGS.out or Path(run) / "landscape"), "out")
   app.set_up_jax()
   from experiments.landscape import run as landscape_run
 
   names = ("grid", "frames", "animation_grid", "snapshots", "samples", "extent", "seed")
   values = {name: FLAGS[name].value for name in names}
-  landscape_run.run(landscape_run.Request(run, strict, str(place), **values))
+  landscape_run.run(landscape_run.Request(run, strict, str(target), **values))
 
 
 if __name__ == "__main__":

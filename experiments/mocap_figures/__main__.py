@@ -7,12 +7,12 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app, folders, labels, result_files
+from experiments.harness import app, folders, labels, paths, result_files
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("runs", None, "Folders of finished motion capture runs, by commas.")
-flags.DEFINE_string("out", "runs/figures", "Folder of the figures.")
+paths.DEFINE_paths("runs", None, "Folders of finished motion capture runs, by commas.")
+paths.DEFINE_path("out", "runs/figures", "Folder of the figures.")
 flags.DEFINE_integer("window", 0, "Which of the stored windows the GIF shows.", lower_bound=0)
 
 
@@ -44,15 +44,15 @@ def main() -> None:
   predictions, shown, subject = {}, None, ""
   for folder, result, label in zip(runs, results, names, strict=True):
     wanted = ["bones", "start", "truth", *result["predictors"]]
-    found = arrays.read(Path(folder) / PREDICTIONS, wanted, remedy)
-    fixed = [found[name] for name in ("bones", "start", "truth")]
+    stored = arrays.read(Path(folder) / PREDICTIONS, wanted, remedy)
+    fixed = [stored[name] for name in ("bones", "start", "truth")]
     if shown is not None and not all(map(np.array_equal, shown, fixed)):
       raise UsageError(f"{folder} shows other windows than {runs[0]}.")
     shown, subject = fixed, result["data"]["subject"]
     seed = f", seed {result['seeds'][0]}" if names.count(label) > 1 else ""
     for name in result["predictors"]:
       predictor = f", {name}" if len(result["predictors"]) > 1 else ""
-      predictions[f"{label}{seed}{predictor}"] = found[name]
+      predictions[f"{label}{seed}{predictor}"] = stored[name]
   assert shown is not None
   bones, start, truth = shown
   if FLAGS.window >= len(start):
@@ -61,8 +61,10 @@ def main() -> None:
   figure = skeleton_plots.stick_figures(bones, start, truth, predictions)
   plots.save(figure, out / f"poses_{subject}.png")
   w = FLAGS.window
-  one = {label: poses[w] for label, poses in predictions.items()}
-  skeleton_plots.save_animation(out / f"poses_{subject}.gif", bones, start[w], truth[w], one)
+  window_poses = {label: poses[w] for label, poses in predictions.items()}
+  skeleton_plots.save_animation(
+    out / f"poses_{subject}.gif", bones, start[w], truth[w], window_poses
+  )
   print(f"Wrote {out}/poses_{subject}.png and .gif")
 
 

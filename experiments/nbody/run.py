@@ -67,6 +67,8 @@ def load(settings: Settings, train: int | None) -> nbody.Dataset:
 def _load(settings: Data, train: int | None) -> nbody.Dataset:
   if settings.data_file:
     return nbody.load_file(settings.data_file, train)
+  if settings.data_dir:
+    return nbody.load_folder(settings.data_dir, train)
   with Progress(None, "trajectory", label="simulating", delay=1) as shown:
     return nbody.load(
       system=settings.system,

@@ -16,6 +16,7 @@ from ace_jax.training.parallel import DATA
 from ace_jax.training.progress import Progress
 from data import pendulum
 from experiments.harness import tables, workdirs
+from experiments.harness.replicas import exact
 
 CONSTRAINTS = ("strict", "equality", "resilient")
 _EQUIVARIANT = 0.01
@@ -58,7 +59,7 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, place: Path) -
       rows += [row(result) for result in results[-len(CONSTRAINTS) :]]
     said = {c: verdict(c, results) for c in damping}
     result = {"experiment": "pendulum", "settings": settings, "results": results}
-    result |= {"rule": RULE, "verdicts": {f"{c:g}": text for c, text in said.items()}}
+    result |= {"rule": RULE, "verdicts": {exact(c): text for c, text in said.items()}}
     workdirs.write_result(place, result)
     (place / "figures").mkdir(exist_ok=True)
     draw(place / "figures", damping, found, results)
@@ -197,5 +198,5 @@ def draw(folder: Path, damping: list[float], found: Any, results: list[dict[str,
   for name in CONSTRAINTS[1:]:
     for c in (damping[0], strongest):
       figure = plots.gamma_and_multipliers(found[name][c].history)
-      plots.save(figure, folder / f"gamma_{name}_damping{c:g}.png")
+      plots.save(figure, folder / f"gamma_{name}_damping{exact(c)}.png")
   plots.save(pendulum_plots.error_by_damping(results), folder / "error_by_damping.png")

@@ -23,15 +23,15 @@ from typing import Any
 
 from absl import flags
 
-from experiments.harness import app, folders
+from experiments.harness import app, folders, paths
 from experiments.mocap import settings as mocap_presets
 from experiments.nbody import settings as nbody_presets
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "nbody", ["nbody", "mocap"], "Which experiment.")
-flags.DEFINE_string("folder", None, "Has SOMETHING/result.json; results/EXPERIMENT by default.")
-flags.DEFINE_string("reference", None, "CSV of the reference curves.", required=True)
-flags.DEFINE_string("out", None, "Where to write; a new folder under runs/ by default.")
+paths.DEFINE_path("folder", None, "Has SOMETHING/result.json; results/EXPERIMENT by default.")
+paths.DEFINE_path("reference", None, "CSV of the reference curves.", required=True)
+paths.DEFINE_path("out", None, "Where to write; a new folder under runs/ by default.")
 
 PREDICTORS = {
   "strict": ["projection"],
@@ -157,7 +157,8 @@ def compare(seeds: list[Curve], reference: Curve) -> dict[str, Any]:
 def comparable(result: dict[str, Any]) -> bool:
   """Whether a run had the model, data and settings of the reference, seed and length apart."""
   settings, data = result["settings"], result["data"]
-  same_data = data.get("split") == "published" or bool(settings.get("data_file"))
+  from_file = bool(settings.get("data_file")) or data.get("source") == "file"
+  same_data = data.get("split") == "published" or from_file
   # Older results were made when the preset had another dual rate.
   dual_lr = PRESETS[result["experiment"]]["dual_lr"]
   same_rate = result["constraint"] == "strict" or settings["dual_lr"] == dual_lr
@@ -228,27 +229,27 @@ def main() -> None:
     constraint, key = CONSTRAINTS[run], f"{split}/{predictor}"
     if constraint not in runs:
       continue
-    own = [[r for r in result["curve"] if key in r] for result in runs[constraint]]
-    seeds = [{int(r["epoch"]): r[key] for r in records} for records in own]
+    records = [[r for r in result["curve"] if key in r] for result in runs[constraint]]
+    seeds = [{int(r["epoch"]): r[key] for r in of_seed} for of_seed in records]
     try:
-      found = compare(seeds, curve)
+      comparison = compare(seeds, curve)
     except ValueError as error:
       raise DataError(f"{FLAGS.reference}, {run}, {key}: {error}; nothing was written.") from error
-    report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[constraint]], **found}
-    ours = scale * np.array(found["ours_at_the_end"])
+    report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[constraint]], **comparison}
+    ours = scale * np.array(comparison["ours_at_the_end"])
     spread = f" +- {ours.std(ddof=1):.2f}" if len(ours) > 1 else ""
     rows.append(
       [
         f"{run}, {predictor}, {split}",
         str(len(seeds)),
-        f"{found['epochs'][0]}-{found['epochs'][1]}",
+        f"{comparison['epochs'][0]}-{comparison['epochs'][1]}",
         f"{ours.mean():.2f}{spread}",
-        f"{scale * found['reference_at_the_end']:.2f}",
-        *(f"{share:.0%}" for share in found["shares"].values()),
+        f"{scale * comparison['reference_at_the_end']:.2f}",
+        *(f"{share:.0%}" for share in comparison["shares"].values()),
       ]
     )
     figures[f"comparison_{run}_{split}_{predictor}.png"] = plots.against_reference(
-      {f"ace_jax, {constraint.replace('_', '-')}": own},
+      {f"ace_jax, {constraint.replace('_', '-')}": records},
       {"published PyTorch implementation, 1 seed": tuple(np.array(list(curve.items())).T)},
       key,
       f"{_SPLITS[split]} MSE of the {_PREDICTORS[predictor]} ({UNITS[FLAGS.experiment]})",

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app, folders
+from experiments.harness import app, folders, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list(
+paths.DEFINE_paths(
   "runs",
   None,
   "Finished N-body runs that differ in the seed alone: their folders, or one of several.",
 )
-flags.DEFINE_string("out", None, "Folder of report.md and report.png; the first run by default.")
+paths.DEFINE_path("out", None, "Folder of report.md and report.png; the first run by default.")
 flags.DEFINE_integer("samples", 500, "Held-out samples to measure on.", lower_bound=2)
 flags.DEFINE_integer("angles", 16, "Points on the circle of every generator.", lower_bound=2)
 
@@ -30,11 +30,11 @@ def main() -> None:
   if not FLAGS.runs:
     raise UsageError("name finished runs: --runs=FOLDER,FOLDER.")
   runs = folders.runs_in(FLAGS.runs)
-  place = folders.tried(Path(FLAGS.out or runs[0]), "out")
+  target = folders.tried(Path(FLAGS.out or runs[0]), "out")
   app.set_up_jax()
   from experiments.report import run as report_run
 
-  report_run.run(runs, place, FLAGS.samples, FLAGS.angles)
+  report_run.run(runs, target, FLAGS.samples, FLAGS.angles)
 
 
 if __name__ == "__main__":

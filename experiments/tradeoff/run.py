@@ -23,7 +23,7 @@ def run(
   sweep: Sweep,
   grids: Mapping[str, Sequence[float]],
   data: Sequence[str],
-  place: Path,
+  folder: Path,
   jobs: int | None,
 ) -> None:
   """Trains what is not finished; then writes, prints and draws the curve.
@@ -32,18 +32,18 @@ def run(
     sweep: The experiment, its flags, and the seeds of every point.
     grids: See `programs`.
     data: See `programs`.
-    place: Where to write.
+    folder: Where to write.
     jobs: Programs at once.
   """
   jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
   # Not the data sets: more of them may be added to a workdir.
   identity = {"flags": list(sweep.given), "grids": grids, "seeds": list(sweep.seeds)}
   asked = {**identity, "data": list(data)}
-  with workdirs.opened(place, identity, resume=(place / workdirs.CONFIG).exists()):
+  with workdirs.opened(folder, identity, resume=(folder / workdirs.CONFIG).exists()):
     begin = time.monotonic()
-    trained = sweep_run.train(sweep, place, programs(grids, data, sweep.seeds), jobs)
+    trained = sweep_run.train(sweep, folder, programs(grids, data, sweep.seeds), jobs)
     print(f"All programs are finished, after {time.monotonic() - begin:.0f} s in this call.")
-    write(place, asked, [point(result) for _, results in trained for result in results])
+    write(folder, asked, [point(result) for _, results in trained for result in results])
 
 
 def point(result: dict[str, Any]) -> dict[str, Any]:
@@ -66,10 +66,10 @@ def point(result: dict[str, Any]) -> dict[str, Any]:
 
 def groups(points: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
   """Joins the seeds of each point, in the order in which they come."""
-  found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-  for one in points:
-    found.setdefault((one["data"], one["constraint"], one["constant"]), []).append(one)
-  return list(found.values())
+  grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+  for entry in points:
+    grouped.setdefault((entry["data"], entry["constraint"], entry["constant"]), []).append(entry)
+  return list(grouped.values())
 
 
 def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -81,17 +81,17 @@ def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
     constant = (
       f", {CONSTANT[first['constraint']]}={first['constant']:g}" if first["constant"] else ""
     )
-    gammas = [one["largest_gamma"] for one in group if one["largest_gamma"] is not None]
+    gammas = [entry["largest_gamma"] for entry in group if entry["largest_gamma"] is not None]
     lines.append(
       [
         first["data"],
         f"{first['constraint']}{constant}",
-        ",".join(str(one["seed"]) for one in group),
+        ",".join(str(entry["seed"]) for entry in group),
         tables.spread(values(group, name, "test_mse")),
         tables.spread(values(group, "projection", "test_mse")),
-        tables.spread(values(group, name, "test_gap"), deviation=False),
-        tables.spread(values(group, name, "test_gap_relative"), deviation=False),
-        tables.spread(gammas, deviation=False),
+        tables.spread(values(group, name, "test_gap"), deviation=None),
+        tables.spread(values(group, name, "test_gap_relative"), deviation=None),
+        tables.spread(gammas, deviation=None),
       ]
     )
   return lines
@@ -99,23 +99,23 @@ def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def values(group: Sequence[dict[str, Any]], predictor: str, name: str) -> list[float]:
   """Returns a number of a predictor, of every seed."""
-  return [one["predictors"][predictor][name] for one in group]
+  return [entry["predictors"][predictor][name] for entry in group]
 
 
-def write(place: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> None:
+def write(folder: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> None:
   """Prints the table, and writes result.json, table.md and tradeoff.png."""
   lines = rows(points)
   print(f"\n{tables.table(_HEADER, lines)}\n")
   result = {"experiment": "tradeoff", "asked": asked, "points": points}
-  workdirs.write_result(place, result)
-  files.write_text(place / "table.md", tables.markdown(_HEADER, lines) + "\n")
-  plots.save(comparison_figures.tradeoff(curves(points)), place / "tradeoff.png")
-  print(f"Everything is in {place}: result.json, table.md, tradeoff.png, a folder a program.")
+  workdirs.write_result(folder, result)
+  files.write_text(folder / "table.md", tables.markdown(_HEADER, lines) + "\n")
+  plots.save(comparison_figures.tradeoff(curves(points)), folder / "tradeoff.png")
+  print(f"Everything is in {folder}: result.json, table.md, tradeoff.png, a folder a program.")
 
 
 def curves(points: Sequence[dict[str, Any]]) -> dict[str, list[comparison_figures.Mark]]:
   """Returns the marks of the figure, by data set."""
-  found: dict[str, list[comparison_figures.Mark]] = {}
+  marks: dict[str, list[comparison_figures.Mark]] = {}
   for group in groups(points):
     first = group[0]
     relaxed = "relaxed" in first["predictors"]
@@ -128,5 +128,5 @@ def curves(points: Sequence[dict[str, Any]]) -> dict[str, list[comparison_figure
       relative=values(group, name, "test_gap_relative"),
       projection=values(group, "projection", "test_mse") if relaxed else [],
     )
-    found.setdefault(first["data"], []).append(mark)
-  return found
+    marks.setdefault(first["data"], []).append(mark)
+  return marks

@@ -9,7 +9,7 @@ from experiments.table import rivals as rivals_table
 
 
 def result(seed, test, constraint="equality"):
-  found = {"test_mse": test, "valid_mse": test, "final_equivariance_error": 1e-7}
+  metrics = {"test_mse": test, "valid_mse": test, "final_equivariance_error": 1e-7}
   return {
     "experiment": "nbody",
     "model": "segnn",
@@ -22,7 +22,7 @@ def result(seed, test, constraint="equality"):
       **{"dual_lr": 1e-3, "augmented": 0.0},
       **{"hidden_features": 8, "layers": 1, "batch_size": 10},
     },
-    "predictors": {"projection": found},
+    "predictors": {"projection": metrics},
     "train_samples": 3000,
     "epochs": 5,
     "seconds": 3.0,
@@ -103,7 +103,7 @@ def test_damaged_results_are_named(tmp_path, changed, says):
 def rival(seed, constraint, test, gap, model="mpnn", predictors=("projection",), **settings):
   shared = {"seed": seed, "hidden_features": 8, "layers": 1, "batch_size": 10, **settings}
   shared |= {"constraint": constraint, "dual_optimizer": "adam", "dual_lr": 0.01}
-  found = {
+  errors = {
     name: {"test_mse": test, "test_gap": gap, "final_equivariance_error": 0.1}
     for name in predictors
   }
@@ -112,7 +112,7 @@ def rival(seed, constraint, test, gap, model="mpnn", predictors=("projection",),
     asked["functional"] = {"asked": settings["epsilon"], "final": {"test_gap": gap}}
   return {
     **{"experiment": "nbody", "model": model, "constraint": constraint, "settings": shared},
-    **{"predictors": found, "seeds": [seed], "train_samples": 40, "epochs": 2},
+    **{"predictors": errors, "seeds": [seed], "train_samples": 40, "epochs": 2},
     **{"seconds": 10.0, "replicas": 2, **asked},
   }
 
