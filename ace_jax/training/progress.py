@@ -1,6 +1,7 @@
 """How far a long piece of work is: a bar on a terminal, a line a minute elsewhere."""
 
 import math
+import os
 import shutil
 import sys
 import time
@@ -20,6 +21,8 @@ _COUNTS = 26  # columns of the counts and times before the numbers of a narrow b
 
 class Progress:
   """Counts pieces of work on stderr: a bar on a terminal, a line a minute where it is none.
+
+  TQDM_DISABLE=1 in the environment silences both.
 
   Args:
     total: How many pieces there are; None if that is not known.
@@ -60,11 +63,9 @@ class Progress:
     self._numbers: dict[str, str] = {}
 
   def label(self, text: str) -> None:
-    """Replaces what stands in front of the counts; where there is no terminal, says it at once."""
+    """Replaces what stands in front of the counts."""
     self._label = text
-    if self._bar is None and text:
-      self._write(f"{text} ...")
-    elif self._bar is not None:
+    if self._bar is not None:
       self._bar.set_description(text or None)
 
   def total(self, total: int) -> None:
@@ -90,17 +91,15 @@ class Progress:
       self._bar.update(count)
     elif time.monotonic() - self._last >= self._interval:
       self._last = time.monotonic()
-      self._write(self.line())
+      if not os.environ.get("TQDM_DISABLE"):
+        self._stream.write(f"{self.line()}\n")
+        self._stream.flush()
 
   def reach(self, done: int, total: int | None = None) -> None:
     """Counts up to so many pieces, of a total that may become known now."""
     if total is not None:
       self.total(total)
     self.advance(done - self._done)
-
-  def _write(self, text: str) -> None:
-    self._stream.write(f"{text}\n")
-    self._stream.flush()
 
   def line(self) -> str:
     """Returns what is said where there is no terminal."""
