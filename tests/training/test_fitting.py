@@ -221,14 +221,17 @@ def test_seeds_are_replicas_each_equal_to_its_own_fit(tmp_path):
   assert [trained.settings.seed for trained in several] == [4, 0, 2]
   for trained in (several[0], several[2]):
     alone = fit(3, seed=trained.settings.seed, **options)
-    assert_same(trained.state.primal, alone.state.primal)
-    assert_same(trained.relaxed, alone.relaxed)
-    assert_same(trained.multipliers, alone.multipliers)
-    assert trained.history[2]["valid/relaxed"] == alone.history[2]["valid/relaxed"]
+    assert_same(trained.state.primal, alone.state.primal, rtol=1e-4, atol=1e-6)
+    assert_same(trained.relaxed, alone.relaxed, rtol=1e-4, atol=1e-6)
+    assert_same(trained.multipliers, alone.multipliers, rtol=1e-4, atol=1e-6)
+    error = alone.history[2]["valid/relaxed"]
+    assert trained.history[2]["valid/relaxed"] == pytest.approx(error, rel=1e-4)
     seed = trained.settings.seed
     logged = [record for record in records if record["seed"] == seed]
     assert logged == [{**record, "seed": seed} for record in trained.history]
   assert {path.name for path in tmp_path.iterdir()} >= {"seed4", "seed0", "seed2", "checkpoints"}
+  kernels = [trained.state.primal.theta["hidden"]["kernel"] for trained in several]
+  assert float(jnp.max(jnp.abs(kernels[0] - kernels[2]))) > 0.01
   again = fit(3, seeds=(4, 0, 2), workdir=tmp_path, resume=True, **options)
   assert_same(again[1].state, several[1].state)
 
