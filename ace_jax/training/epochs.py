@@ -146,6 +146,6 @@ def _mean_error(task: Task, mesh: Mesh, batch_size: int):
 
 def _better(mode: str, best: Best, error: Float[Array, ""], epoch, variables) -> Best:
   better = error < best.error if mode == "min" else error > best.error  # False for a NaN
-  found = Best(error, epoch, jnp.zeros_like(best.stalled), variables)
+  candidate = Best(error, epoch, jnp.zeros_like(best.stalled), variables)
   old = best.replace(stalled=best.stalled + 1)  # pyright: ignore[reportAttributeAccessIssue]
-  return jax.tree.map(lambda new, old: jnp.where(better, new, old), found, old)
+  return jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, old)

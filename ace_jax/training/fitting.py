@@ -110,6 +110,7 @@ def fit(
   mesh: Mesh | None = None,
   progress: Callable[[int, int], Logger] | None = ProgressBar,
   callbacks: Sequence[Logger | Callable[[Record], Any]] = (),
+  until: Callable[[int], bool] = lambda epoch: False,
   **settings: Any,
 ) -> Fit | list[Fit]:
   """Trains a model that contains `Homotopic` layers under a constraint on their gammas.
@@ -156,6 +157,7 @@ def fit(
       expected.
     callbacks: Each is called with the record of every epoch, which has its `seed` where there are
       several; or is a logger of one run, with `log(record)` and `close()`.
+    until: Called with the number of epochs done after each; true makes it the last.
     **settings: epochs, batch_size, eval_every, patience, ...: see `ace_jax.training.Settings`.
 
   Returns:
@@ -219,6 +221,7 @@ def fit(
       names=[*runs],
       loggers=lambda name, done: loggers[name],
       report_memory=report_memory,
+      until=until,
     )
   tests: list[dict[str, float]] = [{} for _ in runs]
   if test is not None:
