@@ -180,12 +180,20 @@ def check_moves(optimizer: optax.GradientTransformation, primal: Primal) -> None
     ConfigurationError: it does not; says why.
   """
 
-  def moved(primal: Any) -> Any:
-    state = optimizer.init(primal)
-    return optax.with_extra_args_support(optimizer).update(primal, state, primal, value=0.0)
+  inner = optax.with_extra_args_support(optimizer)
 
+  def moved(arguments: Any) -> Any:
+    primal, state, value = jax.tree.map(lambda x: x[0], arguments)
+    updates = inner.update(primal, state, primal, value=value)
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], updates)
+
+  # On a mesh, as the training step runs: there both branches of a lax.cond must vary over it.
+  mesh = jax.sharding.Mesh(jax.devices()[:1], ("replica",))
+  spec = jax.sharding.PartitionSpec("replica")
   try:
-    jax.eval_shape(moved, primal)
+    arguments = (primal, jax.eval_shape(inner.init, primal), jnp.zeros(()))
+    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), arguments)
+    jax.eval_shape(jax.shard_map(moved, mesh=mesh, in_specs=spec, out_specs=spec), stacked)
   except Exception as error:
     raise ConfigurationError(
       f"the optimizer cannot move these parameters ({first_line(error)}); it gets gradients, "
@@ -249,4 +257,4 @@ def in_real_float32(inner: optax.GradientTransformation) -> optax.GradientTransf
 
     return jax.tree.map(back, moved, gradients), state
 
-  return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+  return optax.GradientTransformationExtraArgs(init, update)
