@@ -132,6 +132,32 @@ _SWING = (
     shown="changed",
   ),
 )
+_EQUIVARIANT_L2 = Constant(
+  "equivariant_l2",
+  "Weight of the squared norm of all weights but the branches' (residual_pathway); 1e-6 by "
+  "default.",
+  default=1e-6,
+  argument="equivariant",
+  domain="not negative",
+  gridded=True,
+)
+_FREE_L2 = Constant(
+  "free_l2",
+  "Weight of the squared norm of the branches' weights (residual_pathway); 1e-4 by default.",
+  default=1e-4,
+  argument="free",
+  domain="not negative",
+  gridded=True,
+)
+_PROJECTION_WEIGHT = Constant(
+  "projection_weight",
+  "Weight of the branches' squared distance to equivariant maps (projection_regulariser); 1e-3 by "
+  "default.",
+  default=1e-3,
+  argument="weight",
+  domain="not negative",
+  gridded=True,
+)
 _ON_GAMMA, _ON_ERROR = "ace_jax.constraints.on_gamma", "ace_jax.constraints.on_error"
 _BUILD = "experiments.harness.build"
 
@@ -166,6 +192,23 @@ ENTRIES = (
     predictor="projection",
     branch="linear",
     branch_deviation=1e-4,  # as published: near 0
+    irreps=True,
+  ),
+  Constraint(
+    "residual_pathway",
+    "ace_jax.constraints.on_weights:ResidualPathway",
+    (_EQUIVARIANT_L2, _FREE_L2),
+    gamma="prescribed",
+    predictor="relaxed",
+    penalises_weights=True,
+  ),
+  Constraint(
+    "projection_regulariser",
+    "ace_jax.constraints.on_weights:ProjectionRegulariser",
+    (_PROJECTION_WEIGHT,),
+    gamma="prescribed",
+    predictor="relaxed",
+    branch="linear",
     irreps=True,
   ),
   Constraint("swing", f"{_BUILD}:swing", _SWING, takes=("steps_an_epoch",), gamma="prescribed"),

@@ -122,6 +122,8 @@ class Constraint:
     predictor: The predictor that it is for: the projection f_theta,0, the relaxed f_theta,gamma.
     branch: The only branch that it is for; None for any.
     branch_deviation: Of the normal numbers that its branches start from; None for their own.
+    penalises_weights: Whether it penalises the size of the branches' weights, which a branch
+      that divides by it would evade.
     irreps: Whether it asks which representations a layer maps between (`Homotopic.irreps`).
     quick: Settings under --preset=quick in place of the preset's; a `Length` counts epochs.
   """
@@ -136,6 +138,7 @@ class Constraint:
   predictor: Literal["both", "projection", "relaxed"] = "both"
   branch: str | None = None
   branch_deviation: float | None = None
+  penalises_weights: bool = False
   irreps: bool = False
   quick: Mapping[str, Value | Length] = dataclasses.field(default_factory=dict)
 

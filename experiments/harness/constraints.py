@@ -84,10 +84,8 @@ def meaningful() -> dict[str, set[str]]:
     **dict.fromkeys(("dual_lr", "dual_optimizer", "dual_eps", "augmented"), dual),
     **{name: where(trains_gamma=True) for name in ("gamma_lr", "gamma_optimizer", "gamma")},
     "relaxation": branches,
-    **{
-      name: branches & where(branch=None)
-      for name in ("relaxation_features", "rank", "relaxation_scale")
-    },
+    **{name: branches & where(branch=None) for name in ("relaxation_features", "rank")},
+    "relaxation_scale": branches & where(branch=None, penalises_weights=False),
     **{
       name: where(gamma="learned") | where(gamma="prescribed")
       for name in ("finish_epochs", "finish_from")

@@ -16,6 +16,7 @@ class Model:
     make: "module:name" of a function from the settings to the network.
     homotopic: Whether it has layers that may relax, and so gamma.
     branches: Whether --relaxation chooses its branches; else they have one published form.
+    normalised: Whether branches of a published form divide their weights by their norm.
     irreps: Whether its layers name the representations that they map between.
     flags: Of the experiment, that are for models which name them alone.
     predicts: How many frames it predicts (motion capture).
@@ -26,6 +27,7 @@ class Model:
   make: str
   homotopic: bool = True
   branches: bool = True
+  normalised: bool = False
   irreps: bool = True
   flags: tuple[str, ...] = ()
   predicts: int = 1
@@ -45,6 +47,7 @@ _registered = {
       "egno",
       f"{_MOCAP}:egno",
       branches=False,
+      normalised=True,
       irreps=False,
       flags=("modes", "centring"),
       predicts=5,

@@ -98,6 +98,8 @@ def test_turning_about_the_mean_joint_keeps_it_and_all_lengths():
     (["--model=gpt"], "--model=gpt does not exist"),
     (["--model=mpnn"], "--constraint=strict"),
     (["--constraint=schedule"], "take --model=egnn"),
+    (["--constraint=projection_regulariser"], "without any; take --model=egnn"),
+    (["--constraint=residual_pathway"], "EGNO's branches divide by it; take --model=egnn"),
     (["--model=egnn", "--modes=2"], "--modes is for --model=egno"),
     (["--source=acclaim"], "--data_dir"),
     (["--source=synthetic", "--data_dir=a"], "leave out one"),
