@@ -91,13 +91,13 @@ class ProjectionRegulariser(_FullBranches):
 
   def terms(self, task, primal, model_state, batch, key, constraint_state):
     # A collection that is there is one that the model may write to: it sows what layers see.
-    found = super().terms(
+    terms = super().terms(
       task, primal, {**model_state, "intermediates": {}}, batch, key, constraint_state
     )
-    model_state = dict(found.model_state)
+    model_state = dict(terms.model_state)
     layers = traverse_util.flatten_dict(model_state.pop("intermediates"))
     distance = distance_to_equivariance(primal.theta, primal.gamma, layers)
-    return Terms(found.loss, self.weight * distance, found.violation, model_state)
+    return Terms(terms.loss, self.weight * distance, terms.violation, model_state)
 
 
 def distance_to_equivariance(theta: Any, gamma: Any, layers: dict[tuple[str, ...], Any]) -> Scalar:

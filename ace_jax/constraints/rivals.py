@@ -163,10 +163,10 @@ class GradNorm(UnderSymmetry):
     slopes = jax.jacrev(mean_losses)(jax.lax.stop_gradient(primal.theta))
     slopes = _mean(slopes, self.axis_name)
     norms = jax.vmap(optax.tree.norm)(slopes)
-    own, updated = losses(primal.theta)
+    task_losses, updated = losses(primal.theta)
     first, second = constraint_state["weights"]
-    cost = (first - 1) * own[0] + second * own[1]
-    return Terms(own[0], cost, {}, updated, jax.lax.stop_gradient((own, norms)))
+    cost = (first - 1) * task_losses[0] + second * task_losses[1]
+    return Terms(task_losses[0], cost, {}, updated, jax.lax.stop_gradient((task_losses, norms)))
 
   def update(self, primal, multipliers, constraint_state, aux, step):
     losses, norms = aux

@@ -124,9 +124,9 @@ def test_what_both_rules_add_and_its_gradient():
     ),
   )
   for rule, cost, slopes, scale_slope in cases:
-    found = terms_of(rule, primal, batch, network)
-    np.testing.assert_allclose([found.loss, found.cost], [loss, cost], rtol=1e-5)
-    assert found.model_state == {}
+    terms = terms_of(rule, primal, batch, network)
+    np.testing.assert_allclose([terms.loss, terms.cost], [loss, cost], rtol=1e-5)
+    assert terms.model_state == {}
 
     def price(theta, rule=rule):
       return terms_of(rule, primal._replace(theta=theta), batch, network).cost
@@ -175,5 +175,5 @@ def test_what_has_no_projection():
   ):
     with pytest.raises(ConfigurationError, match=said):
       terms_of(ProjectionRegulariser(), point(network, batch), batch, network)
-  found = terms_of(ResidualPathway(), point(network, batch), batch, network)
-  assert found.cost > 0
+  terms = terms_of(ResidualPathway(), point(network, batch), batch, network)
+  assert terms.cost > 0
