@@ -39,7 +39,7 @@ _EQUIVARIANT = ("lmax", "lmax_attributes", "norm")
 _registered = {
   (entry.experiment, entry.name): entry
   for entry in (
-    Model("nbody", "segnn", f"{_NBODY}:segnn", flags=_EQUIVARIANT),
+    Model("nbody", "segnn", f"{_NBODY}:segnn", flags=(*_EQUIVARIANT, "keep")),
     Model("nbody", "mpnn", f"{_NBODY}:mpnn", homotopic=False),
     Model("nbody", "transformer", f"{_NBODY}:transformer", homotopic=False),
     Model(
@@ -49,13 +49,13 @@ _registered = {
       branches=False,
       normalised=True,
       irreps=False,
-      flags=("modes", "centring"),
+      flags=("modes", "centring", "keep"),
       predicts=5,
     ),
-    Model("mocap", "egnn", f"{_MOCAP}:egnn"),
+    Model("mocap", "egnn", f"{_MOCAP}:egnn", flags=("keep",)),
     Model("mocap", "radial_field", f"{_MOCAP}:radial_field"),
-    Model("mocap", "tfn", f"{_MOCAP}:tfn"),
-    Model("mocap", "se3_transformer", f"{_MOCAP}:se3_transformer"),
+    Model("mocap", "tfn", f"{_MOCAP}:tfn", flags=("keep",)),
+    Model("mocap", "se3_transformer", f"{_MOCAP}:se3_transformer", flags=("keep",)),
     Model("mocap", "mpnn", f"{_MOCAP}:mpnn", homotopic=False),
     Model("qm9", "schnet", f"{_QM9}:schnet", branches=False, irreps=False, flags=("centring",)),
     Model("qm9", "segnn", f"{_QM9}:segnn", flags=_EQUIVARIANT),

@@ -107,6 +107,8 @@ def refuses(done, code, *says):
     (["--constraint=swing", "--gamma_lr=1"], "--gamma_lr has no meaning"),
     (["--constraint=swing", "--epochs=5", "--swing_epochs=6"], "longer than the 5 epochs"),
     (["--constraint=random_homotopy", "--dual_lr=1"], "--dual_lr has no meaning"),
+    (["--keep=axis:w"], "axis:w"),
+    (["--model=mpnn", "--constraint=strict", "--keep=axis:z"], "--keep is for --model=segnn"),
     (["--free_l2=1"], "--free_l2 has no meaning with --constraint=equality"),
     (["--constraint=residual_pathway", "--free_l2=-1"], "--free_l2=-1 must not be negative"),
     (["--constraint=residual_pathway", "--relaxation_scale=fixed"], "scale has no meaning"),
@@ -411,6 +413,27 @@ def test_every_rival_runs(tmp_path, data_file, flags):
     assert set(results[0]["final"]["gamma"].values()) == {1}
   rows = rivals_table.rows(results)
   assert all(float(row[6].split()[0]) >= 0 for row in rows)
+
+
+def test_a_network_that_keeps_one_axis(tmp_path, data_file):
+  place = tmp_path / "run"
+  flags = ["--constraint=strict", "--keep=axis:z", f"--data_file={data_file}"]
+  done = run(*TINY, *flags, f"--workdir={place}")
+  assert done.returncode == 0, done.stderr
+  result = json.loads((place / "result.json").read_text())
+  assert result["settings"]["keep"] == "axis:z"
+  assert json.loads((place / "config.json").read_text())["settings"]["keep"] == "axis:z"
+  assert "keep" in result["differs_from_published"]
+  measured = result["predictors"]["projection"]
+  # What is measured is about the axis; turned samples say what became of the other rotations.
+  assert measured["test_gap"] < 1e-10
+  turned = measured["test_mse_turned"]
+  assert turned["vertical"] == pytest.approx(measured["test_mse"], rel=1e-4)
+  assert abs(turned["random_axes"] / measured["test_mse"] - 1) > 1e-3
+  (row,) = table.nbody_rows([result])
+  assert row[0].startswith("strict, keeps axis:z, quick")
+  (rival,) = rivals_table.rows([result])
+  assert rival[0] == "segnn, strict, keeps axis:z"
 
 
 def test_every_size_gets_the_same_steps_and_evaluations():
