@@ -1,5 +1,6 @@
 # make demo: set up, then train an equality-constrained SEGNN on charged particles.
 # make test: set up, then run the fast tests.
+# make release: sdist and wheel into dist/, checked, each tried in empty environments.
 # make versions PYTHONS="python3.11 python3.13": the fast tests under each, with the newest packages.
 
 VENV := .venv
@@ -9,7 +10,7 @@ FIND := for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	if $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null; then echo $$p; break; fi; done
 
-.PHONY: demo test slow versions install lint format types wheel clean
+.PHONY: demo test slow versions install lint format types wheel release clean
 
 demo: install
 	$(PYTHON) -m experiments.nbody --constraint=equality
@@ -32,7 +33,7 @@ $(STAMP): setup.py constraints.txt
 	exit 2; fi; \
 	[ -x $(PYTHON) ] || $$python -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[dev,experiments,plots,sweep,tensorboard]'
+		-e '.[dev]'
 	@touch $@
 
 lint: install
@@ -48,6 +49,9 @@ types: install
 
 wheel: install
 	bash .ci/wheel $(PYTHON)
+
+release: install
+	bash .ci/release $(PYTHON)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Bool, Float
 
+# Here too: where the other project was installed last, its __init__.py takes the place of ours.
+import ace_jax.installation  # noqa: F401
 from ace_jax import padding
 
 GAMMA = "gamma"
