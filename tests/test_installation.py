@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import ace_jax
 from ace_jax.errors import InstallationError
 from ace_jax.installation import FOREIGN, foreign_files, refuse_foreign_files
 
@@ -69,3 +70,7 @@ def test_nothing_tells_a_user_to_install_the_other_project():
   assert len(files) > 100
   naming = {f for f in files if (ROOT / f).exists() and wrong.search((ROOT / f).read_text())}
   assert naming == set()
+
+
+def test_the_citation_names_this_version():
+  assert f"\nversion: {ace_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
