@@ -50,6 +50,7 @@ setup(
       "scipy>=1.13",
     ],
     "docs": [
+      f"{NAME}[plots]",
       "myst-nb>=1.2",
       "sphinx>=8.0",
       "sphinx-book-theme>=1.1.4",

@@ -38,6 +38,10 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 
+# A public name is documented in its namespace and in its module, so that a short name in an
+# annotation has two targets; either will do.
+suppress_warnings = ["ref.python"]
+autodoc_default_options = {"special-members": "__call__"}
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
@@ -55,6 +59,14 @@ def signature_of_module(app, what, name, obj, options, signature, returned):
   return f"({', '.join(f.name for f in fields)})", returned
 
 
+def skip_member(app, what, name, obj, skip, options):
+  """Leaves out what NamedTuple and flax.struct add: fields, which Attributes has, and `replace`."""
+  del app, what, options
+  field = (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
+  return True if field or name == "replace" else skip
+
+
 def setup(app):
-  """Registers the hook."""
+  """Registers the hooks."""
+  app.connect("autodoc-skip-member", skip_member)
   app.connect("autodoc-process-signature", signature_of_module)
