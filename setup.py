@@ -24,6 +24,7 @@ setup(
   install_requires=[
     "absl-py>=2.1",
     "e3nn-jax>=0.21",
+    "filelock>=3.12",
     "flatbuffers>=24.3",
     "flax>=0.12",
     "jax>=0.10,<0.13",
@@ -37,7 +38,7 @@ setup(
   extras_require={
     "dev": [
       # What the tests import beyond the library.
-      f"{NAME}[experiments,images,modelnet,plots,sweep,tensorboard]",
+      f"{NAME}[equinox,experiments,images,modelnet,plots,sweep,tensorboard]",
       "hypothesis>=6.100",
       "ipykernel>=6.29",
       "nbmake>=1.5",
@@ -50,14 +51,16 @@ setup(
       "scipy>=1.13",
     ],
     "docs": [
-      f"{NAME}[plots]",
+      f"{NAME}[equinox,plots]",
       "myst-nb>=1.2",
       "sphinx>=8.0",
       "sphinx-book-theme>=1.1.4",
     ],
+    "equinox": ["equinox>=0.13"],
     "experiments": ["matplotlib>=3.9", "platformdirs>=4.0"],
     "images": ["scikit-learn>=1.5"],
     "modelnet": ["h5py>=3.10"],
+    "models": ["e3x==1.0.2"],
     "notebooks": ["jupyterlab>=4.2"],
     "plots": ["matplotlib>=3.9"],
     "qm9": ["qm9pack>=1.0.3"],

@@ -20,6 +20,7 @@ from unittest import mock
 import numpy as np
 from hypothesis import strategies as st
 
+from ace_jax import signals
 from ace_jax.errors import ConfigurationError, RecordsError
 from ace_jax.training import history
 from benchmarks import mutations
@@ -92,15 +93,14 @@ def _limited() -> Iterator[None]:
   def stop(*_: Any) -> None:
     raise _Hang
 
-  before = signal.signal(signal.SIGALRM, stop)
-  signal.alarm(LONGEST)
-  try:
-    yield
-  except _Hang as hang:
-    raise Finding(f"hung for {LONGEST} s") from hang
-  finally:
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+  with signals.handling(stop, signal.SIGALRM):
+    signal.alarm(LONGEST)
+    try:
+      yield
+    except _Hang as hang:
+      raise Finding(f"hung for {LONGEST} s") from hang
+    finally:
+      signal.alarm(0)
 
 
 def _expect(holds: Any, what: str) -> None:
@@ -127,7 +127,8 @@ def make(place: Path, real: Path | None) -> dict[str, Loader]:
   outside.mkdir(parents=True, exist_ok=True)
   trap = outside / "unpickled"
   makers = {
-    **{"nbody_file": _nbody_file, "nbody_cache": _nbody_cache, "mocap_trials": _mocap_trials},
+    **{"nbody_file": _nbody_file, "nbody_folder": _nbody_folder, "nbody_cache": _nbody_cache},
+    "mocap_trials": _mocap_trials,
     **{"mocap_split": _mocap_split, "skeleton": _skeleton, "motion": _motion},
     **{"mocap_archive": _mocap_archive, "records": _records, "config": _config},
     **{"result": _result, "reference": _reference},
@@ -168,6 +169,24 @@ def _nbody_file(folder: Path, real: Path | None, trap: Path):
     _sound([data.train, data.valid, data.test])
 
   return mutations.broken_archive(arrays, trap), load, (DataError,)
+
+
+def _nbody_folder(folder: Path, real: Path | None, trap: Path):
+  del real
+  random = np.random.default_rng(0)
+  shapes = {"loc": (41, 3, 5), "vel": (41, 3, 5), "charges": (5, 1)}
+  names = [f"{kind}_{split}_a.npy" for split in ("train", "valid", "test") for kind in shapes]
+  arrays = [random.normal(size=(2, *shapes[name.split("_")[0]])) for name in names]
+
+  def load(content: bytes) -> None:
+    for name, array in zip(names, arrays, strict=True):
+      np.save(folder / name, array)
+    (folder / names[content[0]]).write_bytes(content[1:])
+    data = nbody.load_folder(folder)
+    _sound([data.train, data.valid, data.test])
+    _expect(data.train["positions"].shape[1:] == data.test["targets"].shape[1:], "other particles")
+
+  return mutations.broken_member(arrays, trap), load, (DataError,)
 
 
 def _nbody_cache(folder: Path, real: Path | None, trap: Path):
@@ -270,7 +289,7 @@ def _skeleton(folder: Path, real: Path | None, trap: Path):
     (folder / "a.asf").write_bytes(content)
     _positions(folder / "a.asf", folder / "a.amc")
 
-  return mutations.broken_text(skeleton), load, (DataError,)
+  return mutations.broken_acclaim(skeleton), load, (DataError,)
 
 
 def _motion(folder: Path, real: Path | None, trap: Path):
@@ -282,7 +301,7 @@ def _motion(folder: Path, real: Path | None, trap: Path):
     (folder / "a.amc").write_bytes(content)
     _positions(folder / "a.asf", folder / "a.amc")
 
-  return mutations.broken_text(motion), load, (DataError,)
+  return mutations.broken_acclaim(motion), load, (DataError,)
 
 
 def _mocap_archive(folder: Path, real: Path | None, trap: Path):

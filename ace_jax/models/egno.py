@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ace_jax import graphs, padding, relaxations, streams
+from ace_jax import graphs, homotopy, padding, relaxations, streams
 from ace_jax.edges import Edges
 from ace_jax.models.egnn import EGNNLayer
 from ace_jax.relaxations import Relaxation

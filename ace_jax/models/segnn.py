@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ace_jax import graphs, padding
+from ace_jax import graphs, padding, relaxations
 from ace_jax.homotopy import Irreps
 from ace_jax.models import steerable
 from ace_jax.models.steerable import Features, Multiplicities

@@ -13,7 +13,6 @@ import functools
 import math
 from collections.abc import Sequence
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -37,6 +36,8 @@ def multiplicities(irreps: str) -> Multiplicities:
   Raises:
     ValueError: an irrep has another parity than the spherical harmonics of its degree.
   """
+  import e3nn_jax as e3nn  # imports SciPy's signal processing and SymPy, which takes seconds
+
   parsed = e3nn.Irreps(irreps)
   if any(ir.p != (-1) ** ir.l for _, ir in parsed):
     raise ValueError(f"Irreps {irreps!r}: only 0e, 1o, 2e, 3o, .. are supported.")
@@ -94,6 +95,8 @@ def harmonics(x: Float[Array, "... 3"], lmax: int) -> Float[Array, "... harmonic
   Returns:
     [..., (lmax + 1)^2], degrees joined.
   """
+  import e3nn_jax as e3nn
+
   length = norm(x)
   unit = x / jnp.where(length > 0, length, 1)
   irreps = e3nn.Irreps.spherical_harmonics(lmax)
@@ -193,7 +196,7 @@ def tensor_product(
   x: Features,
   attributes: Float[Array, "... harmonics"],
   kernels: Features,
-  bias: Float[Array, "scalars"] | None,
+  bias: Float[Array, " scalars"] | None,
 ) -> Features:
   """Multiplies features with attributes and maps the products linearly, for any degrees.
 
@@ -227,6 +230,8 @@ def tensor_product(
 
 
 def _clebsch_gordan(l1: int, l2: int, l3: int) -> np.ndarray:
+  import e3nn_jax as e3nn
+
   tensor = np.asarray(e3nn.clebsch_gordan(l1, l2, l3), np.float64)
   return tensor / np.linalg.norm(tensor)
 
@@ -257,7 +262,7 @@ def tensor_product_l1(
   x: Features,
   attributes: Float[Array, "... 4"],
   kernels: Features,
-  bias: Float[Array, "scalars"] | None,
+  bias: Float[Array, " scalars"] | None,
 ) -> Features:
   """`tensor_product` for degrees 0 and 1 alone, written out.
 
@@ -302,7 +307,7 @@ def message_product_l1(
   message_scalars: Float[Array, "... edges scalars"],
   attributes: Float[Array, "... edges 4"],
   kernels: Features,
-  bias: Float[Array, "scalars"] | None,
+  bias: Float[Array, " scalars"] | None,
   graph: graphs.Graph,
 ) -> Features:
   """`tensor_product_l1` of [x_receiver, x_sender, message_scalars] on edges.

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from functools import cache, partial
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -93,6 +92,8 @@ class EdgeGeometry:
 
 @cache
 def _clebsch_gordan(l_in: int, l_out: int, j: int) -> np.ndarray:
+  import e3nn_jax as e3nn
+
   with jax.ensure_compile_time_eval():
     tensor = np.asarray(e3nn.clebsch_gordan(l_in, j, l_out), np.float64)
   # Unit variance of the output for inputs of unit variance, and harmonics normalised to 'integral'.

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +108,8 @@ def irreps(layout: str, component_major: bool = False) -> Representation:
   Raises:
     ConfigurationError: (of the result) the last axis does not fit the irreps.
   """
+  import e3nn_jax as e3nn  # imports SciPy's signal processing and SymPy, which takes seconds
+
   blocks = e3nn.Irreps(layout)
 
   def representation(element, x):
@@ -156,6 +157,8 @@ def wigner(degree: int, parity: int, matrix: Float[Array, "3 3"]) -> Float[Array
 
 @functools.cache
 def _isometry(degree: int) -> np.ndarray:
+  import e3nn_jax as e3nn
+
   with jax.ensure_compile_time_eval():
     tensor = np.asarray(e3nn.clebsch_gordan(degree - 1, 1, degree), np.float64)
   return tensor * math.sqrt(2 * degree + 1)

@@ -436,3 +436,15 @@ def test_the_plan_begins_with_both_rules_of_seed_1():
   assert first == ["nbody_equality_seed1", "nbody_strict_seed1", "nbody_equality_seed2"]
   groups = [run.group for run in plan.runs]
   assert groups == sorted(groups, key=list(dict.fromkeys(groups)).index)  # in one piece each
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
+def test_commits_are_of_this_checkout_by_default(tmp_path):
+  command = "python -m experiments.does_not_exist --seed=1"
+  entry = {"name": "x", "group": "a", "row": "x", "command": command, "minutes": 1, "commit": None}
+  (tmp_path / "plan.json").write_text(json.dumps({"runs": [entry], "comparisons": []}))
+  process = start(f"--plan={tmp_path / 'plan.json'}", f"--workdir={tmp_path / 'w'}")
+  shown, errors = process.communicate(timeout=120)
+  assert process.returncode == 1
+  assert f"x: started at commit {git(ROOT, 'rev-parse', 'HEAD')[:12]}" in shown
+  assert "exit code 1" in errors
