@@ -50,11 +50,16 @@ napoleon_use_ivar = True
 napoleon_custom_sections = [("Reference", "notes"), ("Source", "notes")]
 
 
+def _short(annotation):
+  """Returns an annotation with the names by which the code calls array types."""
+  return annotation and annotation.replace("jaxlib._jax.Array", "Array").replace("jaxtyping.", "")
+
+
 def signature_of_module(app, what, name, obj, options, signature, returned):
-  """Leaves out of a Linen module's signature what Flax adds to all of them."""
+  """Shortens array types; leaves out of a Linen module's signature what Flax adds to all."""
   del app, what, name, options
   if not (isinstance(obj, type) and issubclass(obj, nn.Module)):
-    return signature, returned
+    return _short(signature), _short(returned)
   fields = [f for f in dataclasses.fields(obj) if f.name not in ("parent", "name")]
   return f"({', '.join(f.name for f in fields)})", returned
 
@@ -66,7 +71,16 @@ def skip_member(app, what, name, obj, skip, options):
   return True if field or name == "replace" else skip
 
 
+def escape_shapes(app, what, name, obj, options, lines):
+  """Escapes the asterisks of shapes such as "*batch 3" in the types of attributes."""
+  del app, what, name, obj, options
+  lines[:] = [
+    _short(line).replace("*", "\\*") if line.startswith(":vartype") else line for line in lines
+  ]
+
+
 def setup(app):
   """Registers the hooks."""
   app.connect("autodoc-skip-member", skip_member)
+  app.connect("autodoc-process-docstring", escape_shapes, priority=900)  # after napoleon
   app.connect("autodoc-process-signature", signature_of_module)
