@@ -33,7 +33,9 @@ class Run(NamedTuple):
   settings: nbody_settings.Settings
 
 
-def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
+def run(
+  folders: list[str], out: str | None, samples: int, angles: int
+) -> tuple[list[report.GeneratorReport], nbody_settings.Settings]:
   """Writes the report of one or several runs.
 
   Args:
@@ -41,6 +43,9 @@ def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
     out: Where report.md and report.png go; the first run by default.
     samples: Held-out samples to measure on.
     angles: Points on the circle of every generator.
+
+  Returns:
+    What it says of every generator, and the settings of the first run.
   """
   found = [restore(Path(folder)) for folder in folders]
   check_same(folders, found)
@@ -60,6 +65,7 @@ def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
   place = Path(out or folders[0])
   place.mkdir(parents=True, exist_ok=True)
   write(place, folders, layers, generators)
+  return generators, found[0].settings
 
 
 def restore(folder: Path) -> Run:
