@@ -26,6 +26,12 @@ class MissingPackageError(AceError, ImportError):
   """An optional package is not installed; names the extra that brings it."""
 
 
+class InstallationError(AceError, ImportError):
+  """Another project has written into this package's folder; says how to part the two."""
+
+  exit_code = 2
+
+
 class RecordsError(AceError):
   """The records of a run cannot be read; names the line."""
 

@@ -229,7 +229,9 @@ def _clipped_and_decayed(
   return in_real_float32(move)
 
 
-def in_real_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def in_real_float32(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
   """Runs a transformation on real numbers of 32 bits at least; moments and step sizes too.
 
   In bfloat16 Adam's b2 = 0.999 is 1, in float16 its eps = 1e-8 is 0: both end in NaN. A complex

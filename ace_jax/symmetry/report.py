@@ -1,8 +1,8 @@
 """Which layer's symmetry the data resist, and which part of the group: the misalignment report.
 
 Layers are compared by numbers that do not change when gamma and f_neq trade their scale: the
-admixture |gamma| rms(f_neq) / rms(f_eq), and the sensitivity |lambda| rms(f_eq) / rms(f_neq), the
-change of the loss per unit of relative admixture, which means something at gamma = 0 too.
+admixture abs(gamma) rms(f_neq) / rms(f_eq), and the sensitivity abs(lambda) rms(f_eq) / rms(f_neq),
+the change of the loss per unit of relative admixture, which means something at gamma = 0 too.
 
 Generators are compared by what the relaxed model's fit loses on held-out data that are moved along
 them (`data_fit_loss`). If the data are symmetric, moved held-out data are as likely as unmoved
@@ -58,8 +58,8 @@ class LayerReport:
     multiplier: Final multiplier; None without a constraint.
     trend: Change of the multiplier over the last fifth of the epochs.
     slack: Final slack; None where there is none.
-    admixture: |gamma| rms(f_neq) / rms(f_eq).
-    sensitivity: |lambda| rms(f_eq) / rms(f_neq).
+    admixture: abs(gamma) rms(f_neq) / rms(f_eq).
+    sensitivity: abs(lambda) rms(f_eq) / rms(f_neq).
   """
 
   name: str

@@ -88,7 +88,7 @@ class TensorBoardLogger:
     resumed_epoch: Epochs that an interrupted run had done; later events in it are hidden.
 
   Raises:
-    ImportError: tensorboardX is not installed (`pip install ace_jax[tensorboard]`).
+    ImportError: tensorboardX is not installed (`pip install 'ace-equivariance[tensorboard]'`).
   """
 
   def __init__(self, folder: str | Path, resumed_epoch: int = 0):

@@ -241,7 +241,9 @@ def require(package: str, extra: str, flag: str) -> None:
     UsageError: says how to install it.
   """
   if importlib.util.find_spec(package) is None:
-    raise UsageError(f"{flag} needs {package}: pip install 'ace_jax[{extra}]', or {package} alone.")
+    raise UsageError(
+      f"{flag} needs {package}: pip install -e '.[{extra}]', or pip install {package}."
+    )
 
 
 _VISIBLE = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from data.requests import Breaking, check_trajectories
-from experiments.harness import app, command, model_flags, models, paths
+from experiments.harness import app, command, kept, model_flags, models, paths
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.nbody.settings import PARTICLES, PRESETS, SIMULATED, Settings
@@ -44,11 +44,12 @@ flags.DEFINE_enum("force_clip", "component", ["component", "norm"], "Clip of for
 flags.DEFINE_integer("lmax", 1, "Largest degree of the hidden features.", lower_bound=1)
 flags.DEFINE_integer("lmax_attributes", 1, "Largest degree of the attributes.", lower_bound=1)
 flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SEGNN's layers.")
+flags.DEFINE_enum("keep", None, [*kept.CHOICES], kept.HELP)
 
 FLAG_NAMES = (
   *("system", "particles", "neighbours"),
   *("data_file", "data_dir", "symmetry_breaking", "breaking_from", "force_clip"),
-  *("lmax", "lmax_attributes", "norm"),
+  *("lmax", "lmax_attributes", "norm", "keep"),
 )
 
 
@@ -67,7 +68,7 @@ def check() -> None:
   for name in simulated:
     if given and FLAGS[name].present:
       raise UsageError(f"--{name} is for simulated data; leave out it or --{given[0]}.")
-  model_flags.check_names("nbody", "segnn", ("lmax", "lmax_attributes", "norm"))
+  model_flags.check_names("nbody", "segnn", ("lmax", "lmax_attributes", "norm", "keep"))
   if FLAGS.model == "transformer" and FLAGS.neighbours is not None:
     raise UsageError("--neighbours: a transformer attends to all particles; leave it out.")
   if not given and FLAGS.neighbours is not None:

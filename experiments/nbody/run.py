@@ -20,6 +20,7 @@ from ace_jax.training.progress import Progress
 from data import nbody
 from experiments.harness import (
   constraints,
+  kept,
   models,
   problems,
   result_files,
@@ -117,6 +118,7 @@ def squared_error(prediction: jax.Array, batch: nbody.Split) -> jax.Array:
 def make_problem(settings: Settings, data: nbody.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   measured = task.take(data.valid, slice(0, _MEASURED))
+  symmetry = kept_symmetry(settings.model.keep)
   label, baseline = settings.constraint.name, data.summary["linear_mse"]["valid"]
   return problems.Problem(
     experiment="nbody",
@@ -129,10 +131,10 @@ def make_problem(settings: Settings, data: nbody.Dataset) -> problems.Problem:
     valid=data.valid,
     test=data.test,
     summary=data.summary,
-    measure=lambda learned, current: equivariance(learned, current, measured),
+    measure=lambda learned, current: equivariance(learned, current, measured, symmetry),
     published=_PUBLISHED,
     draw=functools.partial(draw, data, label, baseline),
-    symmetry=SYMMETRY,
+    symmetry=symmetry,
     rotations=ROTATIONS,
     predictions=functools.partial(predictions, data),
   )
@@ -164,23 +166,33 @@ ROTATIONS = {
 }
 
 
+def kept_symmetry(keep: str | None) -> Symmetry:
+  """Returns the rotations that the network keeps (all, or those about an axis), and their action.
+
+  Constraints on the equivariance error and rivals that move samples are about these, and so are the
+  errors that are recorded.
+  """
+  axis = kept.axis(keep)
+  return SYMMETRY if axis is None else dataclasses.replace(SYMMETRY, group=groups.so2(axis))
+
+
 def equivariance(
-  learned: task.Task, current: state.AceState, batch: nbody.Split
+  learned: task.Task, current: state.AceState, batch: nbody.Split, symmetry: Symmetry
 ) -> dict[str, jax.Array]:
   """Returns the relative equivariance error of each predictor under rotations about the origin."""
-  rotations = SYMMETRY.group.sample(jax.random.key(0), _ROTATIONS)
+  rotations = symmetry.group.sample(jax.random.key(0), _ROTATIONS)
   errors = {}
   for name, variables in current.current().items():
     predict = functools.partial(learned.predict, variables)
     errors[f"equivariance/{name}"] = equivariance_error(
-      predict, batch, rotations, SYMMETRY.act_batch, actions.position
+      predict, batch, rotations, symmetry.act_batch, actions.position
     )
   return errors
 
 
 _PUBLISHED = {
   **{k: v for k, v in PRESETS["paper"].items() if k not in ("eval_every", "checkpoint_every")},
-  **{"norm": "none", "lmax": 1, "system": "charged", "relaxation_scale": "free"},
+  **{"norm": "none", "lmax": 1, "keep": None, "system": "charged", "relaxation_scale": "free"},
   **{
     "gamma_lr": None,
     "gamma_optimizer": None,

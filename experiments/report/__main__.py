@@ -19,6 +19,9 @@ paths.DEFINE_paths(
 paths.DEFINE_path("out", None, "Folder of report.md and report.png; the first run by default.")
 flags.DEFINE_integer("samples", 500, "Held-out samples to measure on.", lower_bound=2)
 flags.DEFINE_integer("angles", 16, "Points on the circle of every generator.", lower_bound=2)
+flags.DEFINE_bool(
+  "suggest", False, "Name the rotations that the data keep, and the command that keeps them alone."
+)
 
 
 def main() -> None:
@@ -34,7 +37,11 @@ def main() -> None:
   app.set_up_jax()
   from experiments.report import run as report_run
 
-  report_run.run(runs, target, FLAGS.samples, FLAGS.angles)
+  generators, settings = report_run.run(runs, target, FLAGS.samples, FLAGS.angles)
+  if FLAGS.suggest:
+    from experiments.report import suggestion
+
+    print(f"\n{suggestion.suggest(generators, settings)}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ class Run(NamedTuple):
   settings: nbody_settings.Settings
 
 
-def run(runs: list[str], place: Path, samples: int, angles: int) -> None:
+def run(
+  runs: list[str], place: Path, samples: int, angles: int
+) -> tuple[list[report.GeneratorReport], nbody_settings.Settings]:
   """Writes the report of one or several runs.
 
   Args:
@@ -42,6 +44,9 @@ def run(runs: list[str], place: Path, samples: int, angles: int) -> None:
     place: Where report.md and report.png go.
     samples: Held-out samples to measure on.
     angles: Points on the circle of every generator.
+
+  Returns:
+    What it says of every generator, and the settings of the first run.
 
   Raises:
     ConfigurationError: a run has no gamma.
@@ -63,6 +68,7 @@ def run(runs: list[str], place: Path, samples: int, angles: int) -> None:
     [report.evidence(one.records, one.problem.summary["linear_mse"]["valid"]) for one in found],
   )
   write(place, runs, layers, generators)
+  return generators, settings[0]
 
 
 def read_settings(folder: Path) -> nbody_settings.Settings:

@@ -38,7 +38,8 @@ class Line(NamedTuple):
     decay = settings.get("decay_epochs") or 0
     lengths = (first["train_samples"], first["epochs"], decay)
     graph = tuple(result_files.graph_label(first))
-    return first["experiment"], first["model"], *sizes, *lengths, *graph
+    kept_rotations = settings.get("keep") or ""
+    return first["experiment"], first["model"], *sizes, *lengths, *graph, kept_rotations
 
   def values(self, name: str) -> list[float]:
     """Returns a number of the predictor, of every seed that has it."""

@@ -114,9 +114,9 @@ def test_callbacks_get_every_record():
 def test_adam_by_hand_is_the_default():
   adam = fit(3, lr=5e-3, gamma_lr=2e-3)
   blocks = {"theta": optax.adam(5e-3), "gamma": optax.adam(2e-3)}
-  assert_same(fit(3, optimizer=blocks).state.primal, adam.state.primal, rtol=1e-6, atol=1e-7)
+  assert_same(fit(3, optimizer=blocks).state.primal, adam.state.primal, rtol=2e-5, atol=1e-6)
   alone = fit(3, optimizer=optax.adam(5e-3), gamma_lr=2e-3)
-  assert_same(alone.state.primal, adam.state.primal, rtol=1e-6, atol=1e-7)
+  assert_same(alone.state.primal, adam.state.primal, rtol=2e-5, atol=1e-6)
   assert alone.settings.lr is None and alone.settings.gamma_lr == 2e-3
   assert adam.settings.lr == 5e-3 and fit(1).settings.lr == 1e-3
 
