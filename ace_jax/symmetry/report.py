@@ -271,13 +271,13 @@ def generator_reports(
   reports, doubts = [], verdicts.learned_reasons(trainings)
   for name in measured[0].lost:
     shares = np.array(
-      [np.asarray(one.lost[name], np.float64) / float(one.loss) for one in measured]
+      [np.asarray(of_seed.lost[name], np.float64) / float(of_seed.loss) for of_seed in measured]
     )
     joint, means = shares.mean(axis=0), shares.mean(axis=1)
     reports.append(
       GeneratorReport(
         name=name,
-        lie_error=float(np.mean([one.local[name] for one in measured])),
+        lie_error=float(np.mean([of_seed.local[name] for of_seed in measured])),
         loss=float(joint.mean()),
         error=float(joint.std(ddof=1) / np.sqrt(len(joint))),
         spread=float(means.std(ddof=1)) if len(means) > 1 else 0.0,
@@ -296,7 +296,7 @@ def verdict(generators: Sequence[GeneratorReport]) -> str:
     named.setdefault(report.judgement, []).append(report.name)
   kinds = list(verdicts.Verdict)
   said = []
-  for judgement in sorted(named, key=lambda one: kinds.index(one.verdict)):
+  for judgement in sorted(named, key=lambda judgement: kinds.index(judgement.verdict)):
     names, why = ", ".join(named[judgement]), ", ".join(judgement.reasons)
     said.append(
       {
