@@ -128,7 +128,9 @@ def primal_optimizer(
 ) -> optax.GradientTransformation:
   """Any transformation for each primal block, and Adam for those that have none.
 
-  Each sees its own block alone, as a tree of parameters, and the training loss as `value`.
+  Each sees its own block alone, as a tree of parameters, and the training loss as `value`. `fit`
+  refuses one that branches by `jax.lax.cond` into constants, such as
+  `optax.contrib.reduce_on_plateau`: JAX compiles no such branch on a mesh (`check_moves`).
 
   Args:
     optimizer: Of theta; or of several blocks by name, "theta", "gamma" and "slack".
