@@ -167,7 +167,7 @@ class SelfInteraction(nn.Module):
 
 
 class NormActivation(nn.Module):
-  """Scales each vector by a function of its norm: x / |x| ReLU(|x| a + b), a and b by channel.
+  """Scales each vector by its norm: x / norm(x) ReLU(a norm(x) + b), a and b by channel.
 
   Reference: Thomas et al., 2018, Sec. 4.3; Fuchs et al., NeurIPS 2020, App. D.
   """

@@ -199,6 +199,11 @@ def settings(
       f"--decay_epochs={decay} is shorter than the run of {epochs} epochs, which would stand still "
       "at its end; raise it, or lower --epochs."
     )
+  period, interval = merged.get("keep_period"), merged["checkpoint_every"]
+  if period and period % interval:
+    raise UsageError(
+      f"--keep_period={period} must be a multiple of --checkpoint_every={interval}; change one."
+    )
   entry = constraints.get(merged["constraint"])
   if entry.branch:
     _check_branch(merged, entry.branch)

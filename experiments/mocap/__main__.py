@@ -3,6 +3,8 @@
 From positions and velocities of 31 joints at one frame, predict the next quarter of a second.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from experiments.harness import app, command, kept, model_flags, models, paths
@@ -41,6 +43,8 @@ def check() -> None:
     raise UsageError(f"--data_dir is not read with --source={FLAGS.source}; leave out one.")
   if FLAGS.source == "acclaim" and not FLAGS.data_dir:
     raise UsageError("--source=acclaim needs a folder: add --data_dir=FOLDER.")
+  if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
+    raise UsageError(f"--data_dir={FLAGS.data_dir} is no folder; name one of Acclaim files.")
   model_flags.check("mocap", "egno", ("modes", "centring", "keep"))
   if FLAGS.train_samples and len(FLAGS.train_samples) > 1:
     raise UsageError("--train_samples takes one size here.")
@@ -52,7 +56,9 @@ def main() -> None:
   settings = common.settings(
     Settings, preset_values(FLAGS.preset, FLAGS.model or "egno"), FLAG_NAMES, models.names("mocap")
   )
-  command.run("mocap", settings)
+  sizes = settings.data.train_samples
+  label = f"mocap_{settings.data.subject}_{settings.model.model}_{settings.constraint.name}"
+  command.run("mocap", settings, label, max(sizes) if sizes else None)
 
 
 if __name__ == "__main__":

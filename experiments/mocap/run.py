@@ -14,7 +14,7 @@ from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data import mocap
-from experiments.harness import kept, models, problems, result_files, results, training, workdirs
+from experiments.harness import kept, models, problems, result_files, results, training
 from experiments.harness.replicas import Plan
 from experiments.mocap import models as mocap_models
 from experiments.mocap.settings import Settings, preset_values
@@ -23,17 +23,16 @@ _MEASURED, _ROTATIONS = 20, 2
 _SCALE = 100.0  # errors are published in units of 10^-2
 
 
-def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   """Trains one model, and says how well.
 
   Args:
     settings: All settings, from `experiments.harness.flags.settings`.
-    workdir: Where to write; a new folder under runs/ by default.
-    resume: Continue what is in `workdir`.
+    place: Where to write.
+    resume: Continue what is there.
     plan: The replicas.
   """
-  label = f"mocap_{settings.data.subject}_{settings.model.model}"
-  place = Path(workdir) if workdir else workdirs.default_workdir(label, settings.constraint.name)
+  training.check_devices(settings, plan)
   data = load(settings)
   say_data(data)
   if settings.training.preset == "quick":
@@ -42,7 +41,7 @@ def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> No
   print(f"\n{results.summary_table(found, 'x + 30 v', _SCALE)}\n")
   if data.summary["source"] == "synthetic":
     print("SYNTHETIC DATA: these errors say nothing about people (see --source).")
-  print(f"Everything is in {place}: result.json, figures/, ...")
+  print(training.where(place, found))
 
 
 def load(settings: Settings) -> mocap.Dataset:

@@ -11,12 +11,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from ace_jax import graphs, state, task
 from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history, hosts
+from ace_jax.training.progress import Progress
 from data import nbody
 from experiments.harness import (
   constraints,
@@ -30,21 +30,21 @@ from experiments.harness import (
   workdirs,
 )
 from experiments.harness.replicas import Plan
-from experiments.nbody.settings import PARTICLES, PRESETS, Data, Settings
+from experiments.nbody.settings import PARTICLES, PRESETS, SIMULATED, Data, Settings
 
 _MEASURED, _ROTATIONS = 100, 4
 
 
-def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   """Runs one training, or a sample-efficiency curve if several training sizes are given.
 
   Args:
     settings: All settings, from `experiments.harness.flags.settings`.
-    workdir: Where to write; a new folder under runs/ by default.
-    resume: Continue what is in `workdir`.
+    place: Where to write.
+    resume: Continue what is there.
     plan: The replicas.
   """
-  place = Path(workdir) if workdir else workdirs.default_workdir("nbody", settings.constraint.name)
+  training.check_devices(settings, plan)
   sizes = settings.data.train_samples
   data = load(settings, max(sizes) if sizes else None)
   say_data(data)
@@ -55,7 +55,7 @@ def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> No
   else:
     found = training.train(make_problem(settings, data), settings, place, resume, plan)
     print(f"\n{results.summary_table(found, 'x + v t')}\n")
-    print(f"Everything is in {place}: result.json, figures/, ...")
+    print(training.where(place, found))
 
 
 def load(settings: Settings, train: int | None) -> nbody.Dataset:
@@ -70,21 +70,16 @@ def _load(settings: Data, train: int | None) -> nbody.Dataset:
     return nbody.load_file(settings.data_file, train)
   if settings.data_dir:
     return nbody.load_folder(settings.data_dir, train)
-  with tqdm.tqdm(desc="simulating", unit="trajectory", delay=1, leave=False) as bar:
-
-    def progress(done, total):
-      bar.total = total
-      bar.update(done - bar.n)
-
+  with Progress(None, "trajectory", label="simulating", delay=1) as shown:
     return nbody.load(
       system=settings.system,
       particles=settings.particles or PARTICLES,
-      train=3000 if train is None else train,
+      train=SIMULATED if train is None else train,
       data_seed=settings.data_seed,
       symmetry_breaking=settings.symmetry_breaking,
       breaking_from=settings.breaking_from,
       clip=settings.force_clip,
-      progress=progress,
+      progress=shown.reach,
     )
 
 
@@ -266,11 +261,15 @@ def lengths(settings: Settings, largest: int, steps: int) -> dict[str, int]:
   """
   flat = settings.to_json()
   counted = [name for name, constant in constraints.constants().items() if constant.too_long]
-  return {
+  found = {
     name: max(1, (2 * flat[name] * largest + steps) // (2 * steps))
     for name in (*_LENGTHS, *counted)
     if flat.get(name)
   }
+  if "keep_period" in found:  # a multiple, whatever rounding made of the two
+    interval = found["checkpoint_every"]
+    found["keep_period"] = interval * max(1, round(found["keep_period"] / interval))
+  return found
 
 
 def curve(

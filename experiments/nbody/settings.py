@@ -8,6 +8,8 @@ from experiments.harness import settings
 
 PARTICLES = 5
 """In a trajectory, unless another number is given."""
+SIMULATED = 3000
+"""Training trajectories that are simulated, unless another number is given."""
 
 
 @dataclasses.dataclass(frozen=True)

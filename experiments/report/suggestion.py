@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ace_jax.symmetry import report
+from ace_jax.symmetry import report, verdicts
 from experiments.harness import constraints, kept
 from experiments.nbody import settings as nbody_settings
 
@@ -18,6 +18,11 @@ def suggest(generators: Sequence[report.GeneratorReport], settings: nbody_settin
     generators: What the report found.
     settings: Of the run that it is about.
   """
+  undecided = [generator for generator in generators if _undecided(generator)]
+  if undecided:
+    names = " and ".join(generator.name for generator in undecided)
+    reasons = "; ".join(dict.fromkeys(r for g in undecided for r in g.judgement.reasons))
+    return f"Nothing can be told of {names} ({reasons}), so that no rotations are suggested."
   broken = {generator.name for generator in generators if generator.broken}
   unbroken = [axis for axis in kept.AXES if f"rotation_{axis}" not in broken]
   if len(unbroken) == len(kept.AXES):
@@ -37,6 +42,14 @@ def suggest(generators: Sequence[report.GeneratorReport], settings: nbody_settin
     "axis alone can be broken: the verdict is not of one piece. Measure with more --samples, or on "
     "runs of more seeds."
   )
+
+
+def _undecided(generator: report.GeneratorReport) -> bool:
+  """Whether a rotation that the model could break can be called neither broken nor kept."""
+  judgement = generator.judgement
+  told = judgement.verdict != verdicts.Verdict.CANNOT_TELL
+  by_construction = verdicts.BY_CONSTRUCTION in judgement.reasons
+  return generator.name.startswith("rotation_") and not told and not by_construction
 
 
 def command(settings: nbody_settings.Settings, **changes: Any) -> str:

@@ -177,6 +177,7 @@ def _runs(
     and result["data"]["source"] != "synthetic"
     and result["settings"]["preset"] == "paper"
     and result["settings"].get("decay_epochs") is None
+    and not _OTHER & {*result["differs_from_published"]}
     and row.predictor in result["predictors"]
     and row.wanted(result["settings"])
   ]
@@ -210,6 +211,13 @@ def _turned(row: Row, runs: list[dict[str, Any]]) -> str:
     100 * statistics.mean(errors[name] for errors in kept) for name in ("vertical", "random_axes")
   )
   return f"{vertical:.1f}, {random:.1f}"
+
+
+_OTHER = {
+  *("hidden_features", "layers", "modes", "height", "batch_size", "lr", "train_samples"),
+  *("weight_decay", "finish_epochs"),
+}
+"""A run that differs from the published settings in one of these is no seed of a row."""
 
 
 def _chosen(results: list[dict[str, Any]], name: str, predictor: str) -> Any:

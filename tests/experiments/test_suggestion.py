@@ -27,10 +27,11 @@ GRAVITY = preset(
 )
 
 
-def generators(*broken):
+def generators(*broken, doubts=()):
   names = [f"{kind}_{axis}" for kind in ("rotation", "translation") for axis in "xyz"]
   return [
-    GeneratorReport(name, 0.1, 0.5 if name in broken else 0.0, 0.01, 0.0, 1) for name in names
+    GeneratorReport(name, 0.1, 0.5 if name in broken else 0.0, 0.01, 0.0, 1, 500, doubts)
+    for name in names
   ]
 
 
@@ -50,6 +51,14 @@ def test_the_subgroup(broken, says, ends):
   assert says in said
   assert ("--keep" in said) == (ends is not None)
   assert ends is None or ends in said.split()
+
+
+def test_nothing_is_suggested_of_what_cannot_be_told():
+  said = suggestion.suggest(generators("rotation_x", doubts=("it still improves",)), GRAVITY)
+  assert said == (
+    "Nothing can be told of rotation_y and rotation_z (it still improves), so that no rotations "
+    "are suggested."
+  )
 
 
 def test_the_command_starts_the_same_run_strictly():
