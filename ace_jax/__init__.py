@@ -35,8 +35,10 @@ from ace_jax.constraints.on_gamma import (
 from ace_jax.errors import AceError
 from ace_jax.homotopy import Homotopic, by_name, project, prune, strict
 from ace_jax.model import Model
+from ace_jax.pretrained import load_pretrained
 from ace_jax.primal_dual import Gradients, PrimalDual, StepOutput
 from ace_jax.relaxing import relax
+from ace_jax.saving import Saved, load
 from ace_jax.state import AceState, Primal
 from ace_jax.task import Task, from_model, take
 from ace_jax.training.fitting import Fit, fit
@@ -63,6 +65,7 @@ __all__ = [
   "PublishedResilient",
   "Resilient",
   "Ridge",
+  "Saved",
   "StepOutput",
   "Task",
   "Unconstrained",
@@ -74,6 +77,8 @@ __all__ = [
   "fit",
   "from_model",
   "landscape",
+  "load",
+  "load_pretrained",
   "magnitude",
   "models",
   "nnx",

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ace_jax import homotopy
+from ace_jax.errors import ConfigurationError
 from ace_jax.model import as_model
 
 Scalar = Float[Array, ""]
@@ -26,11 +27,17 @@ class Task:
       `params` and `gamma`); in evaluation `key` is None and model_state is returned as it came.
     loss: `loss(prediction, batch) -> [samples, ...]`; the training loss is its mean.
     metric: What validation and test errors are the mean of; None takes the loss.
+    mode: Whether the lowest ("min") or the highest ("max") mean of the metric is the best.
   """
 
   apply: Callable[[homotopy.Variables, Batch, PRNGKeyArray | None], tuple[Any, dict[str, Any]]]
   loss: Callable[[Any, Batch], Float[Array, "samples ..."]]
   metric: Callable[[Any, Batch], Float[Array, "samples ..."]] | None = None
+  mode: Literal["min", "max"] = "min"
+
+  def __post_init__(self):
+    if self.mode not in ("min", "max"):
+      raise ConfigurationError(f"mode is {self.mode!r}; it must be 'min' or 'max'.")
 
   def predict(self, variables: homotopy.Variables, batch: Batch) -> Any:
     """Returns the prediction in evaluation: the relaxed one, or without `gamma` the projection's.
@@ -66,6 +73,7 @@ def from_model(
   inputs: Callable[[Batch], tuple[Any, ...]] = first,
   metric: Callable[[Any, Batch], Array] | None = None,
   rngs: Sequence[str] = ("dropout",),
+  mode: Literal["min", "max"] = "min",
 ) -> Task:
   """Makes a task of a model of any framework.
 
@@ -77,13 +85,14 @@ def from_model(
       is no array, such as a `Topology`, is static.
     metric: What to report; the loss by default.
     rngs: Names of a Linen module's streams of random numbers in training.
+    mode: Whether a low ("min") or a high ("max") metric is a good one.
   """
   functions = as_model(model, rngs)
 
   def apply(variables, batch, key):
     return functions.apply(variables, *inputs(batch), key=key)
 
-  return Task(apply, loss, metric)
+  return Task(apply, loss, metric, mode)
 
 
 def take(data: Batch, index: Any) -> Batch:

@@ -51,8 +51,8 @@ def disturb(fault: str, at: int, seconds: float) -> None:
   compile_epoch, plain = epochs.compile_epoch, PrimalDual.gradients
 
   def spoiled(*args, **kwargs):
-    found = plain(*args, **kwargs)
-    return found._replace(primal=jax.tree.map(lambda g: g * jnp.nan, found.primal))
+    result = plain(*args, **kwargs)
+    return result._replace(primal=jax.tree.map(lambda g: g * jnp.nan, result.primal))
 
   def compiled(*args):
     run = compile_epoch(*args)

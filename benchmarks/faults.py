@@ -31,15 +31,15 @@ def main(argv: list[str]) -> None:
   unknown = [kind for kind in FLAGS.kinds if kind not in fault_kinds.KINDS]
   if unknown:
     raise app.UsageError(f"--kinds={unknown[0]} is none of {', '.join(fault_kinds.KINDS)}.")
-  place = Path(FLAGS.bench or tempfile.mkdtemp(prefix="faults_")).absolute()
+  root = Path(FLAGS.bench or tempfile.mkdtemp(prefix="faults_")).absolute()
   try:
-    found = fault_campaign.run(place, FLAGS.kinds, FLAGS.tries, FLAGS.seed)
+    kinds = fault_campaign.run(root, FLAGS.kinds, FLAGS.tries, FLAGS.seed)
   finally:
     if not FLAGS.bench:
-      shutil.rmtree(place, ignore_errors=True)
-  tries, survived = (sum(kind[key] for kind in found.values()) for key in ("tries", "survived"))
+      shutil.rmtree(root, ignore_errors=True)
+  tries, survived = (sum(kind[key] for kind in kinds.values()) for key in ("tries", "survived"))
   totals = {"benchmark": "faults", "tries": tries, "survived": survived, "seed": FLAGS.seed}
-  machine.report(Path(FLAGS.out), totals, {"kinds": found})
+  machine.report(Path(FLAGS.out), totals, {"kinds": kinds})
 
 
 if __name__ == "__main__":

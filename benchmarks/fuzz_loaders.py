@@ -20,6 +20,7 @@ from unittest import mock
 import numpy as np
 from hypothesis import strategies as st
 
+from ace_jax import signals
 from ace_jax.errors import ConfigurationError, RecordsError
 from ace_jax.training import history
 from benchmarks import mutations
@@ -92,15 +93,14 @@ def _limited() -> Iterator[None]:
   def stop(*_: Any) -> None:
     raise _Hang
 
-  before = signal.signal(signal.SIGALRM, stop)
-  signal.alarm(LONGEST)
-  try:
-    yield
-  except _Hang as hang:
-    raise Finding(f"hung for {LONGEST} s") from hang
-  finally:
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+  with signals.handling(stop, signal.SIGALRM):
+    signal.alarm(LONGEST)
+    try:
+      yield
+    except _Hang as hang:
+      raise Finding(f"hung for {LONGEST} s") from hang
+    finally:
+      signal.alarm(0)
 
 
 def _expect(holds: Any, what: str) -> None:

@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from data.errors import DataError
+from data.errors import DataError, first_line
 
 LARGEST = 4 * 2**30
 """Bytes that the arrays of a file may have together."""
@@ -97,11 +97,9 @@ def _errors(path: Path, kind: str, remedy: str) -> Iterator[None]:
   except DataError:
     raise
   except _DAMAGE as error:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise DataError(f"{path}: damaged or not an {kind} ({reason}); {remedy}.") from error
+    raise DataError(f"{path}: damaged or not an {kind} ({first_line(error)}); {remedy}.") from error
   except _NO_ARRAY as error:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise DataError(f"{path}: holds no plain arrays ({reason}); {remedy}.") from error
+    raise DataError(f"{path}: holds no plain arrays ({first_line(error)}); {remedy}.") from error
 
 
 def _check_header(stream: IO[bytes], size: int) -> None:
@@ -133,6 +131,6 @@ def check_finite(path: Path, name: str, array: np.ndarray) -> None:
   with np.errstate(over="ignore", invalid="ignore"):
     bad = ~np.isfinite(array.astype(np.float32))
   if bad.any():
-    place = np.argwhere(bad)[0].tolist()
-    which = f"entry {place[0]} of {name}" if place else f"{name}, which is one number"
-    raise DataError(f"{path}: {name}{place or ''} is not finite; remove {which}.")
+    index = np.argwhere(bad)[0].tolist()
+    which = f"entry {index[0]} of {name}" if index else f"{name}, which is one number"
+    raise DataError(f"{path}: {name}{index or ''} is not finite; remove {which}.")

@@ -21,12 +21,12 @@ def test_the_examples_of_the_readme_run_in_under_30_lines():
   assert len(example.splitlines()) < 30
   scope = {}
   exec(compile(example, "README.md", "exec"), scope)
-  found = scope["found"]
-  assert found.test["relaxed"] < found.test["projection"]
+  fit = scope["fit"]
+  assert fit.test["relaxed"] < fit.test["projection"]
   exec(compile(of_nnx, "README.md", "exec"), scope)
   test, model = scope["test"], scope["model"]
   error = ((model(test[0]) - test[1]) ** 2).mean()
-  assert float(error) == pytest.approx(scope["found"].test["projection"], rel=1e-4)
+  assert float(error) == pytest.approx(scope["fit"].test["projection"], rel=1e-4)
 
 
 def code_of(path):
@@ -56,9 +56,9 @@ def named(code):
   "path", [README, *sorted(ROOT.glob("notebooks/*.ipynb"))], ids=lambda p: p.stem
 )
 def test_readme_and_notebooks_name_public_things_alone(path):
-  found = {*named(code_of(path))}
-  assert len(found) > 3
-  for namespace, name in found:
+  names = {*named(code_of(path))}
+  assert len(names) > 3
+  for namespace, name in names:
     module = importlib.import_module(namespace)
     assert name in module.__all__, f"{namespace}.{name}"
 

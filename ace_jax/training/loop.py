@@ -83,6 +83,7 @@ def train(
   measure: Callable[[AceState], dict[str, Any]] | None = None,
   finish: Finish | None = None,
   report_memory: Callable[[memory.Peak], None] = lambda peak: None,
+  until: Callable[[int], bool] = lambda epoch: False,
 ) -> tuple[AceState, list[list[Record]]]:
   """Trains one or many replicas, as one device program, to the end of their epochs.
 
@@ -109,6 +110,8 @@ def train(
       from then on. Such a run does not stop early.
     report_memory: Called with the expected peak once the programs are compiled, before the first
       step; not if there is none left to do.
+    until: Called with the number of epochs done after each; true makes it the last, evaluated and
+      saved as the last of `settings.epochs` is. So a run may end by the clock.
 
   Returns:
     The final state (with each predictor's best variables), and for each replica the record of
@@ -162,9 +165,10 @@ def train(
         state, run_epoch = finish.begin(state), run_finish
       state, new, problems = _epoch(run_epoch, state, data, epoch, going)
       epoch += 1
+      last = epoch == settings.epochs or hosts.any_of(until(epoch))
       for record in new if finish else ():
         record["finish"] = int(finish is not None and epoch > finish.after)
-      if settings.evaluates(epoch):
+      if last or settings.evaluates(epoch):
         state, measured, bad = _evaluation(run_evaluation, state, valid, epoch, going, measure)
         for i in going:
           new[i] |= measured[i]
@@ -175,17 +179,19 @@ def train(
       log(new, going)
       going = np.flatnonzero(hosts.fetch(state.active)[:count])
       asked = hosts.any_of(asked_to_end.is_set())
-      ending = asked or epoch == settings.epochs or not going.size
+      ending = asked or last or not going.size
       if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
         alive = parallel.select(state, slice(count))
         folder = workdir / CHECKPOINTS
         checkpoints.save(folder, alive, keep_period=settings.keep_period, records=files)
         saved = epoch
-      if asked and epoch < settings.epochs:
+      if asked and not last:
         where = (
           f"saved in {workdir}; resume to continue" if workdir else "nothing saved: no workdir"
         )
         raise Interrupted(f"asked to end (SIGTERM) after epoch {epoch}; {where}.")
+      if last:
+        break
     end = parallel.select(state, slice(count))
     return hosts.fetch(end) if hosts.several() else end, records
 
@@ -302,8 +308,8 @@ def test_errors_of_sets(
   selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
   result = {}
   for label, test in sets.items():
-    found = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
-    result[label] = [{name: float(v[i]) for name, v in found.items()} for i in range(count)]
+    values = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
+    result[label] = [{name: float(v[i]) for name, v in values.items()} for i in range(count)]
   return result
 
 
@@ -342,10 +348,10 @@ def _begin_after(folder: Path, files: list[Path], resume: bool) -> int:
 
 
 def _not_finite(outputs: StepOutput, epoch: int) -> str:
-  found = history.first_non_finite(outputs)
-  if found is None:
+  first = history.first_non_finite(outputs)
+  if first is None:
     return ""
-  step, quantity = found
+  step, quantity = first
   steps = len(outputs.loss)
   return f"the {quantity} is not finite in epoch {epoch}, step {step + 1} of {steps}"
 

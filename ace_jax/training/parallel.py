@@ -80,7 +80,7 @@ def over_replicas(
     # has one type in all steps, may begin with a sample.
     shared = jax.lax.pcast(shared, REPLICA, to="varying")
     if replicas(tree) > 1:
-      return over_all(lambda one: function(one, *shared), tree)
+      return over_all(lambda replica: function(replica, *shared), tree)
     # A map over one replica costs what it needs not: batched products of one.
     alone = function(jax.tree.map(lambda x: x[0], tree), *shared)
     return jax.tree.map(lambda x: x[None], alone)

@@ -4,16 +4,19 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import tqdm
 
 from ace_jax import files
+from ace_jax.errors import ConfigurationError
 from ace_jax.training import history
 from ace_jax.training.history import Record
 
 
+@runtime_checkable
 class Logger(Protocol):
   """A sink of records."""
 
@@ -22,6 +25,41 @@ class Logger(Protocol):
 
   def close(self) -> None:
     """Writes out what is pending; called once, also after an error."""
+
+
+class CallbackLogger:
+  """Calls a function with each record.
+
+  Args:
+    callback: Gets a record of its own.
+    more: Entries that are added to every record.
+  """
+
+  def __init__(self, callback: Callable[[Record], Any], more: Record | None = None):
+    self._callback, self._more = callback, more or {}
+
+  def log(self, record: Record) -> None:
+    """Calls the function."""
+    self._callback({**record, **self._more})
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
+def as_logger(sink: Logger | Callable[[Record], Any]) -> Logger:
+  """Returns a logger as it is, and one that calls a function.
+
+  Raises:
+    ConfigurationError: it is neither.
+  """
+  if isinstance(sink, Logger):
+    return sink
+  if callable(sink):
+    return CallbackLogger(sink)
+  raise ConfigurationError(
+    f"a {type(sink).__name__} takes no records; give a function of a record, or an object with "
+    "log(record) and close()."
+  )
 
 
 class JsonlLogger:

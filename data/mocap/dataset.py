@@ -90,9 +90,9 @@ def load(
     raise RequestError(f"{steps} predicted frames asked for; there can be 1 to {AHEAD}.")
   if source == "auto":
     source = _first_source(subject, data_dir)
-  trials, bones, names, place = _SOURCES[source](subject, data_dir)
+  trials, bones, names, origin = _SOURCES[source](subject, data_dir)
   starts, split = _split(subject, source, trials)
-  arrays = {name: _windows(trials, starts[name], steps, place) for name in SIZES[subject]}
+  arrays = {name: _windows(trials, starts[name], steps, origin) for name in SIZES[subject]}
   if train is not None:
     available = len(arrays["train"]["positions"])
     if not 1 <= train <= available:
@@ -101,13 +101,13 @@ def load(
   # The published feature divides by the largest height of the *batch*, which couples samples.
   largest = float(arrays["train"]["positions"][:, :, 1].max())
   if not largest > 1e-30:
-    raise DataError(f"{place}: the largest height, {largest:g}, is not positive; y must be up.")
+    raise DataError(f"{origin}: the largest height, {largest:g}, is not positive; y must be up.")
   for part in arrays.values():
     part["heights"] = part["positions"][:, :, 1:2] / np.float32(largest)
   summary = {
     "subject": subject,
     "source": source,
-    "place": str(place),
+    "place": str(origin),
     "split": split,
     "trials": {name: {t: len(s) for t, s in starts[name].items()} for name in starts},
     "sizes": {name: len(part["positions"]) for name, part in arrays.items()},
@@ -175,17 +175,17 @@ def _matching(folder: Path, pattern: str) -> dict[str, Path]:
   Raises:
     DataError: two files are of one group.
   """
-  found: dict[str, Path] = {}
+  by_group: dict[str, Path] = {}
   for path in sorted(folder.glob("*")):
     match = re.fullmatch(pattern, path.name, re.IGNORECASE)
     if match:
       group = "".join(match.groups())
-      if group in found:
+      if group in by_group:
         raise DataError(
-          f"{folder}: {found[group].name} and {path.name} are of one trial; leave one."
+          f"{folder}: {by_group[group].name} and {path.name} are of one trial; leave one."
         )
-      found[group] = path
-  return found
+      by_group[group] = path
+  return by_group
 
 
 def _from_prepared(subject: str, data_dir: str | Path | None):
@@ -255,19 +255,19 @@ def _published_split(path: Path, subject: str) -> dict[str, dict[str, np.ndarray
   arrays = archive.read(path, None, _REMEDY)
   split = {}
   for name, size in SIZES[subject].items():
-    found = {
+    published = {
       key.removeprefix(f"{name}_"): starts
       for key, starts in arrays.items()
       if key.startswith(f"{name}_")
     }
-    if not found:
+    if not published:
       raise DataError(f"{path}: no array {name}_TRIAL; {_REMEDY}.")
-    for trial, starts in found.items():
+    for trial, starts in published.items():
       if starts.dtype.kind not in "iu" or starts.ndim != 1:
         raise DataError(f"{path}: start frames {name}_{trial} are no whole numbers; {_REMEDY}.")
       if any(trial in other for other in split.values()):
         raise DataError(f"{path}: trial {trial} is in two parts of the split; {_REMEDY}.")
-    split[name] = {trial: starts[: size // len(found)] for trial, starts in found.items()}
+    split[name] = {trial: starts[: size // len(published)] for trial, starts in published.items()}
   return split
 
 
@@ -307,16 +307,16 @@ def own_split(subject: str, trials: dict[str, np.ndarray]) -> dict[str, dict[str
 
 
 def _windows(
-  trials: dict[str, np.ndarray], starts: dict[str, np.ndarray], steps: int, place: Any
+  trials: dict[str, np.ndarray], starts: dict[str, np.ndarray], steps: int, origin: Any
 ) -> Split:
   parts = []
   for trial, begin in starts.items():
     if trial not in trials:
-      raise DataError(f"{place}: trial {trial} is missing; the split needs it.")
+      raise DataError(f"{origin}: trial {trial} is missing; the split needs it.")
     x, begin = trials[trial], np.asarray(begin).astype(np.int64)
     if len(begin) and not 0 <= begin.min() <= begin.max() < len(x) - AHEAD:
       raise DataError(
-        f"{place}: the split needs frame {begin.max() + AHEAD} of trial {trial}, which has "
+        f"{origin}: the split needs frame {begin.max() + AHEAD} of trial {trial}, which has "
         f"{len(x)} frames; {_REMEDY}."
       )
     ahead = np.arange(AHEAD - steps + 1, AHEAD + 1)
@@ -333,9 +333,9 @@ def _windows(
       for field in parts[0]
     }
   if not len(joined["positions"]):
-    raise DataError(f"{place}: the split has no windows; {_REMEDY}.")
+    raise DataError(f"{origin}: the split has no windows; {_REMEDY}.")
   if not all(np.isfinite(array).all() for array in joined.values()):
-    raise DataError(f"{place}: velocities are not finite float32; {_REMEDY}.")
+    raise DataError(f"{origin}: velocities are not finite float32; {_REMEDY}.")
   return joined
 
 

@@ -8,7 +8,6 @@ of a seed is always the same one: training sets are [0, 10000), validation [1000
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +20,7 @@ import platformdirs
 
 from data import cache as cached
 from data.errors import RequestError
+from data.machine import cores
 from data.nbody import physics as simulation
 from data.nbody.neighbours import nearest
 from data.nbody.physics import Breaking, Physics
@@ -224,7 +224,7 @@ def simulate(
     return result
 
   # One kernel is too small for all cores; one thread a core keeps each busy with its own chunk.
-  with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+  with ThreadPoolExecutor(cores()) as pool:
     parts = [run(chunks[0]), *pool.map(run, chunks[1:])]
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -61,12 +61,12 @@ def main() -> None:
   from experiments.campaign import run as campaign_run
   from experiments.campaign import state as campaign_state
 
-  place = Path(FLAGS.workdir)
+  workdir = Path(FLAGS.workdir)
   if not asked:
     repository = Path(FLAGS.repository or Path(__file__).parents[2])
-    campaign_run.run(plan, repository, place, FLAGS.processes, FLAGS.minutes)
+    campaign_run.run(plan, repository, workdir, FLAGS.processes, FLAGS.minutes)
     return
-  state = campaign_state.read(place)
+  state = campaign_state.read(workdir)
   if FLAGS.status:
     print(campaign_run.status(plan, state))
   else:

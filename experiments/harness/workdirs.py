@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import subprocess
@@ -19,6 +18,7 @@ from ace_jax import files
 from ace_jax.errors import CheckpointError, ConfigurationError
 from ace_jax.training import locks
 from data.errors import DataError
+from data.machine import cores
 from experiments.harness import result_files
 
 CONFIG, RESULT = "config.json", "result.json"
@@ -123,7 +123,7 @@ def environment() -> dict[str, Any]:
     "processes": jax.process_count(),
     "matmul_precision": jax.config.jax_default_matmul_precision or "the device's",
     "processor": _processor(),
-    "cores": os.cpu_count(),
+    "cores": cores(),
     "commit": _commit(),
     "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
   }

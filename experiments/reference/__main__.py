@@ -136,17 +136,17 @@ def main() -> None:
       continue
     key = f"{split}/{predictor}"
     seeds = [{int(r["epoch"]): r[key] for r in result["curve"]} for result in runs[constraint]]
-    found = compare(seeds, curve)
-    report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[constraint]], **found}
-    ours = scale * np.array(found["ours_at_the_end"])
+    comparison = compare(seeds, curve)
+    report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[constraint]], **comparison}
+    ours = scale * np.array(comparison["ours_at_the_end"])
     rows.append(
       [
         f"{run}, {predictor}, {split}",
         str(len(seeds)),
-        f"{found['epochs'][0]}-{found['epochs'][1]}",
+        f"{comparison['epochs'][0]}-{comparison['epochs'][1]}",
         f"{ours.mean():.2f} +- {ours.std(ddof=1 if len(ours) > 1 else 0):.2f}",
-        f"{scale * found['reference_at_the_end']:.2f}",
-        f"{found['share_matched']:.0%}",
+        f"{scale * comparison['reference_at_the_end']:.2f}",
+        f"{comparison['share_matched']:.0%}",
       ]
     )
     figure = plots.against_reference(

@@ -46,9 +46,9 @@ def main() -> None:
   curves = {}
   for name in ("projection", "relaxed"):
     key = f"equivariance/{name}"
-    own = [[{"epoch": r["epoch"], "error": r[key]} for r in run if key in r] for run in records]
-    if all(own):
-      curves[name] = own
+    series = [[{"epoch": r["epoch"], "error": r[key]} for r in run if key in r] for run in records]
+    if all(series):
+      curves[name] = series
   out = Path(FLAGS.out)
   written = {f"{FLAGS.label}{FLAGS.kind}_by_stream.png": streams}
   if curves:
