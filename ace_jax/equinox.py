@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy, paths, scales
 from ace_jax.errors import ConfigurationError, MissingPackageError
@@ -22,10 +22,8 @@ except ImportError as error:
     "ace_jax.equinox needs the package equinox; pip install 'ace_jax[equinox]'."
   ) from error
 
-__all__ = ["BATCH", "Homotopic", "as_model", "prune", "relax", "update", "variables"]
+__all__ = ["Homotopic", "as_model", "prune", "relax", "update", "variables"]
 
-BATCH = "batch"
-"""Name of the mapped axis of samples of a `Model` (`as_model`)."""
 _KEPT = {GAMMA: GAMMA, MEAN_SQUARE: "batch_stats"}  # collections of what a layer has itself
 
 
@@ -42,9 +40,9 @@ class Homotopic(eqx.Module):
       `Model` of a module moves it; a module does not change itself.
     inference: Set by `eqx.nn.inference_mode`.
     scale: "free", or "fixed", which divides f_neq by its root mean square over batch and features:
-      the batch's own in training, the running one in inference.
-    axis_name: Mapped axis, or axes, over which the mean square is averaged: "batch" is what a
-      `Model` calls that of samples; None where a module takes whole batches.
+      the batch's own in training, the running one in inference. The batch is what x has and, under
+      `jax.vmap`, the axis that the layer is mapped over (the innermost, if there are several).
+    axis_name: Mapped axis of devices over which the mean square is averaged, if any.
     momentum: Decay of the running mean square.
     axes: Number of trailing axes that are features; the branch sees them as one.
     name: What reports call the layer; set from its place in the model.
@@ -55,7 +53,7 @@ class Homotopic(eqx.Module):
   mean_square: Array | None
   inference: bool
   scale: str = eqx.field(static=True)
-  axis_name: str | tuple[str, ...] | None = eqx.field(static=True)
+  axis_name: str | None = eqx.field(static=True)
   momentum: float = eqx.field(static=True)
   axes: int = eqx.field(static=True)
   name: str = eqx.field(static=True)
@@ -65,7 +63,7 @@ class Homotopic(eqx.Module):
     branch: Callable[..., Any],
     *,
     scale: str = "free",
-    axis_name: str | tuple[str, ...] | None = BATCH,
+    axis_name: str | None = None,
     gamma_shape: tuple[int, ...] = (),
     initial_gamma: float = 1.0,
     momentum: float = 0.99,
@@ -82,16 +80,13 @@ class Homotopic(eqx.Module):
     self.axes = axes
     self.name = ""
 
-  def __call__(
-    self, y_eq: Any, x: Any, *args: Any, where: Bool[Array, "..."] | None = None, **kwargs: Any
-  ) -> Any:
+  def __call__(self, y_eq: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Returns f_eq(x) + gamma f_neq(x), of y_eq's shape and dtype, or y_eq for a projection.
 
     Args:
       y_eq: Output of the equivariant map, an array or an e3nn `IrrepsArray`.
       x: What f_neq sees, of either type; its leading axes are y_eq's.
       *args: Passed on to the branch after x.
-      where: Which entries of f_neq count in its mean square, broadcast against y_eq; None: all.
       **kwargs: Passed on to the branch.
 
     Raises:
@@ -105,8 +100,8 @@ class Homotopic(eqx.Module):
     current = None
     if self.mean_square is not None:
       if not self.inference:
-        where = homotopy.flat_mask(where, y_eq.shape, self.axes)
-        current = scales.mean_square(f_neq, where, self.axis_name)
+        current = _mean_over_samples(scales.mean_square(f_neq))
+        current = current if self.axis_name is None else jax.lax.pmean(current, self.axis_name)
       f_neq = scales.divide_by_root(f_neq, self.mean_square if current is None else current)
     y = homotopy.combine(self.name, flat_y, f_neq, self.gamma)
     homotopy.record_call(LayerCall(self.name, flat_y, f_neq, y, self.gamma, current))
@@ -216,10 +211,9 @@ def relax(
 def as_model(module: Any) -> Model:
   """Turns an Equinox module into a `Model`; it starts from the weights that it has.
 
-  The module is called on one sample at a time, as Equinox has it: `jax.vmap(module)(*inputs)`, of
-  which the mapped axis is called `BATCH`, with `key=` in training if its `__call__` takes it;
-  evaluation has `eqx.nn.inference_mode`. A module that takes whole batches goes through `Model`,
-  with `variables` and `update`.
+  The module is called on one sample at a time, as Equinox has it: `jax.vmap(module)(*inputs)`,
+  with `key=` in training if its `__call__` takes it; evaluation has `eqx.nn.inference_mode`. A
+  module that takes whole batches goes through `Model`, with `variables` and `update`.
   """
   named = _with_names(module)
   start = variables(module)
@@ -240,7 +234,7 @@ def as_model(module: Any) -> Model:
       return y, [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
 
     keys = None if key is None else jax.random.split(key, samples)
-    y, calls = jax.vmap(on_sample, axis_name=BATCH)(arrays, keys)
+    y, calls = jax.vmap(on_sample)(arrays, keys)
     return y, list(zip(names, calls, strict=True))
 
   def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
@@ -265,11 +259,23 @@ def as_model(module: Any) -> Model:
   return Model(init, apply, calls)
 
 
+@jax.custom_batching.custom_vmap
+def _mean_over_samples(x: Array) -> Array:
+  return x
+
+
+# Not `jax.lax.pmean`: JAX refuses it for the axis of a vmap within a typed shard_map.
+@_mean_over_samples.def_vmap
+def _mean_of_batch(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+  del size
+  return (jnp.mean(x, axis=0) if batched[0] else x), False
+
+
 def _decayed(tree: Any, path: list[str], current: Array, momentum: float) -> Any:
   """Returns running mean squares in which that of the layer at a path has taken a step."""
   if path:
     return {**tree, path[0]: _decayed(tree[path[0]], path[1:], current, momentum)}
-  # All samples have the same one where the layer's mean is over them.
+  # All samples have the same one.
   moved = scales.decayed(tree[MEAN_SQUARE], jnp.mean(current), momentum)
   return {**tree, MEAN_SQUARE: moved}
 

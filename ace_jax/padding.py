@@ -72,7 +72,7 @@ def mean(
   axes: tuple[int, ...] | None = None,
   *,
   where: Bool[Array, "..."] | None = None,
-  axis_name: str | tuple[str, ...] | None = None,
+  axis_name: str | None = None,
 ) -> Float[Array, "..."]:
   """Returns the mean over axes, over the entries that count, and over devices.
 
@@ -82,8 +82,8 @@ def mean(
     x: Numbers; those that do not count may be anything.
     axes: Over which; all by default.
     where: Which entries count, broadcast against x; all by default. If none does, the mean is 0.
-    axis_name: Mapped axis, or axes, of the devices that share the entries. Each may have another
-      number of them: both sums are over all.
+    axis_name: Mapped axis of the devices that share the entries. Each may have another number of
+      them: both sums are over all.
   """
 
   def over_devices(value):

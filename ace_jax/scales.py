@@ -20,14 +20,14 @@ def check(scale: str) -> None:
 def mean_square(
   x: Array,
   where: Bool[Array, "..."] | None = None,
-  axis_name: str | tuple[str, ...] | None = None,
+  axis_name: str | None = None,
 ) -> Float[Array, ""]:
   """Returns the mean of abs(x)^2 over the entries that count and over devices, in float32 at least.
 
   Args:
     x: Features of a branch.
     where: Which entries count, broadcast against x; all by default.
-    axis_name: Mapped axis, or axes, of the devices that share the entries.
+    axis_name: Mapped axis of the devices that share the entries.
   """
   size = jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
   size = size.astype(jnp.promote_types(size.dtype, jnp.float32))
