@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ace_jax import files, plots, state, task
+from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, groups, report
 from ace_jax.training import history
 from data.errors import DataError
-from experiments.harness import problems, result_files, tables, training, workdirs
+from experiments.harness import models, problems, result_files, tables, training, workdirs
 from experiments.harness.tables import markdown
 from experiments.nbody import run as nbody_run
 from experiments.nbody import settings as nbody_settings
@@ -33,33 +34,53 @@ class Run(NamedTuple):
   settings: nbody_settings.Settings
 
 
-def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
+def run(
+  runs: list[str], place: Path, samples: int, angles: int
+) -> tuple[list[report.GeneratorReport], nbody_settings.Settings]:
   """Writes the report of one or several runs.
 
   Args:
-    folders: Runs that differ in the seed alone.
-    out: Where report.md and report.png go; the first run by default.
+    runs: Folders of runs that differ in the seed alone.
+    place: Where report.md and report.png go.
     samples: Held-out samples to measure on.
     angles: Points on the circle of every generator.
+
+  Returns:
+    What it says of every generator, and the settings of the first run.
+
+  Raises:
+    ConfigurationError: a run has no gamma.
+    DataError: they differ in more.
   """
-  found = [restore(Path(folder)) for folder in folders]
-  check_same(folders, found)
+  settings = [read_settings(Path(folder)) for folder in runs]
+  check_same(runs, settings)
+  check_relaxed(runs[0], settings[0])
+  found = [restore(Path(folder)) for folder in runs]
   group = symmetry_group(found[0].settings.model.centring, found[0].problem.test)
   held_out = task.take(found[0].problem.test, slice(0, samples))
   inputs = found[0].problem.inputs(held_out)
   layers = [
-    report.layer_reports(one.problem.network, one.end.relaxed, inputs, one.records)
-    if one.end.primal.gamma
-    else report.layer_reports(one.problem.network, {}, inputs, one.records)
-    for one in found
+    report.layer_reports(one.problem.network, one.end.relaxed, inputs, one.records) for one in found
   ]
   measure = compile_measure(found[0].problem.task, group, angles)
   generators = report.generator_reports(
-    [measure(one.end.selected()["relaxed"], held_out) for one in found]
+    [measure(one.end.selected()["relaxed"], held_out) for one in found],
+    [report.evidence(one.records, one.problem.summary["linear_mse"]["valid"]) for one in found],
   )
-  place = Path(out or folders[0])
-  place.mkdir(parents=True, exist_ok=True)
-  write(place, folders, layers, generators)
+  write(place, runs, layers, generators)
+  return generators, settings[0]
+
+
+def read_settings(folder: Path) -> nbody_settings.Settings:
+  """Reads the settings of a run.
+
+  Raises:
+    DataError: the folder holds no N-body run.
+  """
+  flat = result_files.read_settings(folder / workdirs.CONFIG, "name the folder of a finished run")
+  if "system" not in flat or not history.read(folder / history.FILE):
+    raise DataError(f"{folder}: holds no finished N-body run; name the folder of one.")
+  return nbody_settings.Settings.from_json(flat)
 
 
 def restore(folder: Path) -> Run:
@@ -68,31 +89,42 @@ def restore(folder: Path) -> Run:
   Raises:
     DataError: the folder holds no finished N-body run.
   """
-  flat = result_files.read_settings(folder / workdirs.CONFIG, "name the folder of a finished run")
-  records = history.read(folder / history.FILE)
-  if "system" not in flat or not records:
-    raise DataError(f"{folder}: holds no finished N-body run; name the folder of one.")
-  settings = nbody_settings.Settings.from_json(flat)
+  settings = read_settings(folder)
   sizes = settings.data.train_samples
   data = nbody_run.load(settings, max(sizes) if sizes else None)
   problem = nbody_run.make_problem(settings, data)
-  return Run(problem, training.restore(folder, settings, problem), records, settings)
+  end = training.restore(folder, settings, problem)
+  return Run(problem, end, history.read(folder / history.FILE), settings)
 
 
-def check_same(folders: list[str], found: list[Run]) -> None:
+def check_same(runs: list[str], settings: list[nbody_settings.Settings]) -> None:
   """Refuses runs that differ in more than the seed.
 
   Raises:
     DataError: names the first setting that differs.
   """
-  for folder, one in zip(folders, found, strict=True):
-    first, own = found[0].settings.to_json(), one.settings.to_json()
-    for name in workdirs.differences(first, own):
+  first = settings[0].to_json()
+  for folder, other in zip(runs, [one.to_json() for one in settings], strict=True):
+    for name in workdirs.differences(first, other):
       if name != "seed":
         raise DataError(
-          f"{folder}: {name} is {own.get(name)} where {folders[0]} has {first.get(name)}; "
+          f"{folder}: {name} is {other.get(name)} where {runs[0]} has {first.get(name)}; "
           "join runs that differ in the seed alone."
         )
+
+
+def check_relaxed(run: str, settings: nbody_settings.Settings) -> None:
+  """Refuses a run that ends without gamma, before its data are there.
+
+  Raises:
+    ConfigurationError: says which runs have one.
+  """
+  strict = settings.constraint.entry.gamma == "absent"
+  if strict or settings.training.finish_epochs or settings.model.model in models.plain_models():
+    raise ConfigurationError(
+      f"{run} ended without gamma (a strict or plain model, or --finish_epochs); name a run of a "
+      "relaxed one."
+    )
 
 
 def symmetry_group(centring: str, batch: Any) -> groups.Group:
