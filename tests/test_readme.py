@@ -16,12 +16,13 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 
 
-def examples():
-  return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def examples(package=""):
+  """Returns the blocks that run with the library alone, or those that need a further package."""
+  return re.findall(rf"```python{package}\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 def test_the_examples_of_the_readme_run_in_under_30_lines():
-  example, of_nnx, _ = examples()
+  example, of_nnx = examples()
   assert len(example.splitlines()) < 30
   scope = {}
   exec(compile(example, "README.md", "exec"), scope)
@@ -37,7 +38,7 @@ def test_the_examples_of_the_readme_run_in_under_30_lines():
 def test_the_example_of_e3x_runs():
   pytest.importorskip("e3x")  # of the extra `models`
   scope = {}
-  example, _, of_e3x = examples()
+  example, (of_e3x,) = examples()[0], examples(" e3x")
   exec(compile(example.replace("epochs=100", "epochs=1") + of_e3x, "README.md", "exec"), scope)
   fit, test = scope["fit"], scope["test"]
   assert list(fit.gamma) == ["Dense_0", "Dense_1", "TensorDense_0/dense"]
