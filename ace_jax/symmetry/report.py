@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ace_jax import homotopy
+from ace_jax import homotopy, scales
 from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import verdicts
 from ace_jax.symmetry.errors import (
@@ -193,7 +193,7 @@ def layer_reports(
         f"what the layer {name} computes is not seen; under nn.scan or nn.vmap add "
         "'intermediates': 0 to variable_axes."
       )
-    sizes = [float(jnp.sqrt(homotopy.mean_square(y))) for y in (call.f_neq, call.y_eq)]
+    sizes = [float(jnp.sqrt(scales.mean_square(y))) for y in (call.f_neq, call.y_eq)]
     ratio = sizes[0] / max(sizes[1], 1e-30)
     last = records[-1]
     if f"gamma/{name}" not in last:
