@@ -7,13 +7,14 @@ from typing import Any
 import tqdm
 
 from ace_jax import files, plots, task
-from ace_jax.symmetry import report
+from ace_jax.symmetry import actions, report
 from ace_jax.training import history, loop, parallel
 from experiments.detection import figures as detection_figures
 from experiments.harness import problems, result_files, results, tables, workdirs
 from experiments.nbody import run as nbody_run
 from experiments.nbody.settings import preset
 from experiments.report import run as report_run
+from experiments.report import subjects
 
 BROKEN = {
   "gravity": ("rotation_x", "rotation_y"),
@@ -127,8 +128,8 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
   )
   test = loop.test_errors(problem.task, end, data.test)
   held_out = task.take(data.test, slice(0, _HELD_OUT))
-  group = report_run.symmetry_group(settings.model.centring, held_out)
-  measure = report_run.compile_measure(problem.task, group, _ANGLES)
+  group = subjects.nbody_group(settings, held_out)
+  measure = report_run.compile_measure(problem, group, actions.position, _ANGLES)
   truth = set(BROKEN[kind]) if strength else set()
   rows = []
   for seed in seeds:

@@ -210,10 +210,10 @@ def _wrong(result: dict[str, Any]) -> str:
   if found:
     return f"settings/{found}"
   for name in ("seconds", "epochs", "train_samples"):
-    if not _finite(result.get(name)):
+    if not finite(result.get(name)):
       return name
   replicas = result.get("replicas", 1)
-  if not _finite(replicas) or replicas < 1:
+  if not finite(replicas) or replicas < 1:
     return "replicas"
   mocap = result["experiment"] == "mocap"
   for name in ("subject", "source") if mocap else ():
@@ -223,19 +223,19 @@ def _wrong(result: dict[str, Any]) -> str:
   if not {"projection"} <= {*result["predictors"]} <= {"projection", "relaxed"}:
     return "predictors"
   for name, found in result["predictors"].items():
-    if not isinstance(found, dict) or not all(_finite(found.get(key)) for key in _ERRORS):
+    if not isinstance(found, dict) or not all(finite(found.get(key)) for key in _ERRORS):
       return f"predictors/{name}"
     error = found.get("final_equivariance_error", "")
-    if not _finite(found.get("test_gap", 0)) or not (error is None or _finite(error)):
+    if not finite(found.get("test_gap", 0)) or not (error is None or finite(error)):
       return f"predictors/{name}"
   bound = result.get("functional", {"asked": 0, "final": {"test_gap": 0}})
   reached = bound.get("final") if isinstance(bound, dict) else None
-  if not isinstance(reached, dict) or not _finite(bound.get("asked")):
+  if not isinstance(reached, dict) or not finite(bound.get("asked")):
     return "functional"
-  if not _finite(reached.get("test_gap")):
+  if not finite(reached.get("test_gap")):
     return "functional/final"
   for number, record in enumerate(result["curve"]):
-    if not isinstance(record, dict) or not _finite(record.get("epoch")):
+    if not isinstance(record, dict) or not finite(record.get("epoch")):
       return f"curve[{number}]"
   return ""
 
@@ -259,12 +259,13 @@ def _wrong_setting(result: dict[str, Any]) -> str:
   numbers = [c.name for c in constraints.constants().values() if c.kind is not str]
   left_out = tuple(name for name in (*numbers, *_NULLABLE) if settings.get(name) is not None)
   for name in (*given, *null, *left_out):
-    if not _finite(settings.get(name)):
+    if not finite(settings.get(name)):
       return name
   return ""
 
 
-def _finite(value: Any) -> bool:
+def finite(value: Any) -> bool:
+  """Whether a value of a JSON file is a number that statistics can be made of."""
   # A whole number may be too large for a float.
   numeric = isinstance(value, int | float) and not isinstance(value, bool)
   return numeric and abs(value) < 1e300 and math.isfinite(value)

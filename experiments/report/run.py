@@ -1,20 +1,20 @@
 """What `experiments.report` does once its flags are checked."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ace_jax import files, plots, state, task
+from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, groups, report
 from ace_jax.training import history
 from data.errors import DataError
 from experiments.harness import problems, result_files, tables, training, workdirs
 from experiments.harness.tables import markdown
-from experiments.nbody import run as nbody_run
-from experiments.nbody import settings as nbody_settings
+from experiments.report import subjects
 
 
 class Run(NamedTuple):
@@ -25,12 +25,14 @@ class Run(NamedTuple):
     end: Its final state.
     records: What it recorded.
     settings: Its settings.
+    subject: Its experiment.
   """
 
   problem: problems.Problem
   end: state.AceState
   records: list[history.Record]
-  settings: nbody_settings.Settings
+  settings: Any
+  subject: subjects.Subject = subjects.NBODY
 
 
 def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
@@ -42,18 +44,19 @@ def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
     samples: Held-out samples to measure on.
     angles: Points on the circle of every generator.
   """
-  found = [restore(Path(folder)) for folder in folders]
+  found = [restore(Path(folder), subjects.SUBJECTS) for folder in folders]
   check_same(folders, found)
-  group = symmetry_group(found[0].settings.model.centring, found[0].problem.test)
-  held_out = task.take(found[0].problem.test, slice(0, samples))
-  inputs = found[0].problem.inputs(held_out)
+  subject, problem = found[0].subject, found[0].problem
+  group = subject.group(found[0].settings, problem.test)
+  held_out = task.take(problem.test, slice(0, samples))
+  inputs = problem.inputs(held_out)
   layers = [
     report.layer_reports(one.problem.network, one.end.relaxed, inputs, one.records)
     if one.end.primal.gamma
     else report.layer_reports(one.problem.network, {}, inputs, one.records)
     for one in found
   ]
-  measure = compile_measure(found[0].problem.task, group, angles)
+  measure = compile_measure(problem, group, subject.act_prediction, angles)
   generators = report.generator_reports(
     [measure(one.end.selected()["relaxed"], held_out) for one in found]
   )
@@ -62,21 +65,26 @@ def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
   write(place, folders, layers, generators)
 
 
-def restore(folder: Path) -> Run:
+def restore(folder: Path, known: Sequence[subjects.Subject] = (subjects.NBODY,)) -> Run:
   """Restores a finished run from its folder.
 
+  Args:
+    folder: Of the run.
+    known: The experiments that it may be of.
+
   Raises:
-    DataError: the folder holds no finished N-body run.
+    DataError: the folder holds no finished run of these.
   """
   flat = result_files.read_settings(folder / workdirs.CONFIG, "name the folder of a finished run")
   records = history.read(folder / history.FILE)
-  if "system" not in flat or not records:
-    raise DataError(f"{folder}: holds no finished N-body run; name the folder of one.")
-  settings = nbody_settings.Settings.from_json(flat)
-  sizes = settings.data.train_samples
-  data = nbody_run.load(settings, max(sizes) if sizes else None)
-  problem = nbody_run.make_problem(settings, data)
-  return Run(problem, training.restore(folder, settings, problem), records, settings)
+  subject = next((subject for subject in known if subject.key in flat), None)
+  if subject is None or not records:
+    names = " or ".join(subject.name for subject in known)
+    raise DataError(f"{folder}: holds no finished {names} run; name the folder of one.")
+  settings = subject.settings.from_json(flat)
+  problem = subject.problem(settings)
+  end = training.restore(folder, settings, problem)
+  return Run(problem, end, records, settings, subject)
 
 
 def check_same(folders: list[str], found: list[Run]) -> None:
@@ -95,32 +103,29 @@ def check_same(folders: list[str], found: list[Run]) -> None:
         )
 
 
-def symmetry_group(centring: str, batch: Any) -> groups.Group:
-  """Returns the group that the strict model has: with uncentred positions, rotations alone."""
-  if centring == "none":
-    return groups.so3()
-  return groups.se3(radius(batch))
-
-
-def radius(batch: Any) -> float:
-  """Returns the root mean square distance of particles from their centre."""
-  positions = batch["positions"]
-  centred = positions - positions.mean(axis=1, keepdims=True)
-  return float(np.sqrt(np.mean(np.sum(np.square(centred), -1))))
-
-
-def compile_measure(learned: task.Task, group: groups.Group, angles: int):
-  """Compiles `report.measure` for N-body data.
+def compile_measure(
+  problem: problems.Problem,
+  group: groups.Group,
+  act_prediction: actions.Representation,
+  angles: int,
+):
+  """Compiles `report.measure`.
 
   Args:
-    learned: Model and loss.
+    problem: Model, loss, and how motions act on the data.
     group: Whose generators are measured.
+    act_prediction: How its elements act on predictions.
     angles: Points on the circle of every generator.
+
+  Raises:
+    ConfigurationError: the problem has no known symmetry.
 
   Returns:
     `measure(variables, batch) -> Measured`, of a predictor's variables.
   """
-  act = nbody_run.act_on_batch
+  if problem.symmetry is None:
+    raise ConfigurationError(f"{problem.experiment}: the data have no known symmetry.")
+  act, learned = problem.symmetry.act_batch, problem.task
 
   @jax.jit
   def measure(variables, batch) -> report.Measured:
@@ -131,7 +136,7 @@ def compile_measure(learned: task.Task, group: groups.Group, angles: int):
       return learned.losses(variables, batch)
 
     times = {name: _times(name, batch, angles) for name in group.generators}
-    return report.measure(predict, loss, batch, group.generators, act, actions.position, times)
+    return report.measure(predict, loss, batch, group.generators, act, act_prediction, times)
 
   return measure
 

@@ -14,7 +14,12 @@ from experiments.harness import app, regularisation, result_files
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("table", "nbody", ["nbody", "mocap", "rivals", "variants"], "Which table.")
+flags.DEFINE_enum(
+  "table",
+  "nbody",
+  ["nbody", "mocap", "rivals", "variants", "qm9", "modelnet40"],
+  "Which table.",
+)
 flags.DEFINE_list("folders", None, "Where to look for result.json files; results/TABLE.")
 flags.DEFINE_string(
   "figure",
@@ -110,6 +115,8 @@ def main() -> None:
   """
   from experiments.harness import tables
   from experiments.table import mocap as mocap_table
+  from experiments.table import modelnet40 as modelnet40_table
+  from experiments.table import qm9 as qm9_table
   from experiments.table import rivals as rivals_table
   from experiments.table import variants as variants_table
 
@@ -120,6 +127,8 @@ def main() -> None:
     "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(found)),
     "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(found)),
     "variants": lambda: (variants_table.HEADER, variants_table.rows(found)),
+    "qm9": lambda: qm9_table.table(found),
+    "modelnet40": lambda: (modelnet40_table.HEADER, modelnet40_table.rows(found)),
   }[FLAGS.table]()
   print(
     {"text": tables.table, "markdown": tables.markdown, "latex": latex}[FLAGS.format](header, rows)
