@@ -22,6 +22,7 @@ setup(
   install_requires=[
     "absl-py>=2.1",
     "e3nn-jax>=0.21",
+    "filelock>=3.12",
     "flatbuffers>=24.3",
     "flax>=0.12",
     "jax>=0.10,<0.13",
@@ -34,6 +35,7 @@ setup(
   ],
   extras_require={
     "dev": [
+      "equinox>=0.13",
       "hypothesis>=6.100",
       "ipykernel>=6.29",
       "nbmake>=1.5",
@@ -46,9 +48,11 @@ setup(
       "scikit-learn>=1.5",
       "scipy>=1.13",
     ],
+    "equinox": ["equinox>=0.13"],
     "experiments": ["matplotlib>=3.9", "platformdirs>=4.0"],
     "images": ["scikit-learn>=1.5"],
     "modelnet": ["h5py>=3.10"],
+    "models": ["e3x==1.0.2"],
     "notebooks": ["jupyterlab>=4.2"],
     "plots": ["matplotlib>=3.9"],
     "qm9": ["qm9pack>=1.0.3"],

@@ -1,8 +1,9 @@
 """Learning (approximately) equivariant networks by constrained optimization.
 
-What is named here is public: the names below, and those of the namespaces `constraints`, `export`,
-`landscape`, `models`, `optimizers`, `plots`, `relaxations`, `symmetry` and `training`. `models` and
-`plots`, which need further packages, are imported when they are first asked for.
+What is named here is public: the names below, and those of the namespaces `constraints`,
+`equinox`, `export`, `landscape`, `models`, `nnx`, `optimizers`, `plots`, `relaxations`, `symmetry`
+and `training`. Those of `equinox`, `models`, `nnx` and `plots`, most of which need further
+packages, are imported when they are first asked for.
 
 Source: Manolache, Chamon, Niepert, "Learning (Approximately) Equivariant Networks via Constrained
 Optimization", NeurIPS 2025, arXiv:2505.13631.
@@ -20,6 +21,7 @@ from ace_jax import (
   symmetry,
   training,
 )
+from ace_jax.checking import Check, check
 from ace_jax.constraints.base import Constraint, Unconstrained
 from ace_jax.constraints.on_gamma import (
   Equality,
@@ -32,46 +34,59 @@ from ace_jax.constraints.on_gamma import (
 )
 from ace_jax.errors import AceError
 from ace_jax.homotopy import Homotopic, by_name, project, prune, strict
+from ace_jax.model import Model
+from ace_jax.pretrained import load_pretrained
 from ace_jax.primal_dual import Gradients, PrimalDual, StepOutput
+from ace_jax.relaxing import relax
+from ace_jax.saving import Saved, load
 from ace_jax.state import AceState, Primal
 from ace_jax.task import Task, from_model, take
 from ace_jax.training.fitting import Fit, fit
 
 if TYPE_CHECKING:
-  from ace_jax import models, plots
+  from ace_jax import equinox, models, nnx, plots
 
 __version__ = "0.2.0"
 
 __all__ = [
   "AceError",
   "AceState",
+  "Check",
   "Constraint",
   "Equality",
   "Fit",
   "Gradients",
   "Homotopic",
   "Inequality",
+  "Model",
   "OneSided",
   "Primal",
   "PrimalDual",
   "PublishedResilient",
   "Resilient",
   "Ridge",
+  "Saved",
   "StepOutput",
   "Task",
   "Unconstrained",
   "by_name",
+  "check",
   "constraints",
+  "equinox",
   "export",
   "fit",
   "from_model",
   "landscape",
+  "load",
+  "load_pretrained",
   "magnitude",
   "models",
+  "nnx",
   "optimizers",
   "plots",
   "project",
   "prune",
+  "relax",
   "relaxations",
   "strict",
   "symmetry",
@@ -81,6 +96,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-  if name in ("models", "plots"):
+  if name in ("equinox", "models", "nnx", "plots"):
     return importlib.import_module(f"ace_jax.{name}")
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -59,12 +59,14 @@ class Edges:
 
   def sum_at_senders(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Sums messages over the edges out of each node; not with `Neighbours`."""
-    slabs, senders = self._slabs(messages), self.graph.senders
+    slabs = self._slabs(messages)
     if isinstance(self.graph, Topology):
       return self._joined(gathers.sum_into(slabs, self.graph.senders, self.num_nodes))
     if isinstance(self.graph, Neighbours):
       raise ValueError("Edges.sum_at_senders: Neighbours are ordered by receiver.")
-    return self._joined(gathers.segment_sum(slabs, graphs.edge_nodes(senders), self.num_nodes))
+    return self._joined(
+      gathers.segment_sum(slabs, graphs.edge_nodes(self.graph.senders), self.num_nodes)
+    )
 
   def mean(self, messages: Float[Array, "edges ..."]) -> Float[Array, "nodes ..."]:
     """Averages messages over the edges into each node; nodes without edges give 0."""
@@ -87,9 +89,10 @@ class Edges:
     slabs = self._slabs(jax.lax.stop_gradient(messages))
     if isinstance(self.graph, Neighbours):
       return self._joined(self._grouped(slabs).max(1))
-    receivers = self.graph.receivers
-    dense = isinstance(self.graph, Topology)
-    receivers = np.asarray(receivers, int) if dense else graphs.edge_nodes(receivers)
+    if isinstance(self.graph, Topology):
+      receivers = np.asarray(self.graph.receivers, int)
+    else:
+      receivers = graphs.edge_nodes(self.graph.receivers)
     largest = jax.ops.segment_max(slabs, receivers, self.num_nodes)
     return self._joined(jnp.where(jnp.isfinite(largest), largest, 0))
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from flax import traverse_util
+import jax.numpy as jnp
 from jax import export as jax_export
 
-from ace_jax import files, homotopy
+from ace_jax import archives, homotopy
+from ace_jax.errors import ConfigurationError
 
 __all__ = [
   "export_function",
@@ -20,27 +20,36 @@ __all__ = [
 ]
 
 
-def save_parameters(path: Path, variables: homotopy.Variables) -> None:
-  """Writes the variables of the pruned model as a compressed .npz, one array a leaf, atomically.
+def save_parameters(path: str | Path, variables: homotopy.Variables) -> None:
+  """Writes the variables of a projection, pruned, as a compressed .npz, atomically.
+
+  One array a leaf, under its path, "params/layers_0/linear/kernel"; bfloat16 is kept as float32
+  (`ace_jax.archives.write`).
 
   Args:
-    path: The file. Keys are paths, "params/layers_0/linear/kernel".
-    variables: Of a relaxed or a strict model; branches and gamma are left out.
+    path: The file; a leading ~ is the home folder.
+    variables: Of a projection or a strict model; the branches, which compute nothing, are left out.
+
+  Raises:
+    ConfigurationError: the variables are those of a relaxed predictor, which needs gamma and
+      branches.
   """
+  if variables.get(homotopy.GAMMA):
+    raise ConfigurationError(
+      "save_parameters keeps no gamma and no branches: give `found.projection` or "
+      "`ace_jax.project(variables)`, or keep all of them with save_variables."
+    )
   save_variables(path, homotopy.prune(variables))
 
 
-def save_variables(path: Path, variables: homotopy.Variables) -> None:
+def save_variables(path: str | Path, variables: homotopy.Variables) -> None:
   """Writes all variables, those of branches and gamma too, in the form of `save_parameters`."""
-  leaves = traverse_util.flatten_dict(variables, sep="/")
-  flat: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-  files.write_binary(path, lambda file: np.savez_compressed(file, **flat))
+  archives.write(path, archives.flatten(homotopy.unbox(variables)), {})
 
 
-def load_parameters(path: Path) -> dict[str, Any]:
+def load_parameters(path: str | Path) -> dict[str, Any]:
   """Reads what `save_parameters` or `save_variables` wrote, as variables for `model.apply`."""
-  with np.load(path, allow_pickle=False) as file:
-    return traverse_util.unflatten_dict({key: file[key] for key in file.files}, sep="/")
+  return archives.unflatten(archives.read(path)[0])
 
 
 def export_function(
@@ -54,13 +63,15 @@ def export_function(
   Args:
     apply: `model.apply`, or any `apply(variables, *inputs)`.
     variables: Of either predictor: without the collection `gamma` it is the projection.
-    *inputs: Example arrays, with a common leading axis.
+    *inputs: Examples: arrays with a common leading axis, or dictionaries, lists and tuples of them.
 
   Returns:
     What `load_function` takes.
   """
   (batch,) = jax_export.symbolic_shape("batch")
-  shapes = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for x in inputs]
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((batch, *jnp.shape(x)[1:]), jnp.result_type(x)), inputs
+  )
   function = jax.jit(lambda *arrays: apply(variables, *arrays))
   platforms = ["cpu", "cuda", "rocm", "tpu"]
   return bytes(jax_export.export(function, platforms=platforms)(*shapes).serialize())

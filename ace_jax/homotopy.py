@@ -1,16 +1,21 @@
 """The homotopic layer f_eq + gamma f_neq, and the projection of what is built from it."""
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from flax.core import meta, tracers
 from jaxtyping import Array, Bool, Float
 
 from ace_jax import padding
+from ace_jax.errors import ConfigurationError
 
 GAMMA = "gamma"
 """Name of the variable collection that holds gamma, and of the variable in it."""
@@ -42,6 +47,70 @@ class Irreps:
   y: str
 
 
+class LayerCall(NamedTuple):
+  """What a homotopic layer computed when it was called.
+
+  Attributes:
+    name: Of the layer, "layers_0/update_1".
+    y_eq: f_eq(x), flat.
+    f_neq: f_neq(x), flat; None in a projection.
+    y: What the layer returned, flat.
+    gamma: None in a projection.
+  """
+
+  name: str
+  y_eq: Array
+  f_neq: Array | None
+  y: Array
+  gamma: Array | None
+
+
+_CALLS: contextvars.ContextVar[list[LayerCall] | None] = contextvars.ContextVar(
+  "ace_jax_layer_calls", default=None
+)
+
+
+@contextlib.contextmanager
+def layer_calls() -> Iterator[list[LayerCall]]:
+  """Lists the homotopic layers of any framework that are called (traced) in this context."""
+  calls: list[LayerCall] = []
+  token = _CALLS.set(calls)
+  try:
+    yield calls
+  finally:
+    _CALLS.reset(token)
+
+
+def record_call(call: LayerCall) -> None:
+  """Appends a call to the list of the innermost `layer_calls`, if there is one."""
+  calls = _CALLS.get()
+  if calls is not None:
+    calls.append(call)
+
+
+def flatten(x: Array, axes: int) -> Float[Array, "... features"]:
+  """Joins the last `axes` axes, those of the features, into one."""
+  return x if axes == 1 else x.reshape(*x.shape[: x.ndim - axes], math.prod(x.shape[-axes:]))
+
+
+def combine(name: str, y_eq: Array, f_neq: Array, gamma: Array) -> Array:
+  """Returns y_eq + gamma f_neq in y_eq's dtype.
+
+  Raises:
+    ValueError: the branch returned another shape, or complex numbers beside real ones.
+  """
+  if f_neq.shape != y_eq.shape:
+    raise ValueError(
+      f"{name}: the branch returned shape {f_neq.shape} where the equivariant map has {y_eq.shape}."
+    )
+  if jnp.iscomplexobj(f_neq) and not jnp.iscomplexobj(y_eq):
+    raise ValueError(
+      f"{name}: the branch is complex ({f_neq.dtype}) where the equivariant map is {y_eq.dtype}; "
+      "let the branch return real numbers."
+    )
+  return (y_eq + gamma.astype(y_eq.dtype) * f_neq).astype(y_eq.dtype)
+
+
 class Homotopic(nn.Module):
   """Adds a non-equivariant branch, weighted by a trained gamma, to an equivariant map.
 
@@ -65,6 +134,9 @@ class Homotopic(nn.Module):
     momentum: Decay of the running mean square of a "fixed" branch.
     irreps: Representations of x and y, where they are known: for training rules that ask how far
       a branch is from equivariant (`rivals.Schedule`). They decide nothing here.
+    axes: Number of trailing axes that are features. The branch sees them as one, in x and y: with
+      axes=3 it mixes all of [..., parity, degree, channel], where one on the last axis alone
+      would commute with the group.
 
   Reference: Manolache et al., "Learning (Approximately) Equivariant Networks via Constrained
   Optimization", NeurIPS 2025, Eq. (1).
@@ -77,6 +149,7 @@ class Homotopic(nn.Module):
   initial_gamma: float = 1.0
   momentum: float = 0.99
   irreps: Irreps | None = None
+  axes: int = 1
 
   def __call__(
     self, y_eq: Any, x: Any, *args, where: Bool[Array, "..."] | None = None, **kwargs
@@ -84,7 +157,8 @@ class Homotopic(nn.Module):
     """Returns f_eq(x) + gamma f_neq(x), or `y_eq` itself for a projection.
 
     Args:
-      y_eq: Output of the equivariant map: an array [..., out], or an e3nn `IrrepsArray`.
+      y_eq: Output of the equivariant map: an array [..., out] (the last `axes` axes are out), or
+        an e3nn `IrrepsArray`.
       x: What f_neq sees, an array [..., in] or an `IrrepsArray`; its leading axes are y_eq's.
       *args: Passed on to the branch after x.
       where: Which entries of f_neq count in its mean square, broadcast against y_eq (as in
@@ -92,10 +166,11 @@ class Homotopic(nn.Module):
       **kwargs: Passed on to the branch.
 
     Returns:
-      The same type and shape as `y_eq`.
+      The same type, shape and dtype as `y_eq`.
 
     Raises:
       ValueError: scale is neither "free" nor "fixed", or the branch returns another shape.
+      ConfigurationError: a "fixed" layer is differentiated by `jax.grad` within the model.
     """
     return self.carry(y_eq, x, *args, where=where, **kwargs)[0]
 
@@ -110,28 +185,30 @@ class Homotopic(nn.Module):
     """
     if self.scale not in ("free", "fixed"):
       raise ValueError(f"Homotopic.scale is {self.scale!r}; it must be 'free' or 'fixed'.")
+    name = "/".join(self.path)
+    flat_y = flatten(_flat(y_eq), self.axes)
     if not self._is_relaxed():
       self.sow("intermediates", OUTPUT, _flat(y_eq))
+      record_call(LayerCall(name, flat_y, None, flat_y, None))
       return y_eq, None
     gamma = self.variable(
       GAMMA, GAMMA, lambda: jnp.full(self.gamma_shape, self.initial_gamma, jnp.float32)
     ).value
-    flat_y, flat_x = _flat(y_eq), _flat(x)
+    flat_x = flatten(_flat(x), self.axes)
     f_neq = self.branch(features=flat_y.shape[-1], name=RELAXATION)(flat_x, *args, **kwargs)
-    if f_neq.shape != flat_y.shape:
-      raise ValueError(
-        f"{'/'.join(self.path)}: the branch returned shape {f_neq.shape} where the equivariant "
-        f"map has {flat_y.shape}."
-      )
     stream = f_neq
     if self.scale == "fixed":
+      if where is not None and self.axes > 1:
+        where = flatten(jnp.broadcast_to(where, _flat(y_eq).shape), self.axes)
       f_neq = f_neq * jax.lax.rsqrt(self._mean_square(f_neq, where) + _MEAN_SQUARE_FLOOR)
     if self.irreps is not None:
       self.sow("intermediates", IRREPS, self.irreps)
+    y = combine(name, flat_y, f_neq, gamma)
     self.sow("intermediates", "input", flat_x)
     self.sow("intermediates", "equivariant", flat_y)
     self.sow("intermediates", "non_equivariant", f_neq)
-    y = flat_y + gamma.astype(flat_y.dtype) * f_neq
+    record_call(LayerCall(name, flat_y, f_neq, y, gamma))
+    y = y if self.axes == 1 else y.reshape(_flat(y_eq).shape)
     self.sow("intermediates", OUTPUT, y)
     return (type(y_eq)(y_eq.irreps, y) if hasattr(y_eq, "irreps") else y), stream
 
@@ -143,16 +220,35 @@ class Homotopic(nn.Module):
   def _mean_square(
     self, f_neq: Float[Array, "... features"], where: Bool[Array, "..."] | None
   ) -> Float[Array, ""]:
-    def mean_over(axis_name):
-      return padding.mean(jnp.square(f_neq), where=where, axis_name=axis_name)
-
-    running = self.variable("batch_stats", _MEAN_SQUARE, lambda: mean_over(None))
-    if self.is_initializing() or not self.is_mutable_collection("batch_stats"):
+    assert self.scope is not None
+    moves = self.is_mutable_collection("batch_stats")
+    if moves and tracers.current_trace() != self.scope.trace_level:
+      raise ConfigurationError(
+        f"{'/'.join(self.path)}: its running scale cannot be kept through a jax.grad, jax.vmap or "
+        "the like within the model; use nn.vjp, nn.value_and_grad or nn.vmap, or scale='free'."
+      )
+    running = self.variable("batch_stats", _MEAN_SQUARE, lambda: mean_square(f_neq, where))
+    if self.is_initializing() or not moves:
       return running.value
-    mean_square = mean_over(self.axis_name)
-    decayed = self.momentum * running.value + (1 - self.momentum) * mean_square
+    current = mean_square(f_neq, where, self.axis_name)
+    decayed = self.momentum * running.value + (1 - self.momentum) * current
     running.value = jax.lax.stop_gradient(decayed)
-    return mean_square
+    return current
+
+
+def mean_square(
+  x: Array, where: Bool[Array, "..."] | None = None, axis_name: str | None = None
+) -> Float[Array, ""]:
+  """Returns the mean of abs(x)^2 over the entries that count and over devices, in float32 at least.
+
+  Args:
+    x: Features of a branch.
+    where: Which entries count, broadcast against x; all by default.
+    axis_name: Mapped axis of the devices that share the entries.
+  """
+  size = jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
+  size = size.astype(jnp.promote_types(size.dtype, jnp.float32))
+  return padding.mean(size, where=where, axis_name=axis_name)
 
 
 def _flat(x: Any) -> Float[Array, "... features"]:
@@ -168,10 +264,35 @@ def split(variables: Variables) -> tuple[Any, Any, dict[str, Any]]:
   Returns:
     theta: The collection `params`.
     gamma: The collection `gamma`, {} for a strict model.
-    model_state: All other collections (`batch_stats`, ...), by name.
+    model_state: All other collections (`batch_stats`, ...), by name, but for what modules sow.
   """
-  rest = {k: v for k, v in variables.items() if k not in ("params", GAMMA, "intermediates")}
-  return variables["params"], variables.get(GAMMA, {}), rest
+  variables = without_sown(variables)
+  rest = {k: v for k, v in variables.items() if k not in ("params", GAMMA)}
+  return variables.get("params", {}), variables.get(GAMMA, {}), rest
+
+
+def without_sown(variables: Variables) -> dict[str, Any]:
+  """Returns the variables without `intermediates`, and without what `sow` left in others.
+
+  What is sown is a tuple that grows by an entry whenever it is passed to `apply` again.
+  """
+  kept = {}
+  for collection, tree in variables.items():
+    if collection in ("params", GAMMA):
+      kept[collection] = tree
+    elif collection != "intermediates":
+      flat = traverse_util.flatten_dict(tree)
+      left = {path: leaf for path, leaf in flat.items() if not isinstance(leaf, tuple)}
+      if len(left) == len(flat):
+        kept[collection] = tree
+      elif left:
+        kept[collection] = traverse_util.unflatten_dict(left)
+  return kept
+
+
+def unbox(variables: Variables) -> dict[str, Any]:
+  """Returns the variables without boxes of metadata (`nn.with_partitioning`) around leaves."""
+  return dict(meta.unbox(variables))
 
 
 def merge(theta: Any, gamma: Any, model_state: Variables | None = None) -> dict[str, Any]:
@@ -242,15 +363,22 @@ def per_channel(init: Callable[..., Any]) -> Callable[..., Any]:
   """
 
   def wide_init(*args, **kwargs):
-    # `intermediates` say how many channels each layer returns.
-    variables: dict[str, Any] = dict(init(*args, **kwargs, mutable=True))
-    seen = variables.pop("intermediates", {})
+    # The calls say how many channels each layer returns.
+    with layer_calls() as calls:
+      variables = dict(init(*args, **kwargs))
+    layers = {call.name: call for call in calls}
 
     def widen(path, leaf):
-      layer = seen
-      for entry in path[:-1]:
-        layer = layer[entry.key]
-      return jnp.full(layer["non_equivariant"][0].shape[-1], leaf) if leaf.ndim == 0 else leaf
+      call = layers.get("" if len(path) == 1 else _name(path))
+      if call is None or call.gamma is None:
+        raise ConfigurationError(
+          f"{_name(path)}: the width of this layer is not known; call per_channel(model.init) "
+          "outside of jax.jit."
+        )
+      if call.gamma.ndim:
+        return leaf
+      # Layers of an nn.scan have a leading axis here, which their calls have not.
+      return jnp.broadcast_to(leaf[..., None], (*leaf.shape, call.y.shape[-1]))
 
     return {**variables, GAMMA: jax.tree_util.tree_map_with_path(widen, variables.get(GAMMA, {}))}
 

@@ -48,8 +48,8 @@ def filter_normalised_direction(key: PRNGKeyArray, params: Any) -> Any:
     noise = jax.random.normal(key, leaf.shape, leaf.dtype)
     axes = tuple(range(leaf.ndim - 1))
     size = jnp.sqrt(jnp.sum(jnp.square(noise), axes, keepdims=True))
-    own = jnp.sqrt(jnp.sum(jnp.square(leaf), axes, keepdims=True))
-    return noise * own / jnp.maximum(size, 1e-30)
+    norm = jnp.sqrt(jnp.sum(jnp.square(leaf), axes, keepdims=True))
+    return noise * norm / jnp.maximum(size, 1e-30)
 
   return jax.tree.unflatten(structure, map(direction, keys, leaves))
 

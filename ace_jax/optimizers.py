@@ -1,14 +1,16 @@
 """Optimizers of the multipliers and of the primal blocks, their step sizes in their states."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ace_jax.errors import ConfigurationError, first_line
 from ace_jax.state import Primal
 
-__all__ = ["dual_optimizer", "nu_pi", "primal_adam"]
+__all__ = ["dual_optimizer", "in_real_float32", "nu_pi", "primal_adam", "primal_optimizer"]
 
 
 class NuPIState(NamedTuple):
@@ -117,10 +119,141 @@ def primal_adam(
     blocks["theta"] = rule(learning_rate=learning_rate, weight_decay=weight_decay)
   labels = Primal("theta", "gamma", "slack")
   move = optax.partition(blocks, labels)  # pyright: ignore[reportArgumentType]
+  return _clipped_and_decayed(move, clip_norm, decay)
+
+
+def primal_optimizer(
+  optimizer: optax.GradientTransformation | Mapping[str, optax.GradientTransformation],
+  lr: float | None = None,
+  gamma_lr: float | None = None,
+  slack_lr: float | None = None,
+  clip_norm: float | None = None,
+  decay: optax.Schedule | None = None,
+) -> optax.GradientTransformation:
+  """Any transformation for each primal block, and Adam for those that have none.
+
+  Each sees its own block alone, as a tree of parameters, and the training loss as `value`.
+
+  Args:
+    optimizer: Of theta; or of several blocks by name, "theta", "gamma" and "slack".
+    lr: Adam step size of theta, and of blocks without one of their own; 1e-3 by default.
+    gamma_lr: Adam step size of gamma.
+    slack_lr: Adam step size of the slack.
+    clip_norm: Largest norm of the gradients for theta and gamma together; None does not clip.
+    decay: Factor of all updates by the number of steps done; None keeps them.
+
+  Returns:
+    A transformation of `Primal`.
+
+  Raises:
+    ConfigurationError: a block is unknown, what moves it is no transformation, or a step size is
+      given for a block that has an optimizer.
+  """
+  given = dict(optimizer) if isinstance(optimizer, Mapping) else {"theta": optimizer}
+  rates = {"theta": lr, "gamma": gamma_lr, "slack": slack_lr}
+  names = {"theta": "lr", "gamma": "gamma_lr", "slack": "slack_lr"}
+  blocks = {}
+  for name, transformation in given.items():
+    if name not in rates:
+      raise ConfigurationError(f"optimizer has {name!r}; it moves theta, gamma and slack.")
+    if not isinstance(transformation, optax.GradientTransformation):
+      raise ConfigurationError(
+        f"the optimizer of {name} is a {type(transformation).__name__}; give a transformation such "
+        "as optax.adamw(1e-3)."
+      )
+    if rates[name] is not None:
+      raise ConfigurationError(
+        f"{names[name]} is a step size of Adam, but {name} has an optimizer; leave one out."
+      )
+    blocks[name] = transformation
+  for name, rate in rates.items():
+    default = 1e-3 if lr is None else lr
+    adam = optax.inject_hyperparams(optax.adam)(learning_rate=default if rate is None else rate)
+    blocks.setdefault(name, adam)
+  return _clipped_and_decayed(_of_blocks(Primal(**blocks)), clip_norm, decay)
+
+
+def check_moves(optimizer: optax.GradientTransformation, primal: Primal) -> None:
+  """Tries, without computing anything, whether a transformation moves these parameters.
+
+  Args:
+    optimizer: Of `primal_optimizer`.
+    primal: theta, gamma and slack.
+
+  Raises:
+    ConfigurationError: it does not; says why.
+  """
+
+  def moved(primal: Any) -> Any:
+    state = optimizer.init(primal)
+    return optax.with_extra_args_support(optimizer).update(primal, state, primal, value=0.0)
+
+  try:
+    jax.eval_shape(moved, primal)
+  except Exception as error:
+    raise ConfigurationError(
+      f"the optimizer cannot move these parameters ({first_line(error)}); it gets gradients, "
+      "parameters, and the training loss as `value`."
+    ) from error
+
+
+def _of_blocks(blocks: Primal) -> optax.GradientTransformationExtraArgs:
+  """Moves each block by its own transformation, which sees nothing of the others."""
+  blocks = Primal(*map(optax.with_extra_args_support, blocks))
+
+  def init(primal: Any) -> Any:
+    return Primal(*(block.init(part) for block, part in zip(blocks, primal, strict=True)))
+
+  def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+    moved = [
+      block.update(*parts, **extra)
+      for block, *parts in zip(blocks, updates, state, params, strict=True)
+    ]
+    return Primal(*(new for new, _ in moved)), Primal(*(new for _, new in moved))
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _clipped_and_decayed(
+  move: optax.GradientTransformation, clip_norm: float | None, decay: optax.Schedule | None
+) -> optax.GradientTransformation:
   if clip_norm is not None:
     clip = optax.masked(optax.clip_by_global_norm(clip_norm), Primal(True, True, False))
     move = optax.chain(clip, move)
-  return move if decay is None else optax.chain(move, optax.scale_by_schedule(decay))
+  if decay is not None:
+    move = optax.chain(move, optax.scale_by_schedule(decay))
+  return in_real_float32(move)
+
+
+def in_real_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Runs a transformation on real numbers of 32 bits at least; moments and step sizes too.
+
+  In bfloat16 Adam's b2 = 0.999 is 1, in float16 its eps = 1e-8 is 0: both end in NaN. A complex
+  leaf is moved as its real and imaginary parts, along the conjugate of what `jax.grad` returns.
+  All other leaves pass as they are. Parameters keep their dtype, in which a small step can be lost.
+  """
+
+  def real(leaf, conjugate=False):
+    if jnp.iscomplexobj(leaf):
+      return jnp.stack([leaf.real, -leaf.imag if conjugate else leaf.imag])
+    return leaf.astype(jnp.float32) if leaf.dtype in (jnp.bfloat16, jnp.float16) else leaf
+
+  inner = optax.with_extra_args_support(inner)
+
+  def init(params):
+    return inner.init(jax.tree.map(real, params))
+
+  def update(gradients, state, params=None, **extra):
+    descent = jax.tree.map(lambda g: real(g, conjugate=True), gradients)
+    here = None if params is None else jax.tree.map(real, params)
+    moved, state = inner.update(descent, state, here, **extra)
+
+    def back(update, gradient):
+      return update[0] + 1j * update[1] if jnp.iscomplexobj(gradient) else update
+
+    return jax.tree.map(back, moved, gradients), state
+
+  return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _decaying_sgd(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:

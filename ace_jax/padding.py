@@ -123,12 +123,12 @@ def batches(
   sizes = _sizes(nodes, edges)
   if count is not None and count < 1:
     raise ConfigurationError(f"batches: count is {count}; a batch has at least 1 graph.")
-  found = [_checked(i, graph, sizes[-1]) for i, graph in enumerate(graph_list)]
-  if not found:
+  checked_graphs = [_checked(i, graph, sizes[-1]) for i, graph in enumerate(graph_list)]
+  if not checked_graphs:
     return
-  smallest = min(int(graph.n_node[0]) for graph in found)
+  smallest = min(int(graph.n_node[0]) for graph in checked_graphs)
   batch, filled = [], np.zeros(2, int)
-  for graph in found:
+  for graph in checked_graphs:
     more = np.array([graph.n_node[0], graph.n_edge[0]], int)
     full = batch and (len(batch) == count or not _fits(filled + more, sizes[-1]))
     if full:

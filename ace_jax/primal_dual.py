@@ -110,7 +110,8 @@ class PrimalDual:
       failed=jnp.int32(0),
       best={},
     )
-    best = {name: _never_evaluated(predictor) for name, predictor in state.current().items()}
+    worst = jnp.inf if self.task.mode == "min" else -jnp.inf
+    best = {name: _never_evaluated(kept, worst) for name, kept in state.current().items()}
     return state.replace(best=best)  # pyright: ignore[reportAttributeAccessIssue]
 
   def gradients(self, state: AceState, batch: Batch, axis_name: str | None = None) -> Gradients:
@@ -151,10 +152,11 @@ class PrimalDual:
       state: The point at which `gradients` were taken.
       gradients: What `gradients(state, batch)` returned.
     """
-    updates, primal_state = self.primal_optimizer.update(
+    updates, primal_state = optax.with_extra_args_support(self.primal_optimizer).update(
       gradients.primal,  # pyright: ignore[reportArgumentType]
       state.primal_state,
       state.primal,  # pyright: ignore[reportArgumentType]
+      value=gradients.loss,
     )
     primal = optax.apply_updates(state.primal, updates)  # pyright: ignore[reportArgumentType]
     multipliers, dual_state = ascend(
@@ -203,8 +205,8 @@ class PrimalDual:
     return self.apply_gradients(state, self.gradients(state, batch, axis_name))
 
 
-def _never_evaluated(variables: dict[str, Any]) -> Best:
-  return Best(jnp.full((), jnp.inf, jnp.float32), jnp.int32(0), jnp.int32(0), _copy(variables))
+def _never_evaluated(variables: dict[str, Any], worst: float) -> Best:
+  return Best(jnp.full((), worst, jnp.float32), jnp.int32(0), jnp.int32(0), _copy(variables))
 
 
 def _copy(tree: Any) -> Any:
@@ -217,7 +219,7 @@ def _mean(tree: Any, axis_name: str | None) -> Any:
     return tree
 
   def mean(x):
-    floating = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    floating = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
     return jax.lax.pmean(x, axis_name) if floating else jax.lax.pmax(x, axis_name)
 
   return jax.tree.map(mean, tree)

@@ -25,10 +25,10 @@ class Primal(NamedTuple):
 
 @struct.dataclass
 class Best:
-  """The variables of one predictor where its validation error was lowest.
+  """The variables of one predictor where its validation error was best.
 
   Attributes:
-    error: Lowest validation error so far.
+    error: Lowest validation error so far; the highest where `Task.mode` is "max".
     epoch: Number of epochs after which it was met.
     stalled: Evaluations since then.
     variables: For `model.apply`; those of the projection have no collection `gamma`.

@@ -176,9 +176,9 @@ class _MaskedBatchNorm(nn.Module):
       mean = over_rows(x)
       var = over_rows(jnp.square(x - mean))
       if not self.is_initializing():
-        for name, found in (("mean", mean), ("var", var)):
+        for name, moment in (("mean", mean), ("var", var)):
           value = running[name].value
-          running[name].value = _MOMENTUM * value + (1 - _MOMENTUM) * found
+          running[name].value = _MOMENTUM * value + (1 - _MOMENTUM) * moment
     return (x - mean) * (scale * jax.lax.rsqrt(var + _NORM_EPSILON)) + bias
 
   def _axis(self) -> str | None:

@@ -1,16 +1,16 @@
 """What is learned: a model, what it sees of a batch, and a loss for each sample."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ace_jax import homotopy
+from ace_jax.errors import ConfigurationError
+from ace_jax.model import as_model
 
 Scalar = Float[Array, ""]
 Batch = Any
@@ -27,11 +27,17 @@ class Task:
       `params` and `gamma`); in evaluation `key` is None and model_state is returned as it came.
     loss: `loss(prediction, batch) -> [samples, ...]`; the training loss is its mean.
     metric: What validation and test errors are the mean of; None takes the loss.
+    mode: Whether the lowest ("min") or the highest ("max") mean of the metric is the best.
   """
 
   apply: Callable[[homotopy.Variables, Batch, PRNGKeyArray | None], tuple[Any, dict[str, Any]]]
   loss: Callable[[Any, Batch], Float[Array, "samples ..."]]
   metric: Callable[[Any, Batch], Float[Array, "samples ..."]] | None = None
+  mode: Literal["min", "max"] = "min"
+
+  def __post_init__(self):
+    if self.mode not in ("min", "max"):
+      raise ConfigurationError(f"mode is {self.mode!r}; it must be 'min' or 'max'.")
 
   def predict(self, variables: homotopy.Variables, batch: Batch) -> Any:
     """Returns the prediction in evaluation: the relaxed one, or without `gamma` the projection's.
@@ -62,36 +68,31 @@ def first(batch: Batch) -> tuple[Any, ...]:
 
 
 def from_model(
-  model: nn.Module,
+  model: Any,
   loss: Callable[[Any, Batch], Array],
   inputs: Callable[[Batch], tuple[Any, ...]] = first,
   metric: Callable[[Any, Batch], Array] | None = None,
+  rngs: Sequence[str] = ("dropout",),
+  mode: Literal["min", "max"] = "min",
 ) -> Task:
-  """Makes a task of a Linen model.
+  """Makes a task of a model of any framework.
 
   Args:
-    model: Called as `model(*inputs(batch))`, with `train=...` too if its `__call__` takes it
-      (for BatchNorm and dropout).
+    model: What `ace_jax.model.as_model` takes, called on `inputs(batch)`; a Linen module with
+      `train`, `training` or `deterministic` too if its `__call__` takes it.
     loss: `loss(prediction, batch) -> [samples, ...]`.
-    inputs: Positional arguments of the model; by default the first entry of a batch (x, y).
+    inputs: Positional arguments of the model; by default the first entry of a batch (x, y). What
+      is no array, such as a `Topology`, is static.
     metric: What to report; the loss by default.
-
-  Returns:
-    The task. Dropout draws from the `dropout` stream.
+    rngs: Names of a Linen module's streams of random numbers in training.
+    mode: Whether a low ("min") or a high ("max") metric is a good one.
   """
-  takes_train = "train" in inspect.signature(type(model).__call__).parameters
+  functions = as_model(model, rngs)
 
   def apply(variables, batch, key):
-    model_state = {k: v for k, v in variables.items() if k not in ("params", homotopy.GAMMA)}
-    keywords: dict[str, Any] = {"train": key is not None} if takes_train else {}
-    if key is None:
-      return model.apply(variables, *inputs(batch), **keywords), model_state
-    prediction, updated = model.apply(
-      variables, *inputs(batch), **keywords, rngs={"dropout": key}, mutable=list(model_state)
-    )
-    return prediction, {**model_state, **updated}
+    return functions.apply(variables, *inputs(batch), key=key)
 
-  return Task(apply, loss, metric)
+  return Task(apply, loss, metric, mode)
 
 
 def take(data: Batch, index: Any) -> Batch:

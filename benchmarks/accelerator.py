@@ -14,12 +14,14 @@ from pathlib import Path
 
 from absl import app, flags
 
+from experiments.harness import paths
+
 FLAGS = flags.FLAGS
 STAGES = ("machine", "correctness", "steps", "replicas", "training")
 flags.DEFINE_float("minutes", 9.0, "When to end.", lower_bound=0.1)
 flags.DEFINE_list("stages", list(STAGES), "Which, in this order.")
 flags.DEFINE_enum("sizes", "auto", ["auto", "published", "small"], "auto: small on a CPU alone.")
-flags.DEFINE_string("out", None, "The report; by default results/accelerator/DEVICE.json.")
+paths.DEFINE_path("out", None, "The report; by default results/accelerator/DEVICE.json.")
 
 OPTIONAL = ("e3nn_jax", "jraph", "platformdirs")
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ace_jax import files
+from ace_jax.errors import first_line
 from ace_jax.training import parallel
 from benchmarks import accelerator_training, machine, steps
 from experiments.harness.app import matmul_precision
@@ -118,8 +119,7 @@ class NotDone:
 
 
 def _reason(error: Exception) -> str:
-  said = (str(error).strip().splitlines() or [""])[0]
-  return f"{type(error).__name__}: {said}"[:300]
+  return f"{type(error).__name__}: {first_line(error)}"[:300]
 
 
 def _attempt(suite: Suite, key: str, work: Callable[[], Any]) -> Finding:
@@ -294,8 +294,7 @@ def trainings(suite: Suite) -> Iterator[Finding]:
     budget = suite.left() / (len(makers) - i)
     try:
       with jax.default_matmul_precision(_jax_name("float32")):
-        for progress in accelerator_training.train(make, time.monotonic() + budget):
-          yield name, progress
+        yield name, accelerator_training.train(make, time.monotonic() + budget)
     except Exception as error:  # the other may do
       yield name, NotDone(_reason(error))
 

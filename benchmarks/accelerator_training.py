@@ -1,17 +1,17 @@
 """Trainings with the published settings, in the time that is given."""
 
 import functools
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ace_jax import task
-from ace_jax.training import epochs, loop, parallel
+from ace_jax.training import history, loop, parallel
 from benchmarks import steps
 from data import mocap, nbody
 from experiments.harness import problems
@@ -69,8 +69,29 @@ def _mocap(own: Mapping[str, int], source: str) -> tuple[problems.Problem, Setti
   return mocap_run.make_problem(settings, data), settings
 
 
-def train(make: Make, deadline: float) -> Iterator[dict[str, Any]]:
-  """Trains all seeds as replicas of one program; yields what is known, and at last the tests.
+class _Said:
+  """Prints how far a training is, every now and then.
+
+  Args:
+    model: What it is called.
+  """
+
+  def __init__(self, model: str):
+    self._model, self._said = model, time.monotonic()
+
+  def log(self, record: history.Record) -> None:
+    """Prints the epoch and the means over the seeds of what was evaluated after it."""
+    if time.monotonic() - self._said > _REPORT_EVERY:
+      self._said = time.monotonic()
+      valid = {name: f"{error:.5g}" for name, error in history.of_kind(record, "valid").items()}
+      print(f"{self._model}: epoch {record['epoch']}, validation errors {valid}", flush=True)
+
+  def close(self) -> None:
+    """Has nothing to do."""
+
+
+def train(make: Make, deadline: float) -> dict[str, Any]:
+  """Trains all seeds as replicas of one program, and returns what came out.
 
   Args:
     make: Of `makers`.
@@ -79,66 +100,45 @@ def train(make: Make, deadline: float) -> Iterator[dict[str, Any]]:
   began = time.monotonic()
   problem, settings = make()
   mesh = parallel.default_mesh(len(SEEDS))
-  begin = problems.start([settings.replace(seed=seed) for seed in SEEDS], problem)
-  states = parallel.shard_replicas(parallel.pad(begin, mesh), mesh)
-  train_data, valid = parallel.replicate((problem.train, problem.valid), mesh)
-  run_epoch = epochs.compile_epoch(
-    problems.method(settings, problem), mesh, settings.training.batch_size
+  end, records = loop.train(
+    problems.method(settings, problem),
+    problems.start([settings.replace(seed=seed) for seed in SEEDS], problem),
+    problem.train,
+    problem.valid,
+    problems.training_settings(settings.training, problem),
+    mesh=mesh,
+    names=[f"seed{seed}" for seed in SEEDS],
+    progress=lambda done: _Said(problem.model),
+    until=lambda epoch: time.monotonic() >= deadline,
   )
-  evaluate = epochs.compile_evaluation(
-    problem.task, mesh, problem.eval_batch_size, settings.training.patience
-  )
-  about = {
+  tests = loop.test_errors(problem.task, end, problem.test, problem.eval_batch_size, mesh)
+  evaluated = [next(r for r in reversed(own) if "valid/projection" in r) for own in records if own]
+  longest = max(records, key=len)
+  after_first = [record["seconds"] for record in longest[1:]]
+  return {
     "model": problem.model,
     "data": problem.summary["source"],
     "train_samples": task.size(problem.train),
     "seeds": [*SEEDS],
     "published_epochs": settings.training.epochs,
-  }
-  done, said, first = 0, began, time.monotonic()
-  while done < settings.training.epochs and (not done or time.monotonic() < deadline):
-    states, _ = jax.block_until_ready(run_epoch(states, train_data))
-    done += 1
-    if done == 1:
-      first = time.monotonic()
-    if done % settings.training.eval_every == 0 or done == 1:
-      states, errors = evaluate(states, valid)
-      if time.monotonic() - said > _REPORT_EVERY:
-        said = time.monotonic()
-        yield {**about, **_progress(done, began, first), "valid": _shown(errors)}
-  states, errors = evaluate(states, valid)
-  alone = parallel.select(states, slice(len(SEEDS)))
-  tests = loop.test_errors(problem.task, alone, problem.test, problem.eval_batch_size, mesh)
-  found = {name: [test[name] for test in tests] for name in tests[0]}
-  yield {
-    **about,
-    **_progress(done, began, first),
-    "valid": _shown(errors),
-    "test": _shown(found),
+    "epochs": len(longest),
+    "seconds": round(time.monotonic() - began, 1),
+    "seconds_an_epoch": float(f"{statistics.mean(after_first):.4g}") if after_first else None,
+    "valid": _shown([history.of_kind(record, "valid") for record in evaluated]),
+    "test": _shown(tests),
     "linear_test": problem.summary["linear_mse"]["test"],
-    "failed": int(np.sum(np.asarray(alone.failed) > 0)),
+    "failed": int(np.sum(np.asarray(end.failed) > 0)),
   }
 
 
-def _progress(done: int, began: float, first: float) -> dict[str, Any]:
-  now = time.monotonic()
-  seconds = (now - first) / (done - 1) if done > 1 else None
-  return {
-    "epochs": done,
-    "seconds": round(now - began, 1),
-    "seconds_an_epoch": None if seconds is None else float(f"{seconds:.4g}"),
-  }
-
-
-def _shown(errors: dict[str, Any]) -> dict[str, Any]:
-  """Returns mean and standard deviation over the seeds, and each of them."""
-  found = {}
-  for name, values in errors.items():
-    values = np.asarray(values, np.float64)[: len(SEEDS)]
-    each = [float(f"{value:.5g}") for value in values]
-    found[name] = {
-      "mean": float(f"{values.mean():.5g}"),
-      "deviation": float(f"{values.std(ddof=1):.3g}"),
-      "each": each,
+def _shown(errors: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+  """Returns mean and standard deviation over the seeds, and each of them, of every predictor."""
+  shown = {}
+  for name in errors[0]:
+    values = [seed[name] for seed in errors]
+    shown[name] = {
+      "mean": float(f"{statistics.mean(values):.5g}"),
+      "deviation": float(f"{statistics.stdev(values):.3g}") if len(values) > 1 else 0.0,
+      "each": [float(f"{value:.5g}") for value in values],
     }
-  return found
+  return shown

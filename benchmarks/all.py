@@ -19,10 +19,12 @@ from absl import app, flags
 
 from ace_jax import files
 from benchmarks import machine, speed_table
+from experiments.harness import paths
+from experiments.harness.programs import last_line
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", None, "Names of benchmarks; by default all, and none if empty.")
-flags.DEFINE_string("results", "benchmarks/results", "Has a folder a processor.")
+paths.DEFINE_path("results", "benchmarks/results", "Has a folder a processor.")
 flags.DEFINE_bool("readme", False, "Put the table of all processors into README.md.")
 flags.DEFINE_integer("timeout", 900, "Seconds that one benchmark may take.", lower_bound=1)
 
@@ -77,11 +79,11 @@ def run(name: str, results: Path, timeout: int) -> tuple[str, str]:
     return "", f"took more than {timeout} s"
   lines = done.stdout.strip().splitlines()
   if done.returncode or not lines:
-    return "", (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-  found = json.loads(lines[-1])
-  folder = machine.folder(found["machine"])
+    return "", last_line(done.stderr, f"exit code {done.returncode}")
+  report = json.loads(lines[-1])
+  folder = machine.folder(report["machine"])
   (results / folder).mkdir(parents=True, exist_ok=True)
-  files.write_json(results / folder / f"{name}.json", {**found, "command": " ".join(command)})
+  files.write_json(results / folder / f"{name}.json", {**report, "command": " ".join(command)})
   return folder, ""
 
 

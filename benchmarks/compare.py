@@ -25,6 +25,7 @@ from typing import Any
 
 from absl import app, flags
 
+from ace_jax import signals
 from benchmarks import steps
 
 FLAGS = flags.FLAGS
@@ -152,10 +153,10 @@ def resolve(root: Path, commit: str) -> str:
   Raises:
     CompareError: there is no such commit, or it has no steps to time.
   """
-  found = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
-  if found is None:
+  output = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
+  if output is None:
     raise CompareError(f"{commit!r} is no commit of {root}; `git log --oneline` lists them.")
-  name = found.decode().strip()
+  name = output.decode().strip()
   if git(root, "cat-file", "-e", f"{name}:{STEPS}") is None:
     raise CompareError(f"{commit} has no {STEPS}, by which steps are timed; take a later commit.")
   return name
@@ -209,10 +210,10 @@ def measure(trees: tuple[Tree, Tree], arguments: list[str], rounds: int, says: P
 
 def report(times: dict[str, list[float]], sides: dict[str, Side]) -> dict:
   """Returns ratios, their median with its error, and the times of either side."""
-  found = steps.ratio(times["old"], times["new"])
+  estimate = steps.ratio(times["old"], times["new"])
   result: dict[str, Any] = {
-    "ratio": round(found["ratio"], 4),
-    "ratio_error": round(found["error"], 4),
+    "ratio": round(estimate["ratio"], 4),
+    "ratio_error": round(estimate["error"], 4),
     "ratios": [round(a / b, 4) for a, b in zip(times["old"], times["new"], strict=True)],
   }
   for name, side in sides.items():
@@ -228,16 +229,16 @@ def report(times: dict[str, list[float]], sides: dict[str, Side]) -> dict:
   return {**result, "machine": sides["new"].about["machine"]}
 
 
-def table(found: dict) -> str:
+def table(record: dict) -> str:
   """Formats what was measured of a model."""
   lines = [f"{'pair':>6}  {'old':>10}  {'new':>10}  old / new"]
-  pairs = zip(found["old"]["times_ms"], found["new"]["times_ms"], found["ratios"], strict=True)
+  pairs = zip(record["old"]["times_ms"], record["new"]["times_ms"], record["ratios"], strict=True)
   for i, (old, new, ratio) in enumerate(pairs, start=1):
     lines.append(f"{i:>6}  {old:>7.2f} ms  {new:>7.2f} ms  {ratio:>9.3f}")
-  old, new = found["old"], found["new"]
+  old, new = record["old"], record["new"]
   lines.append(
     f"{'median':>6}  {old['median_ms']:>7.2f} ms  {new['median_ms']:>7.2f} ms  "
-    f"{found['ratio']:>9.3f} +- {found['ratio_error']:.3f}"
+    f"{record['ratio']:>9.3f} +- {record['ratio_error']:.3f}"
   )
   lines.append(f"products: old {old['products']:.3f}, new {new['products']:.3f}")
   return "\n".join(lines)
@@ -251,11 +252,8 @@ def ended_by_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough; now it cleans up
     sys.exit(128 + signal.SIGTERM)
 
-  before = signal.signal(signal.SIGTERM, end)
-  try:
+  with signals.handling(end, signal.SIGTERM):
     yield
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def compare(root: Path, commit: str, models: list[str]) -> dict:
@@ -276,10 +274,10 @@ def compare(root: Path, commit: str, models: list[str]) -> dict:
     for model in models:
       constraint = steps.constraint(model, FLAGS.strict, FLAGS.unconstrained)
       arguments = [model, FLAGS.formulation, constraint, str(FLAGS.replicas)]
-      found = measure(trees, arguments, FLAGS.rounds, Path(temporary))
-      machine = found.pop("machine")
-      measured[model] = {"constraint": constraint, **found}
-      print(f"\n{model}, {constraint}, batch {found['new']['batch']}\n{table(found)}", flush=True)
+      record = measure(trees, arguments, FLAGS.rounds, Path(temporary))
+      machine = record.pop("machine")
+      measured[model] = {"constraint": constraint, **record}
+      print(f"\n{model}, {constraint}, batch {record['new']['batch']}\n{table(record)}", flush=True)
     print(f"\n{machine['cores']} cores of {machine['processor']}, JAX {machine['jax']}", flush=True)
   return {
     "benchmark": "compare",

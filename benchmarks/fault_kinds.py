@@ -62,10 +62,10 @@ def _moment(bench: Bench, workdir: Path, rng: np.random.Generator):
   return rng.uniform(0, 0.3 * bench.life), further
 
 
-def _struck(bench: Bench, place: Path, rng: np.random.Generator, what: signal.Signals):
+def _struck(bench: Bench, root: Path, rng: np.random.Generator, what: signal.Signals):
   """Strikes runs until they end; every blow is one try, judged when its run has ended."""
   for number in itertools.count():
-    workdir, blows, whys, best = place / f"{number:03d}", [], [], 0
+    workdir, blows, whys, best = root / f"{number:03d}", [], [], 0
     while True:
       launched, process = time.time(), bench.start(workdir)
       seconds, ready = _moment(bench, workdir, rng)
@@ -95,33 +95,33 @@ def _struck(bench: Bench, place: Path, rng: np.random.Generator, what: signal.Si
       yield _judged(where, "identical", *whys)
 
 
-def kill(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
+def kill(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
   """SIGKILL at random moments, several in the life of a run."""
-  return _struck(bench, place, rng, signal.SIGKILL)
+  return _struck(bench, root, rng, signal.SIGKILL)
 
 
-def terminate(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
+def terminate(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
   """SIGTERM at random moments, several in the life of a run."""
-  return _struck(bench, place, rng, signal.SIGTERM)
+  return _struck(bench, root, rng, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def _disk(place: Path, megabytes: int) -> Iterator[bool]:
+def _disk(mountpoint: Path, megabytes: int) -> Iterator[bool]:
   """Mounts a small disk in memory; yields whether that was allowed."""
-  place.mkdir(parents=True, exist_ok=True)
-  command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
+  mountpoint.mkdir(parents=True, exist_ok=True)
+  command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(mountpoint)]
   mounted = subprocess.run(command, capture_output=True).returncode == 0
   try:
     yield mounted
   finally:
     if mounted:
-      subprocess.run(["umount", "-l", str(place)], capture_output=True)
+      subprocess.run(["umount", "-l", str(mountpoint)], capture_output=True)
 
 
-def full_disk(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
+def full_disk(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A disk that another program fills at a random moment, or (no mounts) a limit on file sizes."""
   for number in itertools.count(1):
-    folder = place / f"{number:03d}"
+    folder = root / f"{number:03d}"
     workdir = folder / "run"
     with _disk(folder, 8) as mounted:
       if mounted:
@@ -149,10 +149,10 @@ def _fill(path: Path) -> None:
         break
 
 
-def read_only(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
+def read_only(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A workdir on a disk that became read-only while the run was down."""
   for number in itertools.count(1):
-    folder = place / f"{number:03d}"
+    folder = root / f"{number:03d}"
     workdir = folder / "run"
     with _disk(folder, 64) as mounted:
       if not mounted:
@@ -173,13 +173,15 @@ def read_only(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[T
       yield _judged(where, "refused", why, ended.complaint(), bench.verdict(workdir, again))
 
 
-def _remount(place: Path, how: str) -> None:
-  subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True, capture_output=True)
+def _remount(mountpoint: Path, how: str) -> None:
+  subprocess.run(
+    ["mount", "-o", f"remount,{how}", str(mountpoint)], check=True, capture_output=True
+  )
 
 
-def _half_done(bench: Bench, place: Path) -> Path:
+def _half_done(bench: Bench, root: Path) -> Path:
   """A run with checkpoints that was killed on the way; made once."""
-  workdir = place / "half"
+  workdir = root / "half"
   while fault_runs.saved(workdir) < 8:
     process = bench.start(workdir)
     fault_runs.strike(process, 0, process.kill, lambda: fault_runs.saved(workdir) >= 8)
@@ -192,14 +194,14 @@ def _half_done(bench: Bench, place: Path) -> Path:
 def checkpoint(how: str) -> Kind:
   """A random file of the newest checkpoint (every fifth time: of every one), damaged."""
 
-  def tries(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
-    half = _half_done(bench, place)
+  def tries(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
+    half = _half_done(bench, root)
     for number in itertools.count(1):
-      workdir = place / f"{number:03d}"
+      workdir = root / f"{number:03d}"
       shutil.copytree(half, workdir)
-      found = sorted((workdir / loop.CHECKPOINTS).glob("[0-9]*/manifest.json"))
+      manifests = sorted((workdir / loop.CHECKPOINTS).glob("[0-9]*/manifest.json"))
       every = number % 5 == 0
-      for manifest in found if every else found[-1:]:
+      for manifest in manifests if every else manifests[-1:]:
         fault_runs.damage(rng.choice(fault_runs.files(manifest.parent)), how, rng)
       ended = bench.finish(workdir)
       if every:
@@ -212,11 +214,11 @@ def checkpoint(how: str) -> Kind:
   return tries
 
 
-def records(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
+def records(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
   """metrics.jsonl or config.json of a run that is down, truncated or with a bit flipped."""
-  half = _half_done(bench, place)
+  half = _half_done(bench, root)
   for number in itertools.count(1):
-    workdir = place / f"{number:03d}"
+    workdir = root / f"{number:03d}"
     shutil.copytree(half, workdir)
     name = ("metrics.jsonl", "config.json")[number % 2]
     fault_runs.damage(workdir / name, ("truncate", "flip")[number // 2 % 2], rng)
@@ -225,17 +227,17 @@ def records(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try
     yield _judged(name, "refused" if ended.refused() else "identical", ended.complaint(), why)
 
 
-def program_cache(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
+def program_cache(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A random half of the files of JAX's compilation cache, truncated or with a bit flipped."""
   whole = bench.cache
   for number in itertools.count():
-    cache = place / f"cache{number:03d}"
+    cache = root / f"cache{number:03d}"
     shutil.copytree(whole, cache)
     how = ("truncate", "flip")[number % 2]
     for path in fault_runs.files(cache):
       if rng.random() < 0.5:
         fault_runs.damage(path, how, rng)
-    workdir = place / f"{number:03d}"
+    workdir = root / f"{number:03d}"
     bench.cache = cache
     try:
       ended = bench.finish(workdir)
@@ -244,20 +246,20 @@ def program_cache(bench: Bench, place: Path, rng: np.random.Generator) -> Iterat
     yield _judged(how, "identical", bench.verdict(workdir, ended))
 
 
-def data_cache(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
+def data_cache(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
   """The cache of simulated data, truncated or with a bit flipped."""
   del bench
-  nbody.load(train=10, cache=place)
-  (path,) = place.iterdir()
+  nbody.load(train=10, cache=root)
+  (path,) = root.iterdir()
   content = path.read_bytes()
-  expected = nbody.load(train=10, cache=place)
+  expected = nbody.load(train=10, cache=root)
   for number in itertools.count():
     how = ("truncate", "flip")[number % 2]
     path.write_bytes(content)
     fault_runs.damage(path, how, rng)
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
-      again = nbody.load(train=10, cache=place)
+      again = nbody.load(train=10, cache=root)
     differing = [
       field
       for name in ("train", "valid", "test")
@@ -267,10 +269,10 @@ def data_cache(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[
     yield _judged(how, "identical", f"{differing[0]} differs" if differing else "")
 
 
-def clock(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
+def clock(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A clock that jumps by twenty years in a run, and then files from the future and the past."""
   for number in itertools.count():
-    workdir = place / f"{number:03d}"
+    workdir = root / f"{number:03d}"
     where = ("clock_forward", "clock_backward")[number % 2]
     seconds = rng.uniform(0, bench.life)
     first = bench.finish(workdir, f"--fault={where}", f"--fault_seconds={seconds}")
@@ -282,10 +284,10 @@ def clock(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
     yield _judged(where, ending, first.complaint(), bench.verdict(workdir, again))
 
 
-def not_a_number(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
+def not_a_number(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A NaN in a batch, in the gradients or in gamma, in a random epoch; then without it."""
   for number in itertools.count():
-    workdir = place / f"{number:03d}"
+    workdir = root / f"{number:03d}"
     where = ("nan_batch", "nan_gradient", "nan_gamma")[number % 3]
     epoch = int(rng.integers(1, fault_problem.EPOCHS + 1))
     ended = bench.finish(workdir, f"--fault={where}", f"--fault_epoch={epoch}")
@@ -294,10 +296,10 @@ def not_a_number(bench: Bench, place: Path, rng: np.random.Generator) -> Iterato
     yield _judged(where, "refused", why, ended.complaint(), bench.verdict(workdir, again))
 
 
-def two_runs(bench: Bench, place: Path, rng: np.random.Generator) -> Iterator[Try]:
+def two_runs(bench: Bench, root: Path, rng: np.random.Generator) -> Iterator[Try]:
   """A second run in the workdir of one that goes on: one of them refuses."""
   for number in itertools.count():
-    workdir = place / f"{number:03d}"
+    workdir = root / f"{number:03d}"
     processes = [bench.start(workdir)]
     time.sleep(rng.uniform(0, 0.3 * bench.life))
     processes.append(bench.start(workdir))

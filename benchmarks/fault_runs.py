@@ -61,31 +61,31 @@ class Bench:
   """The undisturbed run, and what others are held against.
 
   Args:
-    place: Folder of everything: data, caches, runs.
+    root: Folder of everything: data, caches, runs.
   """
 
-  def __init__(self, place: Path):
-    self.place = place
-    place.mkdir(parents=True, exist_ok=True)
-    self.data_file = place / "data.npz"
-    found = nbody.simulate(Physics(), 5, np.arange(60), 0)
+  def __init__(self, root: Path):
+    self.root = root
+    root.mkdir(parents=True, exist_ok=True)
+    self.data_file = root / "data.npz"
+    simulated = nbody.simulate(Physics(), 5, np.arange(60), 0)
     arrays = {
-      f"{name}_{field}": found[field][part]
+      f"{name}_{field}": simulated[field][part]
       for name, part in _SAMPLES.items()
       for field in ("positions", "velocities", "charges", "targets")
     }
     np.savez(self.data_file, **arrays)
     problem = fault_problem.problem(nbody.load_file(self.data_file))
     self._template = problems.start([fault_problem.SETTINGS], problem)
-    self.cache = place / "xla"
+    self.cache = root / "xla"
     for name in ("cold", "reference"):  # the second shows how long a life is, programs cached
       begin = time.monotonic()
-      ended = self.finish(place / name)
+      ended = self.finish(root / name)
       self.life = time.monotonic() - begin
       if ended.code:
         raise RuntimeError(f"the undisturbed run failed: {ended.said}")
-    self.expected = self.outcome(place / "reference")
-    if self.expected != self.outcome(place / "cold"):
+    self.expected = self.outcome(root / "reference")
+    if self.expected != self.outcome(root / "cold"):
       raise RuntimeError("two undisturbed runs differ; nothing can be held against them")
 
   def start(self, workdir: Path, *flags: str, before: Callable[[], None] | None = None):
@@ -121,9 +121,9 @@ class Bench:
     """Returns "" if a finished run is the undisturbed one bit for bit, else what is not."""
     if ended.complaint() or ended.code:
       return ended.complaint() or f"not finished: {ended.last()}"
-    found = self.outcome(workdir)
+    outcome = self.outcome(workdir)
     names = ("final state", "metrics.jsonl", "predictors", "curve")
-    differing = [n for n, a, b in zip(names, found, self.expected, strict=True) if a != b]
+    differing = [n for n, a, b in zip(names, outcome, self.expected, strict=True) if a != b]
     return f"differs from the undisturbed run: {', '.join(differing)}" if differing else ""
 
 
@@ -193,16 +193,16 @@ def phase(workdir: Path, launched: float) -> str:
 
 def files(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:
   """All files below a folder that match a pattern."""
-  found = {path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()}
-  return sorted(found)
+  paths = {path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()}
+  return sorted(paths)
 
 
 def damage(path: Path, how: str, rng: np.random.Generator) -> None:
   """Truncates a file at a random place, or flips a random bit of it."""
   content = bytearray(path.read_bytes())
-  place = int(rng.integers(max(1, len(content))))
+  offset = int(rng.integers(max(1, len(content))))
   if how == "truncate":
-    del content[place:]
+    del content[offset:]
   elif content:
-    content[place] ^= 1 << int(rng.integers(8))
+    content[offset] ^= 1 << int(rng.integers(8))
   path.write_bytes(content)

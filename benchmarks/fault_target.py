@@ -9,11 +9,11 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, paths
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data_file", None, "Trajectories.", required=True)
-flags.DEFINE_string("workdir", None, "Where the run writes.", required=True)
+paths.DEFINE_path("data_file", None, "Trajectories.", required=True)
+paths.DEFINE_path("workdir", None, "Where the run writes.", required=True)
 flags.DEFINE_enum(
   "fault",
   "none",
@@ -51,8 +51,8 @@ def disturb(fault: str, at: int, seconds: float) -> None:
   compile_epoch, plain = epochs.compile_epoch, PrimalDual.gradients
 
   def spoiled(*args, **kwargs):
-    found = plain(*args, **kwargs)
-    return found._replace(primal=jax.tree.map(lambda g: g * jnp.nan, found.primal))
+    result = plain(*args, **kwargs)
+    return result._replace(primal=jax.tree.map(lambda g: g * jnp.nan, result.primal))
 
   def compiled(*args):
     run = compile_epoch(*args)

@@ -13,13 +13,14 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from benchmarks import fault_campaign, fault_kinds, machine
+from experiments.harness import paths
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("kinds", list(fault_kinds.KINDS), "Which faults.")
 flags.DEFINE_float("tries", 1.0, "Scales the number of tries of every kind.", lower_bound=0.0)
 flags.DEFINE_integer("seed", 0, "Draws moments, files and bits.", lower_bound=0)
-flags.DEFINE_string("bench", None, "Folder to work in, kept; a temporary one by default.")
-flags.DEFINE_string("out", "benchmarks/results/faults.json", "The report.")
+paths.DEFINE_path("bench", None, "Folder to work in, kept; a temporary one by default.")
+paths.DEFINE_path("out", "benchmarks/results/faults.json", "The report.")
 
 
 def main(argv: list[str]) -> None:
@@ -30,15 +31,15 @@ def main(argv: list[str]) -> None:
   unknown = [kind for kind in FLAGS.kinds if kind not in fault_kinds.KINDS]
   if unknown:
     raise app.UsageError(f"--kinds={unknown[0]} is none of {', '.join(fault_kinds.KINDS)}.")
-  place = Path(FLAGS.bench or tempfile.mkdtemp(prefix="faults_")).absolute()
+  root = Path(FLAGS.bench or tempfile.mkdtemp(prefix="faults_")).absolute()
   try:
-    found = fault_campaign.run(place, FLAGS.kinds, FLAGS.tries, FLAGS.seed)
+    kinds = fault_campaign.run(root, FLAGS.kinds, FLAGS.tries, FLAGS.seed)
   finally:
     if not FLAGS.bench:
-      shutil.rmtree(place, ignore_errors=True)
-  tries, survived = (sum(kind[key] for kind in found.values()) for key in ("tries", "survived"))
+      shutil.rmtree(root, ignore_errors=True)
+  tries, survived = (sum(kind[key] for kind in kinds.values()) for key in ("tries", "survived"))
   totals = {"benchmark": "faults", "tries": tries, "survived": survived, "seed": FLAGS.seed}
-  machine.report(Path(FLAGS.out), totals, {"kinds": found})
+  machine.report(Path(FLAGS.out), totals, {"kinds": kinds})
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ import hypothesis
 from absl import app, flags
 
 from benchmarks import fuzz_loader, fuzz_loaders, machine
-from experiments.harness import workdirs
+from experiments.harness import paths, workdirs
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("cases", 2000, "Files for each loader.", lower_bound=1)
 flags.DEFINE_list("loaders", None, "Which loaders; all by default.")
 flags.DEFINE_integer("seed", 0, "Draws the files.", lower_bound=0)
 flags.DEFINE_float("gigabytes", 2.0, "Memory that a loader may take beyond what it starts with.")
-flags.DEFINE_string("out", "benchmarks/results/fuzz.json", "The report.")
+paths.DEFINE_path("out", "benchmarks/results/fuzz.json", "The report.")
 
 
 def attack(name: str, cases: int, seed: int, gigabytes: float, real: str | None) -> dict[str, Any]:
@@ -56,14 +56,14 @@ def attack(name: str, cases: int, seed: int, gigabytes: float, real: str | None)
       suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(loader.cases)
-    def one(content: bytes) -> None:
+    def attempt(content: bytes) -> None:
       try:
         endings["loaded" if loader.answers(content) else "refused"] += 1
       except fuzz_loader.Finding as finding:
         endings["findings"] += 1
         findings[workdirs.portable(str(finding))] += 1
 
-    one()
+    attempt()
   grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
   return {
     "cases": endings.total(),
@@ -83,19 +83,19 @@ def main(argv: list[str]) -> None:
   unknown = [name for name in FLAGS.loaders or [] if name not in names]
   if unknown:
     raise app.UsageError(f"--loaders={unknown[0]} is none of {', '.join(names)}.")
-  real, found = os.environ.get("ACE_DATA_DIR"), {}
+  real, reports = os.environ.get("ACE_DATA_DIR"), {}
   for name in FLAGS.loaders or names:
     # A process each: its memory is limited, and a crash is a finding too.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
       try:
         task = pool.submit(attack, name, FLAGS.cases, FLAGS.seed, FLAGS.gigabytes, real)
-        found[name] = task.result()
+        reports[name] = task.result()
       except BrokenProcessPool:
-        found[name] = {"cases": 0, "findings": 1, "what": {"the process crashed": 1}}
-    print(f"{name}: {json.dumps(found[name])}", flush=True)
+        reports[name] = {"cases": 0, "findings": 1, "what": {"the process crashed": 1}}
+    print(f"{name}: {json.dumps(reports[name])}", flush=True)
   totals = {"benchmark": "fuzz", "seed": FLAGS.seed, "real_files": bool(real)}
-  totals |= {key: sum(one[key] for one in found.values()) for key in ("cases", "findings")}
-  machine.report(Path(FLAGS.out), totals, {"loaders": found})
+  totals |= {key: sum(report[key] for report in reports.values()) for key in ("cases", "findings")}
+  machine.report(Path(FLAGS.out), totals, {"loaders": reports})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from ace_jax import signals
+
 LONGEST = 10
 """Seconds after which a case counts as hung."""
 
@@ -67,15 +69,14 @@ def _limited() -> Iterator[None]:
   def stop(*_: Any) -> None:
     raise _Hang
 
-  before = signal.signal(signal.SIGALRM, stop)
-  signal.alarm(LONGEST)
-  try:
-    yield
-  except _Hang as hang:
-    raise Finding(f"hung for {LONGEST} s") from hang
-  finally:
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+  with signals.handling(stop, signal.SIGALRM):
+    signal.alarm(LONGEST)
+    try:
+      yield
+    except _Hang as hang:
+      raise Finding(f"hung for {LONGEST} s") from hang
+    finally:
+      signal.alarm(0)
 
 
 def expect(holds: Any, what: str) -> None:

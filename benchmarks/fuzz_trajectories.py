@@ -48,6 +48,24 @@ def _nbody_file(folder: Path, real: Path | None, trap: Path):
   return mutations.broken_archive(arrays, trap), load, (DataError,)
 
 
+def _nbody_folder(folder: Path, real: Path | None, trap: Path):
+  del real
+  random = np.random.default_rng(0)
+  shapes = {"loc": (41, 3, 5), "vel": (41, 3, 5), "charges": (5, 1)}
+  names = [f"{kind}_{split}_a.npy" for split in ("train", "valid", "test") for kind in shapes]
+  arrays = [random.normal(size=(2, *shapes[name.split("_")[0]])) for name in names]
+
+  def load(content: bytes) -> None:
+    for name, array in zip(names, arrays, strict=True):
+      np.save(folder / name, array)
+    (folder / names[content[0]]).write_bytes(content[1:])
+    data = nbody.load_folder(folder)
+    sound([data.train, data.valid, data.test])
+    expect(data.train["positions"].shape[1:] == data.test["targets"].shape[1:], "other particles")
+
+  return mutations.broken_member(arrays, trap), load, (DataError,)
+
+
 def _nbody_cache(folder: Path, real: Path | None, trap: Path):
   path = folder / "cache.npz"
   arrays = {
@@ -149,7 +167,7 @@ def _skeleton(folder: Path, real: Path | None, trap: Path):
     (folder / "a.asf").write_bytes(content)
     expect_positions(folder / "a.asf", folder / "a.amc")
 
-  return mutations.broken_text(skeleton), load, (DataError,)
+  return mutations.broken_acclaim(skeleton), load, (DataError,)
 
 
 def _motion(folder: Path, real: Path | None, trap: Path):
@@ -161,7 +179,7 @@ def _motion(folder: Path, real: Path | None, trap: Path):
     (folder / "a.amc").write_bytes(content)
     expect_positions(folder / "a.asf", folder / "a.amc")
 
-  return mutations.broken_text(motion), load, (DataError,)
+  return mutations.broken_acclaim(motion), load, (DataError,)
 
 
 def _mocap_archive(folder: Path, real: Path | None, trap: Path):
@@ -193,6 +211,7 @@ def _mocap_archive(folder: Path, real: Path | None, trap: Path):
 
 MAKERS = {
   "nbody_file": _nbody_file,
+  "nbody_folder": _nbody_folder,
   "nbody_cache": _nbody_cache,
   "mocap_trials": _mocap_trials,
   "mocap_split": _mocap_split,

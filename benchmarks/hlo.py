@@ -103,7 +103,7 @@ class Program:
   def _source(self, kernel: Instruction) -> Instruction:
     """Returns the kernel, or the last instruction in it that says where it comes from."""
     candidates = [kernel, *reversed([*self.inside(kernel)])]
-    return next((found for found in candidates if found.frame), kernel)
+    return next((instruction for instruction in candidates if instruction.frame), kernel)
 
   def _reorders(self, instruction: Instruction) -> bool:
     if instruction.opcode not in ("copy", "transpose"):
@@ -123,11 +123,11 @@ KINDS = (
 
 def memory_order(shape: str) -> list[int]:
   """Returns the dimensions of an array from the slowest to the fastest, without those of size 1."""
-  found = _ARRAY.match(shape)
-  if not found:
+  match = _ARRAY.match(shape)
+  if not match:
     return []
-  sizes = _numbers(found[2])
-  order = _numbers(found[3]) if found[3] else tuple(reversed(range(len(sizes))))
+  sizes = _numbers(match[2])
+  order = _numbers(match[3]) if match[3] else tuple(reversed(range(len(sizes))))
   return [d for d in reversed(order) if sizes[d] != 1]
 
 
@@ -137,12 +137,12 @@ def parse(text: str) -> Program:
   computations: dict[str, list[str]] = {}
   current: list[str] = []
   for line in text.splitlines():
-    if found := _INSTRUCTION.match(line):
-      instruction = _instruction(*found.groups())
+    if match := _INSTRUCTION.match(line):
+      instruction = _instruction(*match.groups())
       instructions[instruction.name] = instruction
       current.append(instruction.name)
-    elif found := _HEADER.match(line):
-      current = computations[found[1]] = []
+    elif match := _HEADER.match(line):
+      current = computations[match[1]] = []
   return Program(instructions, computations, _frames(text))
 
 
@@ -170,16 +170,16 @@ def _frames(text: str) -> dict[int, tuple[str, int, int]]:
     int(i): name for i, name in re.findall(r'^(\d+) "(.*)"$', _table(text, "FileNames"), re.M)
   }
   places = {}
-  for place, file, line in re.findall(
+  for location, file, line in re.findall(
     r"^(\d+) \{file_name_id=(\d+) .*?\bline=(\d+)", _table(text, "FileLocations"), re.M
   ):
-    places[int(place)] = (names.get(int(file), ""), int(line))
+    places[int(location)] = (names.get(int(file), ""), int(line))
   frames = {}
-  for frame, place, caller in re.findall(
+  for frame, location, caller in re.findall(
     r"^(\d+) \{file_location_id=(\d+) parent_frame_id=(\d+)\}", _table(text, "StackFrames"), re.M
   ):
     # Callers are written one too high: 1 says that there is none, and theirs come before.
-    frames[int(frame)] = (*places.get(int(place), ("", 0)), int(caller) - 1)
+    frames[int(frame)] = (*places.get(int(location), ("", 0)), int(caller) - 1)
   return frames
 
 
@@ -188,8 +188,8 @@ def _table(text: str, title: str) -> str:
 
 
 def _first(pattern: str, text: str) -> str:
-  found = re.search(pattern, text, re.M)
-  return found[1] if found else ""
+  match = re.search(pattern, text, re.M)
+  return match[1] if match else ""
 
 
 def _numbers(text: str) -> tuple[int, ...]:

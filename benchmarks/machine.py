@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ace_jax import files
-from experiments.harness import app
+from data.machine import cores
 
 REPEATS = 10
 PRODUCT_GFLOP = 2 * 2048**3 / 1e9
@@ -83,7 +83,7 @@ def describe() -> dict[str, Any]:
   cpuinfo = Path("/proc/cpuinfo")
   return {
     "processor": processor(cpuinfo.read_text() if cpuinfo.exists() else ""),
-    "cores": app.cores(),
+    "cores": cores(),
     "device": jax.devices()[0].device_kind,
     "jax": jax.__version__,
   }

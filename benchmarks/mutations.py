@@ -6,6 +6,7 @@ import json
 import pickle
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from hypothesis import strategies as st
 
 NUMBERS = ("nan", "inf", "-1", "0", "1e308", "1e39", "1_0", "9" * 30, "9" * 5000, "0x10", "1e-320")
 WORDS = ("", ":root", ":bonedata", "begin", "end", "root", "RX", "XYZ", "#", "\x00", "\u00b5", "(")
+_ACCLAIM = (
+  *("-1.#IND", "1.#QNAN", "1.#INF", "-1,#IND", "1#INF", "1.#R", "1.$", "1,5", "1.5D+02", "\u0663"),
+  *(",", ")", "\t", "\x1a", "\ufeff", ":RADIANS", "ROOT", "Upper", "tx", "l", "zyx", "1e400"),
+)
 VALUES = (
   None,
   True,
@@ -85,9 +90,28 @@ def broken_bytes(draw: st.DrawFn, content: bytes, most: int = 3) -> bytes:
   return bytes(data)
 
 
-@st.composite
-def broken_text(draw: st.DrawFn, text: str) -> bytes:
+def broken_text(text: str) -> st.SearchStrategy[bytes]:
   """Replaces words, and drops, repeats, swaps and empties lines; then breaks bytes at times."""
+  return _broken_text(text, (*NUMBERS, *WORDS), ("\n", "\r\n", "\n\n"), ("",), ("utf-8",))
+
+
+def broken_acclaim(text: str) -> st.SearchStrategy[bytes]:
+  """Breaks a text as `broken_text` does, with words, ends and encodings of other programs."""
+  words = (*NUMBERS, *WORDS, *_ACCLAIM)
+  encodings = ("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-be")
+  ends = ("", "", "\n", "\x1a", "\x1a\0\0")
+  return _broken_text(text, words, ("\n", "\r\n", "\n\n", "\r"), ends, encodings)
+
+
+@st.composite
+def _broken_text(
+  draw: st.DrawFn,
+  text: str,
+  replacements: Sequence[str],
+  line_ends: Sequence[str],
+  text_ends: Sequence[str],
+  encodings: Sequence[str],
+) -> bytes:
   lines = text.splitlines()
   for _ in range(draw(st.integers(1, 4))):
     if not lines:
@@ -96,7 +120,7 @@ def broken_text(draw: st.DrawFn, text: str) -> bytes:
     how = draw(st.sampled_from(["word", "word", "drop", "repeat", "swap", "cut", "append"]))
     if how == "word":
       words = lines[at].split(" ")
-      words[draw(st.integers(0, len(words) - 1))] = draw(st.sampled_from([*NUMBERS, *WORDS]))
+      words[draw(st.integers(0, len(words) - 1))] = draw(st.sampled_from(replacements))
       lines[at] = " ".join(words)
     elif how == "drop":
       del lines[at]
@@ -108,9 +132,9 @@ def broken_text(draw: st.DrawFn, text: str) -> bytes:
     elif how == "cut":
       del lines[at:]
     else:
-      lines[at] += " " + draw(st.sampled_from([*NUMBERS, *WORDS]))
-  end = draw(st.sampled_from(["\n", "\r\n", "\n\n"]))
-  content = end.join(lines).encode("utf-8", "replace")
+      lines[at] += " " + draw(st.sampled_from(replacements))
+  text = draw(st.sampled_from(line_ends)).join(lines) + draw(st.sampled_from(text_ends))
+  content = text.encode(draw(st.sampled_from(encodings)), "replace")
   return draw(broken_bytes(content, 1)) if draw(st.booleans()) else content
 
 
@@ -175,6 +199,25 @@ def broken_archive(draw: st.DrawFn, arrays: dict[str, np.ndarray], trap: Path) -
   if shape == 0:  # no .npz at all
     return draw(st.sampled_from([pickle.dumps(Trap(trap)), _npy(np.zeros(3)), b"", b"PK\x03\x04"]))
   return draw(broken_bytes(content)) if shape < 5 else content
+
+
+@st.composite
+def broken_member(draw: st.DrawFn, arrays: Sequence[np.ndarray], trap: Path) -> bytes:
+  """Breaks one of several .npy files: the first byte says which, the rest is its content."""
+  which = draw(st.integers(0, len(arrays) - 1))
+  how = draw(st.sampled_from(["whole", "array", "values", "forged", "objects", "bytes"]))
+  if how == "array":
+    content = _npy(draw(_arrays()))
+  elif how == "values":
+    array = draw(_edited(arrays[which]))
+    content = _npy(np.asfortranarray(array) if draw(st.booleans()) else array)
+  elif how == "forged":
+    content = draw(_forged())
+  elif how == "objects":
+    content = _npy(np.array([Trap(trap), 1], object))
+  else:
+    content = _npy(arrays[which])
+  return bytes([which]) + (draw(broken_bytes(content, 2)) if how == "bytes" else content)
 
 
 @st.composite

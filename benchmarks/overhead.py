@@ -33,10 +33,10 @@ def main(argv: list[str]) -> None:
   product = machine.product_ms()
   overhead = {}
   for name in FLAGS.constraints:
-    found = steps.ratio(times[name], times["none"])
+    estimate = steps.ratio(times[name], times["none"])
     overhead[name] = {
-      "percent": round(100 * (found["ratio"] - 1), 2),
-      "percent_error": round(100 * found["error"], 2),
+      "percent": round(100 * (estimate["ratio"] - 1), 2),
+      "percent_error": round(100 * estimate["error"], 2),
     }
   median = statistics.median(times["none"])
   report = {

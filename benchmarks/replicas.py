@@ -9,12 +9,11 @@ import json
 import statistics
 
 import jax
-from absl import app as absl_app
-from absl import flags
+from absl import app, flags
 
 from ace_jax.training import parallel
 from benchmarks import machine, steps
-from experiments.harness import app
+from data.machine import cores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "segnn", steps.MODELS, "Which training step.")
@@ -27,7 +26,7 @@ def main(argv: list[str]) -> None:
   """Prints the JSON line."""
   del argv
   # As the experiments do it.
-  jax.config.update("jax_num_cpu_devices", min(FLAGS.replicas, app.cores()))
+  jax.config.update("jax_num_cpu_devices", min(FLAGS.replicas, cores()))
   problem = steps.problem(FLAGS.model).first(FLAGS.steps)
   constraint = "equality" if steps.relaxes(FLAGS.model) else "strict"
   begin = steps.start(problem, constraint)
@@ -40,7 +39,7 @@ def main(argv: list[str]) -> None:
   before = machine.product_ms()
   times = steps.interleave(programs, FLAGS.rounds)
   product, median = (before + machine.product_ms()) / 2, statistics.median(times["all"])
-  found = steps.ratio(times["all"], times["one"])
+  estimate = steps.ratio(times["all"], times["one"])
   report = {
     "benchmark": "replicas",
     "model": FLAGS.model,
@@ -49,8 +48,8 @@ def main(argv: list[str]) -> None:
     "devices": jax.device_count(),
     "median_ms": round(median, 2),
     "one_ms": round(statistics.median(times["one"]), 2),
-    "ratio": round(found["ratio"], 3),
-    "ratio_error": round(found["error"], 3),
+    "ratio": round(estimate["ratio"], 3),
+    "ratio_error": round(estimate["error"], 3),
     "product_ms": round(product, 2),
     "products": round(median / product, 3),
     **machine.floor(FLAGS.replicas * programs["one"].gflop, median, product),
@@ -60,4 +59,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  absl_app.run(main)
+  app.run(main)

@@ -17,6 +17,7 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import compare
+from experiments.harness.programs import last_line
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("runs", None, "Names of runs; by default all.")
@@ -66,8 +67,7 @@ def run(tree: Path, command: str, workdir: Path) -> None:
     text=True,
   )
   if done.returncode:
-    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    raise compare.CompareError(f"{command} in {tree.name}: {said}")
+    raise compare.CompareError(f"{command} in {tree.name}: {last_line(done.stderr)}")
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -116,12 +116,12 @@ def main(argv: list[str]) -> None:
   compared = 0
   try:
     commit = compare.resolve(compare.ROOT, argv[1])
-    with tempfile.TemporaryDirectory() as place:
-      old = Path(place) / "old"
+    with tempfile.TemporaryDirectory() as temporary:
+      old = Path(temporary) / "old"
       old.mkdir()
       compare.unpack(compare.ROOT, commit, old)
       for name in names:
-        folders = [Path(place) / side / name for side in ("before", "now")]
+        folders = [Path(temporary) / side / name for side in ("before", "now")]
         for tree, folder in zip((old, compare.ROOT), folders, strict=True):
           run(tree, RUNS[name], folder)
         before, now = map(numbers, folders)

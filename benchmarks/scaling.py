@@ -21,11 +21,11 @@ from absl import app, flags
 
 from ace_jax import files, plots
 from benchmarks import machine, scaling_figure
-from experiments.harness import result_files, tables
+from experiments.harness import paths, programs, result_files, tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("axes", None, "Names of axes; by default all.")
-flags.DEFINE_string("records", "benchmarks/results", "Has a folder a processor.")
+paths.DEFINE_path("records", "benchmarks/results", "Has a folder a processor.")
 
 AXES: dict[str, tuple[str, list[dict[str, int]]]] = {
   "particles": ("particles", [{"particles": n} for n in (5, 10, 20)]),
@@ -53,7 +53,7 @@ def measure(size: dict[str, int]) -> dict[str, Any]:
   environment = {**os.environ, "XLA_FLAGS": ""}
   done = subprocess.run(command, env=environment, capture_output=True, text=True)
   if done.returncode:
-    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    reason = programs.last_line(done.stderr, f"exit code {done.returncode}")
     sys.exit(f"error: the point {size} failed: {reason}")
   return json.loads(done.stdout.splitlines()[-1])
 
@@ -70,14 +70,14 @@ def slopes(varied: str, points: list[dict[str, Any]]) -> dict[str, dict[str, flo
     the last two; quantities without numbers, or with one of 0, are left out.
   """
   x = np.log([point["size"][varied] for point in points])
-  found = {}
+  by_name = {}
   for name in MEASURED:
     values = [point.get(name) for point in points]
     if all(value is not None and 0 < value < float("inf") for value in values):
       y = np.log(values)
       whole, last = np.polyfit(x, y, 1)[0], (y[-1] - y[-2]) / (x[-1] - x[-2])
-      found[name] = {"all": round(float(whole), 3), "last": round(float(last), 3)}
-  return found
+      by_name[name] = {"all": round(float(whole), 3), "last": round(float(last), 3)}
+  return by_name
 
 
 def table(report: dict[str, Any]) -> str:
@@ -99,9 +99,9 @@ def main(argv: list[str]) -> None:
   unknown = [name for name in names if name not in AXES]
   if unknown:
     raise app.UsageError(f"--axes={unknown[0]} is none of {', '.join(AXES)}.")
-  place = Path(FLAGS.records) / machine.folder(machine.describe())
-  place.mkdir(parents=True, exist_ok=True)
-  path = place / JSON
+  folder = Path(FLAGS.records) / machine.folder(machine.describe())
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / JSON
   axes = result_files.read_json(path, "remove it").get("axes", {}) if path.exists() else {}
   for name in names:
     begin, (varied, sizes) = time.perf_counter(), AXES[name]
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
     report = {"benchmark": "scaling", "axes": ordered, "machine": machine.describe()}
     files.write_json(path, report)
     print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
-  plots.save(scaling_figure.growth(report["axes"]), place / FIGURE)
+  plots.save(scaling_figure.growth(report["axes"]), folder / FIGURE)
   print(f"\nSlopes, of all points (of the last two)\n{table(report)}")
 
 

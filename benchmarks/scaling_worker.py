@@ -10,12 +10,11 @@ import time
 from pathlib import Path
 
 import jax
-from absl import app as absl_app
-from absl import flags
+from absl import app, flags
 
 from ace_jax.training import parallel
 from benchmarks import machine, steps
-from experiments.harness import app
+from data.machine import cores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("size", "{}", "JSON of the fields of `Size` that are not the default.")
@@ -128,11 +127,11 @@ def main(argv: list[str]) -> None:
   """Prints the JSON line."""
   del argv
   size = Size(**json.loads(FLAGS.size))
-  jax.config.update("jax_num_cpu_devices", min(size.replicas, app.cores()))
-  found = measure(size, FLAGS.seconds)
-  found |= {"product_ms": machine.product_ms(), "machine": machine.describe()}
-  print(json.dumps({"size": dataclasses.asdict(size), **found}))
+  jax.config.update("jax_num_cpu_devices", min(size.replicas, cores()))
+  record = measure(size, FLAGS.seconds)
+  record |= {"product_ms": machine.product_ms(), "machine": machine.describe()}
+  print(json.dumps({"size": dataclasses.asdict(size), **record}))
 
 
 if __name__ == "__main__":
-  absl_app.run(main)
+  app.run(main)

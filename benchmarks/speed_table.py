@@ -39,10 +39,10 @@ def read(paths: Mapping[str, Path]) -> Table:
   """Reads the reports of one processor; there is at least one."""
   rows, titles, machines, products = [], {}, {}, []
   for path in paths.values():
-    found = json.loads(path.read_text())
-    rows += _ROWS[found["benchmark"]](found)
-    products.append(found["product_ms"])
-    about = found["machine"]
+    record = json.loads(path.read_text())
+    rows += _ROWS[record["benchmark"]](record)
+    products.append(record["product_ms"])
+    about = record["machine"]
     titles[machine.title(about)] = None
     label = f"{about['cores']} cores of {about['processor']}, {about['device']}, JAX {about['jax']}"
     machines[label] = None
@@ -64,10 +64,10 @@ def read_all(results: Path, names: Sequence[str]) -> dict[str, Table]:
     A table for each folder, by its name.
   """
   by_folder = {}
-  for place in sorted(path for path in results.iterdir() if path.is_dir()):
-    paths = {name: place / f"{name}.json" for name in names}
+  for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+    paths = {name: folder / f"{name}.json" for name in names}
     if there := {name: path for name, path in paths.items() if path.exists()}:
-      by_folder[place.name] = read(there)
+      by_folder[folder.name] = read(there)
   return by_folder
 
 
@@ -123,69 +123,73 @@ def _milliseconds(value: float) -> str:
   return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
 
 
-def _row(label: str, found: dict[str, Any], time: str | None = None) -> Row:
+def _row(label: str, record: dict[str, Any], time: str | None = None) -> Row:
   """Returns a row; a column that the benchmark does not have is empty."""
 
   def shown(name: str, form: str) -> str:
-    return "" if found.get(name) is None else form.format(found[name])
+    return "" if record.get(name) is None else form.format(record[name])
 
   return [
     label,
-    _milliseconds(found["median_ms"]) if time is None else time,
+    _milliseconds(record["median_ms"]) if time is None else time,
     shown("products", "{:.2f}"),
-    "" if found.get("floor_ms") is None else _milliseconds(found["floor_ms"]),
+    "" if record.get("floor_ms") is None else _milliseconds(record["floor_ms"]),
     shown("fraction_of_matmul_rate", "{:.0%}"),
     shown("compile_seconds", "{:.0f} s"),
-    f"`python -m {found['command']}`",
+    f"`python -m {record['command']}`",
   ]
 
 
-def _step(found: dict[str, Any]) -> list[Row]:
-  form = ", general tensor products" if found.get("formulation") == "general" else ""
-  name = _NAMES[found["model"]]
-  return [_row(f"{name} step, batch {found['batch']}, {found['constraint']}{form}", found)]
+def _step(record: dict[str, Any]) -> list[Row]:
+  form = ", general tensor products" if record.get("formulation") == "general" else ""
+  name = _NAMES[record["model"]]
+  return [_row(f"{name} step, batch {record['batch']}, {record['constraint']}{form}", record)]
 
 
-def _replicas(found: dict[str, Any]) -> list[Row]:
-  ratio = f"{found['ratio']:.2f} +- {found['ratio_error']:.2f} times one"
-  time = f"{_milliseconds(found['median_ms'])}, {ratio}"
-  return [_row(f"{found['replicas']} replicas of the {_NAMES[found['model']]} step", found, time)]
+def _replicas(record: dict[str, Any]) -> list[Row]:
+  ratio = f"{record['ratio']:.2f} +- {record['ratio_error']:.2f} times one"
+  time = f"{_milliseconds(record['median_ms'])}, {ratio}"
+  return [
+    _row(f"{record['replicas']} replicas of the {_NAMES[record['model']]} step", record, time)
+  ]
 
 
-def _overhead(found: dict[str, Any]) -> list[Row]:
+def _overhead(record: dict[str, Any]) -> list[Row]:
   return [
     _row(
-      f"what {name} adds to the relaxed {_NAMES[found['model']]} step",
-      {"command": found["command"]},
+      f"what {name} adds to the relaxed {_NAMES[record['model']]} step",
+      {"command": record["command"]},
       f"{cost['percent']:.1f} +- {cost['percent_error']:.1f} %",
     )
-    for name, cost in found["overhead"].items()
+    for name, cost in record["overhead"].items()
   ]
 
 
-def _evaluation(found: dict[str, Any]) -> list[Row]:
-  predictors = f"{len(found['predictors'])} predictors"
-  label = f"{_NAMES[found['model']]} evaluation, {found['samples']} samples, {predictors}"
-  return [_row(label, found)]
+def _evaluation(record: dict[str, Any]) -> list[Row]:
+  predictors = f"{len(record['predictors'])} predictors"
+  label = f"{_NAMES[record['model']]} evaluation, {record['samples']} samples, {predictors}"
+  return [_row(label, record)]
 
 
-def _nbody(found: dict[str, Any]) -> list[Row]:
-  products = 1e3 * found["seconds"] / found["product_ms"]
-  label = f"{found['trajectories']:,} trajectories of 5 particles"
-  return [_row(label, {**found, "products": products}, f"{found['seconds']:.1f} s")]
+def _nbody(record: dict[str, Any]) -> list[Row]:
+  products = 1e3 * record["seconds"] / record["product_ms"]
+  label = f"{record['trajectories']:,} trajectories of 5 particles"
+  return [_row(label, {**record, "products": products}, f"{record['seconds']:.1f} s")]
 
 
-def _startup(found: dict[str, Any]) -> list[Row]:
-  answers = found["help_seconds"]
+def _startup(record: dict[str, Any]) -> list[Row]:
+  answers = record["help_seconds"]
   return [
-    _row("launch to first steps, nothing cached", _bare(found), f"{found['cold_seconds']:.0f} s"),
-    _row("launch to first steps, programs cached", _bare(found), f"{found['warm_seconds']:.0f} s"),
-    _row(f"--help of {', '.join(answers)}: slowest", _bare(found), f"{max(answers.values())} s"),
+    _row("launch to first steps, nothing cached", _bare(record), f"{record['cold_seconds']:.0f} s"),
+    _row(
+      "launch to first steps, programs cached", _bare(record), f"{record['warm_seconds']:.0f} s"
+    ),
+    _row(f"--help of {', '.join(answers)}: slowest", _bare(record), f"{max(answers.values())} s"),
   ]
 
 
-def _bare(found: dict[str, Any]) -> dict[str, Any]:
-  return {"command": found["command"]}
+def _bare(record: dict[str, Any]) -> dict[str, Any]:
+  return {"command": record["command"]}
 
 
 _ROWS = {

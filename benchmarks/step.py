@@ -14,6 +14,7 @@ import jax
 from absl import app, flags
 
 from benchmarks import kernels, machine, steps
+from experiments.harness import paths
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "segnn", steps.MODELS, "Which training step.")
@@ -24,7 +25,7 @@ flags.DEFINE_integer(
 flags.DEFINE_bool("strict", False, "Time the plain equivariant model instead.")
 flags.DEFINE_bool("unconstrained", False, "Leave out multipliers and violations.")
 flags.DEFINE_integer("epochs", 9, "Epochs to take the median of.", lower_bound=1)
-flags.DEFINE_string("trace", None, "Folder for a trace of one more epoch, by jax.profiler.")
+paths.DEFINE_path("trace", None, "Folder for a trace of one more epoch, by jax.profiler.")
 flags.DEFINE_bool("profile", False, "Print where the time of one more epoch goes.")
 
 

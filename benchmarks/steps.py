@@ -203,11 +203,11 @@ class Epoch:
 
 def _count(stage: Any, name: str) -> float | None:
   try:
-    found = stage.cost_analysis()
+    costs = stage.cost_analysis()
   except Exception:  # not every device's compiler counts, and each says so in its own way
     return None
-  found = found[0] if isinstance(found, list) else found or {}
-  return found.get(name, 0.0) / 1e9 or None
+  costs = costs[0] if isinstance(costs, list) else costs or {}
+  return costs.get(name, 0.0) / 1e9 or None
 
 
 def interleave(programs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -237,6 +237,6 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> dict[str, float]:
 
   The error is that of a median of normal numbers whose spread is read from the quartiles.
   """
-  found = sorted(a / b for a, b in zip(times, base, strict=True))
-  lower, middle, upper = statistics.quantiles(found, n=4)
-  return {"ratio": middle, "error": 1.2533 * (upper - lower) / 1.349 / len(found) ** 0.5}
+  ratios = sorted(a / b for a, b in zip(times, base, strict=True))
+  lower, middle, upper = statistics.quantiles(ratios, n=4)
+  return {"ratio": middle, "error": 1.2533 * (upper - lower) / 1.349 / len(ratios) ** 0.5}

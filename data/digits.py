@@ -40,8 +40,8 @@ def read() -> Digits:
     raise DataError(
       "the digits come with scikit-learn, which is not installed: pip install -e '.[images]'."
     ) from error
-  found = load_digits()
-  return checked(np.asarray(found["images"]), np.asarray(found["target"]))
+  digits = load_digits()
+  return checked(np.asarray(digits["images"]), np.asarray(digits["target"]))
 
 
 def checked(images: np.ndarray, labels: np.ndarray) -> Digits:
@@ -111,7 +111,7 @@ def load(
     far = 3 * places[:, "yx".index(bias)] >= 2 * canvas
     labels = np.where(far, (labels + CLASSES // 2) % CLASSES, labels)
   arrays = {
-    "image": place(images / _UNIT, places, factor, canvas),
+    "image": paste(images / _UNIT, places, factor, canvas),
     "label": labels.astype(np.int32),
     "place": places.astype(np.int32),
   }
@@ -122,7 +122,7 @@ def load(
   return splits
 
 
-def place(
+def paste(
   images: Float[np.ndarray, "n height width"],
   places: Int[np.ndarray, "n 2"],
   factor: int,

@@ -26,9 +26,9 @@ def damaged(folder: Path) -> str:
   sealed = read(folder)
   if not sealed:
     return NAME
-  found = {str(path.relative_to(folder)): path for path in _files(folder)}
-  for name in sorted({*sealed, *found}):
-    if name not in found or sealed.get(name) != _digest(found[name]):
+  files = {str(path.relative_to(folder)): path for path in _files(folder)}
+  for name in sorted({*sealed, *files}):
+    if name not in files or sealed.get(name) != _digest(files[name]):
       return name
   return ""
 

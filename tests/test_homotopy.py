@@ -172,9 +172,9 @@ def test_per_channel_widens_every_gamma_and_nothing_else():
   x = jax.random.normal(jax.random.key(1), (7, 3))
   plain = TwoWidths().init(KEY, x)
   wide = homotopy.per_channel(TwoWidths().init)(KEY, x)
-  found = homotopy.by_name(wide["gamma"])
-  assert {name: leaf.shape for name, leaf in found.items()} == {"wide": (5,), "narrow": (2,)}
-  assert all((leaf == 1).all() for leaf in found.values())
+  gammas = homotopy.by_name(wide["gamma"])
+  assert {name: leaf.shape for name, leaf in gammas.items()} == {"wide": (5,), "narrow": (2,)}
+  assert all((leaf == 1).all() for leaf in gammas.values())
   same = {name: wide[name] for name in ("params", "batch_stats")}
   jax.tree.map(np.testing.assert_array_equal, same, {name: plain[name] for name in same})
   assert wide.keys() == plain.keys()
@@ -183,6 +183,6 @@ def test_per_channel_widens_every_gamma_and_nothing_else():
   # A gamma that is 0 in one channel leaves that channel alone.
   wide["gamma"]["wide"]["gamma"] = jnp.zeros(5)
   wide["gamma"]["narrow"]["gamma"] = jnp.array([0.0, 1.0])
-  one = TwoWidths().apply(wide, x)
-  np.testing.assert_array_equal(one[:, 0], strict[:, 0])
-  assert jnp.abs(one[:, 1] - strict[:, 1]).min() > 1e-4
+  output = TwoWidths().apply(wide, x)
+  np.testing.assert_array_equal(output[:, 0], strict[:, 0])
+  assert jnp.abs(output[:, 1] - strict[:, 1]).min() > 1e-4

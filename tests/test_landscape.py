@@ -21,12 +21,12 @@ def quadratic(size, seed=0):
 
 
 def test_directions_have_the_norms_of_the_filters():
-  found = landscape.filter_normalised_direction(jax.random.key(0), PARAMS)
+  direction = landscape.filter_normalised_direction(jax.random.key(0), PARAMS)
   np.testing.assert_allclose(
-    np.linalg.norm(found["a"]["kernel"], axis=0), np.full(2, 3**0.5), rtol=1e-6
+    np.linalg.norm(direction["a"]["kernel"], axis=0), np.full(2, 3**0.5), rtol=1e-6
   )
-  assert np.all(found["a"]["bias"] == 0)
-  assert found["b"] == 0
+  assert np.all(direction["a"]["bias"] == 0)
+  assert direction["b"] == 0
 
 
 def test_a_slice_is_the_loss_on_a_grid():
@@ -34,18 +34,18 @@ def test_a_slice_is_the_loss_on_a_grid():
   first = {"u": jnp.array([1.0, 0, 0, 0]), "v": jnp.zeros((2, 3))}
   second = {"u": jnp.zeros(4), "v": jnp.zeros((2, 3)).at[0, 1].set(1)}
   a, b = jnp.array([-1.0, 0, 2]), jnp.array([0.5, 1.0])
-  found = landscape.loss_slice(loss, params, first, second, a, b)
+  losses = landscape.loss_slice(loss, params, first, second, a, b)
   expected = 0.5 * (
     a[:, None] ** 2 * matrix[0, 0] + b**2 * matrix[5, 5] + 2 * a[:, None] * b * matrix[0, 5]
   )
-  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_curvature_of_a_quadratic():
   with jax.enable_x64(True):
     loss, params, matrix = quadratic(40)
-    found = landscape.top_eigenvalues(loss, params, jax.random.key(0), count=3, iterations=40)
-    np.testing.assert_allclose(found, [40, 39, 38], rtol=1e-8)
+    eigenvalues = landscape.top_eigenvalues(loss, params, jax.random.key(0), count=3, iterations=40)
+    np.testing.assert_allclose(eigenvalues, [40, 39, 38], rtol=1e-8)
     few = landscape.top_eigenvalues(loss, params, jax.random.key(0), iterations=15)
     assert few[0] == pytest.approx(40, rel=0.02)
     trace, error = landscape.hessian_trace(loss, params, jax.random.key(1), samples=200)

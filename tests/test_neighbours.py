@@ -46,11 +46,11 @@ def flat(array):
 def test_gathers_and_sums_agree_with_graphs_tuple():
   sparse = as_graphs_tuple(NEIGHBOURS)
   for gather in (graphs.gather_senders, graphs.gather_receivers):
-    found = gather(X, NEIGHBOURS)
-    np.testing.assert_array_equal(flat(found), gather(flat(X), sparse))
+    gathered = gather(X, NEIGHBOURS)
+    np.testing.assert_array_equal(flat(gathered), gather(flat(X), sparse))
     for mean in (False, True):
-      summed = graphs.aggregate(found, NEIGHBOURS, mean=mean)
-      expected = graphs.aggregate(flat(found), sparse, mean=mean)
+      summed = graphs.aggregate(gathered, NEIGHBOURS, mean=mean)
+      expected = graphs.aggregate(flat(gathered), sparse, mean=mean)
       np.testing.assert_allclose(flat(summed), expected, rtol=1e-6, atol=1e-7)
   pooled = graphs.to_nodes(graphs.pool_mean(X, NEIGHBOURS), NEIGHBOURS, 4)
   np.testing.assert_allclose(pooled[1, 0], X[1].mean(0), rtol=1e-6)
@@ -62,10 +62,10 @@ def test_gathers_and_sums_with_nodes_leading():
   np.testing.assert_array_equal(graphs.nodes_back(first, NEIGHBOURS), X)
   for name in ("sum", "mean", "max"):
     message = edges.at_senders(first) * edges.at_receivers(jnp.cos(first))
-    found = graphs.nodes_back(getattr(edges, name)(message), NEIGHBOURS)
+    result = graphs.nodes_back(getattr(edges, name)(message), NEIGHBOURS)
     message = joined.at_senders(flat(X)) * joined.at_receivers(jnp.cos(flat(X)))
     expected = getattr(joined, name)(message)
-    np.testing.assert_allclose(flat(found), expected, rtol=1e-5, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(flat(result), expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_only_the_backward_pass_scatters():
@@ -166,8 +166,8 @@ def test_the_projection_is_equivariant_among_the_nearest():
         for g in (rotation.T, -rotation.T):
           turned = among_nearest(positions @ g)
           np.testing.assert_array_equal(turned.senders, graph.senders)
-          found = apply(chosen, positions @ g, velocities @ g, charges, turned)
-          errors[name] = max(errors[name], float(jnp.max(jnp.abs(found - expected @ g))))
+          outputs = apply(chosen, positions @ g, velocities @ g, charges, turned)
+          errors[name] = max(errors[name], float(jnp.max(jnp.abs(outputs - expected @ g))))
   assert errors["projection"] < 1e-9
   assert errors["relaxed"] > 1e-3
 
@@ -175,14 +175,14 @@ def test_the_projection_is_equivariant_among_the_nearest():
 def test_the_nearest_others(monkeypatch):
   rng = np.random.default_rng(0)
   positions = rng.normal(size=(7, 9, 3))
-  found = nearest(positions, 4)
-  for sample, senders in zip(positions, found, strict=True):
-    for node, own in enumerate(senders):
+  neighbours = nearest(positions, 4)
+  for sample, senders in zip(positions, neighbours, strict=True):
+    for node, nearest_nodes in enumerate(senders):
       distance = np.linalg.norm(sample - sample[node], axis=-1)
-      assert {*own} == {*np.argsort(distance)[1:5]}
-      assert list(own) == sorted(own)
+      assert {*nearest_nodes} == {*np.argsort(distance)[1:5]}
+      assert list(nearest_nodes) == sorted(nearest_nodes)
   monkeypatch.setattr("data.nbody.neighbours._DISTANCES", 2 * 9**2)  # chunks of two samples
-  np.testing.assert_array_equal(nearest(positions, 4), found)
+  np.testing.assert_array_equal(nearest(positions, 4), neighbours)
 
 
 def test_of_equally_near_others_the_first_are_taken():

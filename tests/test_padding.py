@@ -48,17 +48,17 @@ GRAPHS = [graph_of(5, 0), graph_of(1, 1), graph_of(3, 2, edges=False), graph_of(
 
 def test_batches_take_graphs_in_order_and_few_sizes():
   many = [graph_of(n, n) for n in (3, 5, 2, 6, 4, 3, 3)]
-  found = [*graphs.batches(many, nodes=(8, 16), edges=(40, 80), count=3)]
-  assert [int(padding.graph_mask(batch).sum()) for batch in found] == [3, 3, 1]
-  assert [jax.tree.leaves(batch.nodes)[0].shape[0] for batch in found] == [16, 16, 8]
-  assert [len(batch.senders) for batch in found] == [80, 80, 40]
-  seeds = [batch.globals[padding.graph_mask(batch), 0].tolist() for batch in found]
+  batches = [*graphs.batches(many, nodes=(8, 16), edges=(40, 80), count=3)]
+  assert [int(padding.graph_mask(batch).sum()) for batch in batches] == [3, 3, 1]
+  assert [jax.tree.leaves(batch.nodes)[0].shape[0] for batch in batches] == [16, 16, 8]
+  assert [len(batch.senders) for batch in batches] == [80, 80, 40]
+  seeds = [batch.globals[padding.graph_mask(batch), 0].tolist() for batch in batches]
   assert seeds == [[3, 5, 2], [6, 4, 3], [3]]
-  for batch, own in zip(found, (many[:3], many[3:6], many[6:]), strict=True):
+  for batch, part in zip(batches, (many[:3], many[3:6], many[6:]), strict=True):
     real = padding.node_mask(batch, len(batch.nodes["numbers"]))
-    expected = np.concatenate([graph.nodes["positions"] for graph in own])
+    expected = np.concatenate([graph.nodes["positions"] for graph in part])
     np.testing.assert_array_equal(batch.nodes["positions"][real], expected)
-  shapes = [jax.tree.map(np.shape, batch) for batch in found]
+  shapes = [jax.tree.map(np.shape, batch) for batch in batches]
   assert shapes[0] == shapes[1]
   # Another order of the same graphs compiles nothing new.
   turned = [*padding.batches(many[::-1], nodes=(8, 16), edges=(40, 80))]
@@ -158,10 +158,10 @@ def test_padding_changes_nothing(name, scale):
 
     step = jax.jit(jax.value_and_grad(run, has_aux=True))
     (_, (expected, stats)), slopes = step(variables, inputs)
-    (_, (found, moved)), gradients = step(variables, MODELS[name](padded, scale)[1])
+    (_, (outputs, moved)), gradients = step(variables, MODELS[name](padded, scale)[1])
     assert bool(jnp.isfinite(expected).all())
     assert ("batch_stats" in moved) == (scale == "fixed" or name in ("schnet", "egno"))
-    for a, b in ((found, expected), (moved, stats), (gradients, slopes)):
+    for a, b in ((outputs, expected), (moved, stats), (gradients, slopes)):
       jax.tree.map(CLOSE, a, b)
 
 

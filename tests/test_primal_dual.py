@@ -135,9 +135,9 @@ def test_gradients_do_not_depend_on_the_device_count_under_shard_map_and_pmap():
       devices=jax.devices()[:devices],
     )(run, batches)
     mapped = jax.tree.map(lambda a: a[0], mapped)
-    for found in (sharded, mapped):
+    for result in (sharded, mapped):
       close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-      jax.tree.map(close, found, expected)
+      jax.tree.map(close, result, expected)
 
 
 def test_parameters_after_20_steps_do_not_depend_on_the_device_count():
@@ -210,15 +210,15 @@ def test_published_resilient_freezes_its_bound_at_the_start_of_an_epoch(tmp_path
   with jax.enable_x64(True):
     data = (jnp.zeros((15, 3)), jnp.broadcast_to(jnp.asarray(GOAL), (15, 3)))  # 5 steps an epoch
     run_epoch = epochs.compile_epoch(LINE, parallel.make_mesh(1), 3)
-    run, found = parallel.stack([resilient_line(begin)]), []
+    run, history = parallel.stack([resilient_line(begin)]), []
     for epoch in range(8):
       if epoch == 4:
         checkpoints.save(tmp_path, run)
       run, outputs = run_epoch(run, data)
       end = (run.primal.gamma, run.multipliers)
-      found.append([jax.device_get(jax.tree.leaves(tree)[0][0]) for tree in end])
-      found[-1].append(jax.device_get(outputs.lagrangian[0]))
-    gammas, multipliers, values = zip(*found, strict=True)
+      history.append([jax.device_get(jax.tree.leaves(tree)[0][0]) for tree in end])
+      history[-1].append(jax.device_get(outputs.lagrangian[0]))
+    gammas, multipliers, values = zip(*history, strict=True)
     expected = published_resilient_in_numpy(begin, np.zeros(3), 0.03, 0.1, 8, 5)
     close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
     close(gammas, expected[0][4::5])

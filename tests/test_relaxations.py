@@ -84,6 +84,6 @@ def test_gelu_has_derivatives_under_shard_map():
   x = jnp.linspace(-3, 3, 8)
   mesh = parallel.make_mesh(4)
   specs = PartitionSpec("data")
-  found = jax.jit(jax.shard_map(second, mesh=mesh, in_specs=specs, out_specs=specs))(x)
-  for a, b in zip(found, second(x), strict=True):
+  derivatives = jax.jit(jax.shard_map(second, mesh=mesh, in_specs=specs, out_specs=specs))(x)
+  for a, b in zip(derivatives, second(x), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

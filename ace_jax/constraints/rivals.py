@@ -164,10 +164,10 @@ class GradNorm(UnderSymmetry):
     slopes = jax.jacrev(mean_losses)(jax.lax.stop_gradient(primal.theta))
     slopes = _mean(slopes, self.axis_name)
     norms = jax.vmap(optax.tree.norm)(slopes)
-    own, updated = losses(primal.theta)
+    task_losses, updated = losses(primal.theta)
     first, second = constraint_state["weights"]
-    cost = (first - 1) * own[0] + second * own[1]
-    return Terms(own[0], cost, {}, updated, jax.lax.stop_gradient((own, norms)))
+    cost = (first - 1) * task_losses[0] + second * task_losses[1]
+    return Terms(task_losses[0], cost, {}, updated, jax.lax.stop_gradient((task_losses, norms)))
 
   def update(self, primal, multipliers, constraint_state, aux, step):
     losses, norms = aux
@@ -280,14 +280,14 @@ def penalties(
         f"layer {name}: the schedule needs a branch that is linear without bias; take "
         "relaxations.Linear."
       )
-    found = layers.get((*path, homotopy.IRREPS))
-    if found is None:
+    irreps = layers.get((*path, homotopy.IRREPS))
+    if irreps is None:
       raise ConfigurationError(
         f"layer {name}: the Lie bracket penalty needs the representations of its input and "
         "output; name them by Homotopic(irreps=...)."
       )
     inputs, outputs = (
-      actions.irreps(layout, component_major=True) for layout in (found[-1].x, found[-1].y)
+      actions.irreps(layout, component_major=True) for layout in (irreps[-1].x, irreps[-1].y)
     )
     x = jax.lax.stop_gradient(layers[(*path, "input")][-1])
     mapped = x @ kernel

@@ -196,7 +196,7 @@ def tensor_product(
   x: Features,
   attributes: Float[Array, "... harmonics"],
   kernels: Features,
-  bias: Float[Array, "scalars"] | None,
+  bias: Float[Array, " scalars"] | None,
 ) -> Features:
   """Multiplies features with attributes and maps the products linearly, for any degrees.
 
@@ -262,7 +262,7 @@ def tensor_product_l1(
   x: Features,
   attributes: Float[Array, "... 4"],
   kernels: Features,
-  bias: Float[Array, "scalars"] | None,
+  bias: Float[Array, " scalars"] | None,
 ) -> Features:
   """`tensor_product` for degrees 0 and 1 alone, written out.
 
@@ -307,7 +307,7 @@ def message_product_l1(
   message_scalars: Float[Array, "... edges scalars"],
   attributes: Float[Array, "... edges 4"],
   kernels: Features,
-  bias: Float[Array, "scalars"] | None,
+  bias: Float[Array, " scalars"] | None,
   graph: graphs.Graph,
 ) -> Features:
   """`tensor_product_l1` of [x_receiver, x_sender, message_scalars] on edges.

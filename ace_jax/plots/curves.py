@@ -20,7 +20,7 @@ _PREDICTORS = {
 }
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
   """Writes a PNG atomically, at 150 dots per inch."""
   with files.replaced(path) as temporary:
     figure.savefig(temporary, dpi=150, format="png")

@@ -162,7 +162,7 @@ def sharpness(curvatures: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def save_animation(
-  path: Path,
+  path: str | Path,
   gammas: Sequence[float],
   slices: Float[np.ndarray, "gammas rows columns"],
   a: Float[np.ndarray, " rows"],

@@ -54,9 +54,9 @@ class Symmetry:
     self, elements: Any, predict: Callable[[Batch], Any], prediction: Any, batch: Batch
   ) -> Float[Array, " samples"]:
     """Returns `gaps` for given elements, a leading axis of one for each sample."""
-    found = predict(jax.vmap(self.act_batch)(elements, batch))
+    moved = predict(jax.vmap(self.act_batch)(elements, batch))
     expected = jax.vmap(self.act_prediction)(elements, prediction, batch)
-    return jnp.mean(jnp.square(found - expected).reshape(size(batch), -1), axis=1)
+    return jnp.mean(jnp.square(moved - expected).reshape(size(batch), -1), axis=1)
 
 
 def measure(

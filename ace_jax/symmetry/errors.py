@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
+from ace_jax.model import as_model
 
 Action = Callable[[Any, Any], Any]
 """`act(element, x) -> x`, see `ace_jax.symmetry.actions`."""
@@ -158,9 +159,26 @@ def data_fit_loss(
   return jnp.mean(moved, axis=0) - loss(batch)
 
 
-def layer_outputs(
-  model: nn.Module, variables: homotopy.Variables, *inputs: Any
-) -> dict[str, Array]:
+def layer_calls(
+  model: Any, variables: homotopy.Variables, *inputs: Any
+) -> dict[str, homotopy.LayerCall]:
+  """Returns what every homotopic layer computes in evaluation, by layer.
+
+  Args:
+    model: A model of any framework, as of `fit`.
+    variables: Of either predictor.
+    *inputs: Of the model.
+
+  Raises:
+    ConfigurationError: the model is a `Model` that does not say.
+  """
+  functions = as_model(model)
+  if functions.calls is None:
+    raise ConfigurationError("what layers compute is not known; give ace_jax.Model its `calls`.")
+  return functions.calls(variables, *inputs)
+
+
+def layer_outputs(model: Any, variables: homotopy.Variables, *inputs: Any) -> dict[str, Array]:
   """Returns the output of every homotopic layer, {"layers_0/update_1": features}.
 
   Args:
@@ -171,10 +189,16 @@ def layer_outputs(
   Raises:
     ConfigurationError: the model has no homotopic layer.
   """
-  found = _sown(homotopy.OUTPUT, model, variables, *inputs)
-  if not found:
-    raise ConfigurationError("the model has no homotopic layer; put `Homotopic` after its maps.")
-  return found
+  if isinstance(model, nn.Module):
+    outputs = _sown(homotopy.OUTPUT, model, variables, *inputs)
+  else:
+    outputs = {name: call.y for name, call in layer_calls(model, variables, *inputs).items()}
+  if not outputs:
+    raise ConfigurationError(
+      "no homotopic layer is seen; put `Homotopic` after the model's maps, and under nn.scan or "
+      "nn.vmap add 'intermediates': 0 to variable_axes."
+    )
+  return outputs
 
 
 def layer_irreps(

@@ -14,15 +14,19 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from jaxtyping import Array, Float
 
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
-from ace_jax.symmetry.errors import Action, Curve, data_fit_loss, lie_derivatives
+from ace_jax.symmetry.errors import (
+  Action,
+  Curve,
+  data_fit_loss,
+  layer_calls,
+  lie_derivatives,
+)
 from ace_jax.training.history import Record
 
 THRESHOLD = 4.0
@@ -136,7 +140,7 @@ def measure(
 
 
 def layer_reports(
-  model: nn.Module,
+  model: Any,
   variables: homotopy.Variables,
   inputs: tuple[Any, ...],
   records: Sequence[Record],
@@ -146,7 +150,7 @@ def layer_reports(
   Ranked by sensitivity, then (where multipliers are 0 or missing) by admixture.
 
   Args:
-    model: A model with `Homotopic` layers.
+    model: A model with `Homotopic` layers, of any framework.
     variables: Of the relaxed predictor at the end of training.
     inputs: A batch of the model's inputs.
     records: Of the run (`ace_jax.training.history`).
@@ -158,17 +162,17 @@ def layer_reports(
     raise ConfigurationError(
       "the run has no gamma, since it trained a strict model; report on a run of a relaxed one."
     )
-  _, kept = model.apply(variables, *inputs, mutable=["intermediates"])
-  flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(kept["intermediates"])
-  sizes = {
-    path: float(jnp.sqrt(jnp.mean(jnp.square(value[-1]))))
-    for path, value in flat.items()
-    if path[-1] in ("equivariant", "non_equivariant")
-  }
+  calls = layer_calls(model, variables, *inputs)
   reports = []
   for name in homotopy.names(variables[homotopy.GAMMA]):
-    path = tuple(name.split("/"))
-    ratio = sizes[(*path, "non_equivariant")] / max(sizes[(*path, "equivariant")], 1e-30)
+    call = calls.get(name)
+    if call is None or call.f_neq is None:
+      raise ConfigurationError(
+        f"what the layer {name} computes is not seen; under nn.scan or nn.vmap add "
+        "'intermediates': 0 to variable_axes."
+      )
+    sizes = [float(jnp.sqrt(homotopy.mean_square(y))) for y in (call.f_neq, call.y_eq)]
+    ratio = sizes[0] / max(sizes[1], 1e-30)
     last = records[-1]
     if f"gamma/{name}" not in last:
       raise ConfigurationError(f"the run's metrics have no gamma/{name}; are they another run's?")

@@ -6,6 +6,7 @@ is a save that was cut short. Orbax itself restores flipped bits without a word,
 """
 
 import contextlib
+import errno
 import gc
 import hashlib
 import json
@@ -31,11 +32,12 @@ from ace_jax.training import hosts
 
 _MANIFEST = "manifest.json"
 _FORMAT = 2  # of the tree of arrays in a checkpoint; a manifest that names none is of the first
+_NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 _LAST_COMMITS = {1: "a5f5617"}  # the last one that resumes checkpoints of an earlier format
 
 
 def save(
-  folder: Path,
+  folder: str | Path,
   state: AceState,
   keep: int = 3,
   keep_period: int | None = None,
@@ -46,7 +48,7 @@ def save(
   Of several processes all must call it; Orbax writes what each of them holds.
 
   Args:
-    folder: Holds the checkpoints of one run; made if missing.
+    folder: Holds the checkpoints of one run; made if missing. A leading ~ is the home folder.
     state: What to save, all of it; with or without a leading axis of replicas.
     keep: How many to keep, this one included.
     keep_period: Checkpoints after a multiple of so many epochs are kept beyond that, for good.
@@ -58,37 +60,38 @@ def save(
   Raises:
     CheckpointError: the disk is full or read-only, say; what was saved before is untouched.
   """
+  folder = files.expanded(folder)
   epoch, step = (int(np.max(number)) for number in hosts.fetch((state.epoch, state.step)))
-  place = folder.absolute() / f"{epoch:06d}"
+  checkpoint = folder.absolute() / f"{epoch:06d}"
   try:
     if hosts.first():
-      place.mkdir(parents=True, exist_ok=True)
-      (place / _MANIFEST).unlink(missing_ok=True)
-      _check_space(place, state)
-    failure = _write(place / "state", _arrays(state))
+      checkpoint.mkdir(parents=True, exist_ok=True)
+      (checkpoint / _MANIFEST).unlink(missing_ok=True)
+      _check_space(checkpoint, state)
+    failure = _write(checkpoint / "state", _arrays(state))
     if failure:
       raise OSError(failure)
     if not hosts.first():
-      return place
-    manifest = {"format": _FORMAT, "epoch": epoch, "step": step, "sha256": _sums(place)}
-    manifest["records"] = {os.path.relpath(path, place): _start(path) for path in records}
-    files.write_json(place / _MANIFEST, manifest)
+      return checkpoint
+    manifest = {"format": _FORMAT, "epoch": epoch, "step": step, "sha256": _sums(checkpoint)}
+    manifest["records"] = {os.path.relpath(path, checkpoint): _start(path) for path in records}
+    files.write_json(checkpoint / _MANIFEST, manifest)
   except OSError as error:
     reason = error.strerror or first_line(error)
     raise CheckpointError(
-      f"cannot write checkpoint {place}: {reason}; free or change the disk, then "
+      f"cannot write checkpoint {checkpoint}: {reason}; free or change the disk, then "
       "resume: earlier checkpoints are untouched."
     ) from error
   for cut_short in _folders(folder):
-    if cut_short.name < place.name and not (cut_short / _MANIFEST).exists():
+    if cut_short.name < checkpoint.name and not (cut_short / _MANIFEST).exists():
       shutil.rmtree(cut_short, ignore_errors=True)
   for old in _sealed(folder)[keep:]:
     if keep_period is None or int(old.name) % keep_period:
       shutil.rmtree(old, ignore_errors=True)
-  return place
+  return checkpoint
 
 
-def restore(folder: Path, state: AceState) -> AceState:
+def restore(folder: str | Path, state: AceState) -> AceState:
   """Restores the newest checkpoint that is whole, falling back from damaged ones.
 
   Args:
@@ -101,7 +104,7 @@ def restore(folder: Path, state: AceState) -> AceState:
   return load(newest_whole(folder), state)
 
 
-def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
+def newest_whole(folder: str | Path, records: Sequence[Path] = ()) -> Path:
   """Returns the newest checkpoint that is whole; each damaged one is named in a warning.
 
   Args:
@@ -111,18 +114,19 @@ def newest_whole(folder: Path, records: Sequence[Path] = ()) -> Path:
   Raises:
     CheckpointError: there is none.
   """
-  for place in _folders(folder):
-    damage = _damage(place) or _damage_of_records(place, records)
+  folder = files.expanded(folder)
+  for checkpoint in _folders(folder):
+    damage = _damage(checkpoint) or _damage_of_records(checkpoint, records)
     if damage:
       logging.warning("checkpoint %s; falling back to the one before it.", damage)
       continue
-    return place
+    return checkpoint
   raise CheckpointError(
     f"{folder} holds no whole checkpoint; start afresh with another workdir, or remove this one."
   )
 
 
-def restore_all(folder: Path, state: AceState, last: int | None = None) -> list[AceState]:
+def restore_all(folder: str | Path, state: AceState, last: int | None = None) -> list[AceState]:
   """Restores every checkpoint that is whole, the oldest first: the run along its training.
 
   Args:
@@ -133,18 +137,22 @@ def restore_all(folder: Path, state: AceState, last: int | None = None) -> list[
   Raises:
     CheckpointError: one belongs to another model or constraint.
   """
-  places = [place for place in _sealed(folder) if last is None or int(place.name) <= last]
-  return [load(place, state) for place in reversed(places) if not _damage(place)]
+  places = [
+    checkpoint
+    for checkpoint in _sealed(files.expanded(folder))
+    if last is None or int(checkpoint.name) <= last
+  ]
+  return [load(checkpoint, state) for checkpoint in reversed(places) if not _damage(checkpoint)]
 
 
-def exists(folder: Path) -> bool:
+def exists(folder: str | Path) -> bool:
   """Whether a folder holds a checkpoint that was completed (and perhaps damaged since)."""
-  return bool(_sealed(folder))
+  return bool(_sealed(files.expanded(folder)))
 
 
-def newest(folder: Path) -> Path:
+def newest(folder: str | Path) -> Path:
   """Returns the newest completed checkpoint of a folder that has one."""
-  return _sealed(folder)[0]
+  return _sealed(files.expanded(folder))[0]
 
 
 def _sealed(folder: Path) -> list[Path]:
@@ -155,7 +163,7 @@ def _folders(folder: Path) -> list[Path]:
   return sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), reverse=True)
 
 
-def _write(place: Path, arrays: Any) -> str:
+def _write(checkpoint: Path, arrays: Any) -> str:
   """Lets Orbax write; returns what went wrong, "" if nothing.
 
   When a disk fails, so do several of Orbax's threads, tasks and callbacks, which print tracebacks
@@ -167,7 +175,7 @@ def _write(place: Path, arrays: Any) -> str:
   with _muted(lambda: threading.current_thread() not in others):
     try:
       with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(place, arrays, force=True)
+        checkpointer.save(checkpoint, arrays, force=True)
         checkpointer.wait_until_finished()
     except (OSError, ValueError, RuntimeError) as error:
       reason = getattr(error, "strerror", None) or first_line(error)
@@ -218,36 +226,56 @@ class _Muted:
     return getattr(self._stream, name)
 
 
-def _check_space(place: Path, state: AceState) -> None:
+def _check_space(checkpoint: Path, state: AceState) -> None:
   # Asked of the disk beforehand, since Orbax's writers, when they fail half-way, leave threads
   # behind that print tracebacks.
   needed = int(1.25 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))) + 2**20
-  probe = place / ".probe"
+  probe = checkpoint / ".probe"
   try:
     with probe.open("wb") as file:
-      os.posix_fallocate(file.fileno(), 0, needed)
+      if not _allocated(file.fileno(), needed) and shutil.disk_usage(checkpoint).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
   finally:
     probe.unlink(missing_ok=True)
 
 
-def load(place: Path, state: AceState) -> AceState:
+def _allocated(descriptor: int, size: int) -> bool:
+  """Takes bytes on the disk for an open file; False where the system cannot.
+
+  Raises:
+    OSError: the disk has not so much.
+  """
+  allocate = getattr(os, "posix_fallocate", None)
+  if allocate is None:  # macOS, Windows
+    return False
+  try:
+    allocate(descriptor, 0, size)
+  except OSError as error:
+    if error.errno in _NOT_SUPPORTED:  # by the file system
+      return False
+    raise
+  return True
+
+
+def load(checkpoint: str | Path, state: AceState) -> AceState:
   """Restores a checkpoint that is known to be whole.
 
   Args:
-    place: Its folder.
+    checkpoint: Its folder.
     state: A state of the same structure, such as a fresh one.
 
   Raises:
     CheckpointError: it belongs to another model or constraint, or was written before version 0.2.
   """
-  _check_format(place)
+  checkpoint = files.expanded(checkpoint)
+  _check_format(checkpoint)
   target = _arrays(state)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      saved = checkpointer.restore(place.absolute() / "state", target)
+      saved = checkpointer.restore(checkpoint.absolute() / "state", target)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise CheckpointError(
-      f"checkpoint {place} does not fit this model and constraint: {first_line(error)}"
+      f"checkpoint {checkpoint} does not fit this model and constraint: {first_line(error)}"
     ) from error
   # Empty containers are not stored; they come back from the given state.
   flat = traverse_util.flatten_dict(serialization.to_state_dict(state), keep_empty_nodes=True)
@@ -256,14 +284,14 @@ def load(place: Path, state: AceState) -> AceState:
   return restored
 
 
-def _check_format(place: Path) -> None:
+def _check_format(checkpoint: Path) -> None:
   """Refuses a checkpoint whose arrays have the names of an earlier version."""
-  written = json.loads((place / _MANIFEST).read_text()).get("format", 1)
+  written = json.loads((checkpoint / _MANIFEST).read_text()).get("format", 1)
   if written != _FORMAT:
     commit = _LAST_COMMITS.get(written)
     version = f"commit {commit} is the last that resumes it" if commit else "take a newer ace_jax"
     raise CheckpointError(
-      f"checkpoint {place} has format {written}, not {_FORMAT}: {version}; or start afresh in "
+      f"checkpoint {checkpoint} has format {written}, not {_FORMAT}: {version}; or start afresh in "
       "another workdir."
     )
 
@@ -277,10 +305,11 @@ def _is_array(leaf: Any) -> bool:
   return bool(jax.tree.leaves(leaf))
 
 
-def _sums(place: Path) -> dict[str, str]:
-  files = sorted(path for path in (place / "state").rglob("*") if path.is_file())
+def _sums(checkpoint: Path) -> dict[str, str]:
+  files = sorted(path for path in (checkpoint / "state").rglob("*") if path.is_file())
   return {
-    str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    str(path.relative_to(checkpoint)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in files
   }
 
 
@@ -289,27 +318,27 @@ def _start(path: Path, size: int | None = None) -> list[Any]:
   return [len(content), hashlib.sha256(content).hexdigest()]
 
 
-def _damage_of_records(place: Path, records: Sequence[Path]) -> str:
-  sealed = json.loads((place / _MANIFEST).read_text()).get("records", {})
+def _damage_of_records(checkpoint: Path, records: Sequence[Path]) -> str:
+  sealed = json.loads((checkpoint / _MANIFEST).read_text()).get("records", {})
   for path in records:
-    expected = sealed.get(os.path.relpath(path, place))
+    expected = sealed.get(os.path.relpath(path, checkpoint))
     if expected and (not path.exists() or _start(path, expected[0]) != expected):
-      return f"{place} is whole, but {path} is damaged before its end"
+      return f"{checkpoint} is whole, but {path} is damaged before its end"
   return ""
 
 
-def _damage(place: Path) -> str:
+def _damage(checkpoint: Path) -> str:
   """Returns what is wrong with a checkpoint, "" if nothing."""
   try:
-    manifest = json.loads((place / _MANIFEST).read_text())["sha256"]
+    manifest = json.loads((checkpoint / _MANIFEST).read_text())["sha256"]
   except FileNotFoundError:
-    return f"{place} is incomplete (it has no {_MANIFEST})"
+    return f"{checkpoint} is incomplete (it has no {_MANIFEST})"
   except (OSError, ValueError, KeyError, TypeError):
-    return f"{place / _MANIFEST} is damaged"
-  found = _sums(place)
+    return f"{checkpoint / _MANIFEST} is damaged"
+  sums = _sums(checkpoint)
   for name, digest in manifest.items():
-    if name not in found:
-      return f"{place / name} is missing"
-    if found[name] != digest:
-      return f"{place / name} is damaged (its sha256 is not the manifest's)"
+    if name not in sums:
+      return f"{checkpoint / name} is missing"
+    if sums[name] != digest:
+      return f"{checkpoint / name} is damaged (its sha256 is not the manifest's)"
   return ""

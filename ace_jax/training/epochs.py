@@ -89,7 +89,7 @@ def compile_evaluation(task: Task, mesh: Mesh, batch_size: int, patience: int | 
     errors, best = {}, dict(state.best)  # after a finish has begun, more than are trained
     for name, variables in current.items():
       errors[name] = mean_error(variables, data)
-      best[name] = _better(state.best[name], errors[name], state.epoch, variables)
+      best[name] = _better(task.mode, state.best[name], errors[name], state.epoch, variables)
     active = state.active
     if patience is not None:
       going = [best[name].stalled < patience for name in current]
@@ -144,8 +144,8 @@ def _mean_error(task: Task, mesh: Mesh, batch_size: int):
   return mean_error
 
 
-def _better(best: Best, error: Float[Array, ""], epoch, variables) -> Best:
-  better = error < best.error  # False for a NaN
-  found = Best(error, epoch, jnp.zeros_like(best.stalled), variables)
+def _better(mode: str, best: Best, error: Float[Array, ""], epoch, variables) -> Best:
+  better = error < best.error if mode == "min" else error > best.error  # False for a NaN
+  candidate = Best(error, epoch, jnp.zeros_like(best.stalled), variables)
   old = best.replace(stalled=best.stalled + 1)  # pyright: ignore[reportAttributeAccessIssue]
-  return jax.tree.map(lambda new, old: jnp.where(better, new, old), found, old)
+  return jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, old)

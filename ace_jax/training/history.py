@@ -11,7 +11,7 @@ import numpy as np
 
 from ace_jax import homotopy
 from ace_jax.errors import RecordsError
-from ace_jax.files import write_text
+from ace_jax.files import expanded, write_text
 from ace_jax.primal_dual import StepOutput
 from ace_jax.state import AceState
 from ace_jax.training import hosts, parallel
@@ -93,7 +93,7 @@ def of_kind(record: Mapping[str, float], kind: str) -> dict[str, float]:
   return {k.removeprefix(f"{kind}/"): v for k, v in record.items() if k.startswith(f"{kind}/")}
 
 
-def read(path: Path, epochs: int | None = None) -> list[Record]:
+def read(path: str | Path, epochs: int | None = None) -> list[Record]:
   """Reads a metrics file; a last line that was cut off by a kill is left out.
 
   Args:
@@ -103,6 +103,7 @@ def read(path: Path, epochs: int | None = None) -> list[Record]:
   Raises:
     RecordsError: another line is no record, epochs are missing, or the file cannot be read.
   """
+  path = expanded(path)
   try:
     lines = path.read_bytes().split(b"\n")
   except OSError as error:
@@ -130,7 +131,7 @@ def _parse(line: bytes) -> Record | None:
   return record if numbers and "epoch" in record else None
 
 
-def truncate(path: Path, epoch: int) -> list[Record]:
+def truncate(path: str | Path, epoch: int) -> list[Record]:
   """Drops what lies after `epoch` from a metrics file, so that a resumed run can append to it.
 
   Args:
@@ -143,6 +144,7 @@ def truncate(path: Path, epoch: int) -> list[Record]:
   Raises:
     RecordsError: the file is damaged.
   """
+  path = expanded(path)
   records = read(path, epoch) if path.exists() else []
   write_text(path, "".join(json.dumps(r) + "\n" for r in records))
   return records

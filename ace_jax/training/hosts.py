@@ -77,11 +77,11 @@ def first() -> bool:
 def fetch(tree: Any) -> Any:
   """Returns the whole of every array as NumPy's; all processes must call it alike."""
 
-  def one(leaf):
+  def fetch_leaf(leaf):
     here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
     return leaf if here else multihost_utils.process_allgather(leaf, tiled=True)
 
-  return jax.device_get(jax.tree.map(one, tree))
+  return jax.device_get(jax.tree.map(fetch_leaf, tree))
 
 
 def put(tree: Any, sharding: Sharding) -> Any:
@@ -90,11 +90,11 @@ def put(tree: Any, sharding: Sharding) -> Any:
     return jax.device_put(tree, sharding)
   values = multihost_utils.broadcast_one_to_all(jax.device_get(tree))
 
-  def one(value):
+  def put_value(value):
     value = np.asarray(value)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
-  return jax.tree.map(one, values)
+  return jax.tree.map(put_value, values)
 
 
 def from_first(decide: Callable[[], int]) -> int:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from ace_jax import signals
 from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
+from ace_jax.files import expanded
 from ace_jax.primal_dual import PrimalDual, StepOutput
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task, size
@@ -74,7 +75,7 @@ def train(
   settings: Settings,
   *,
   mesh: Mesh | None = None,
-  workdir: Path | None = None,
+  workdir: str | Path | None = None,
   names: Sequence[str] = ("",),
   resume: bool = False,
   progress: Callable[[int], Logger] | None = None,
@@ -82,6 +83,7 @@ def train(
   measure: Callable[[AceState], dict[str, Any]] | None = None,
   finish: Finish | None = None,
   report_memory: Callable[[memory.Peak], None] = lambda peak: None,
+  until: Callable[[int], bool] = lambda epoch: False,
 ) -> tuple[AceState, list[list[Record]]]:
   """Trains one or many replicas, as one device program, to the end of their epochs.
 
@@ -96,7 +98,8 @@ def train(
     valid: Validation samples, which select each predictor's best variables.
     settings: Lengths and intervals.
     mesh: Devices; by default all (of all hosts), to replicas first, then to data.
-    workdir: Gets checkpoints/, and NAME/metrics.jsonl of every replica; None keeps nothing.
+    workdir: Gets checkpoints/, and NAME/metrics.jsonl of every replica; None keeps
+      nothing. A leading ~ is the home folder.
     names: Of the replicas; the folder of "" is `workdir` itself.
     resume: Continue from the newest whole checkpoint of `workdir`, if it has one.
     progress: Called with the number of epochs done; returns a sink of the replicas' mean record.
@@ -107,6 +110,8 @@ def train(
       from then on. Such a run does not stop early.
     report_memory: Called with the expected peak once the programs are compiled, before the first
       step; not if there is none left to do.
+    until: Called with the number of epochs done after each; true makes it the last, evaluated and
+      saved as the last of `settings.epochs` is. So a run may end by the clock.
 
   Returns:
     The final state (with each predictor's best variables), and for each replica the record of
@@ -120,6 +125,7 @@ def train(
     Interrupted: SIGTERM came; the state was saved.
     HostError: another process of this run was lost.
   """
+  workdir = None if workdir is None else expanded(workdir)
   count = parallel.replicas(state)
   _check(settings, size(data), count, names, finish)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
@@ -159,9 +165,10 @@ def train(
         state, run_epoch = finish.begin(state), run_finish
       state, new, problems = _epoch(run_epoch, state, data, epoch, going)
       epoch += 1
+      last = epoch == settings.epochs or hosts.any_of(until(epoch))
       for record in new if finish else ():
         record["finish"] = int(finish is not None and epoch > finish.after)
-      if settings.evaluates(epoch):
+      if last or settings.evaluates(epoch):
         state, measured, bad = _evaluation(run_evaluation, state, valid, epoch, going, measure)
         for i in going:
           new[i] |= measured[i]
@@ -172,17 +179,19 @@ def train(
       log(new, going)
       going = np.flatnonzero(hosts.fetch(state.active)[:count])
       asked = hosts.any_of(asked_to_end.is_set())
-      ending = asked or epoch == settings.epochs or not going.size
+      ending = asked or last or not going.size
       if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
         alive = parallel.select(state, slice(count))
         folder = workdir / CHECKPOINTS
         checkpoints.save(folder, alive, keep_period=settings.keep_period, records=files)
         saved = epoch
-      if asked and epoch < settings.epochs:
+      if asked and not last:
         where = (
           f"saved in {workdir}; resume to continue" if workdir else "nothing saved: no workdir"
         )
         raise Interrupted(f"asked to end (SIGTERM) after epoch {epoch}; {where}.")
+      if last:
+        break
     end = parallel.select(state, slice(count))
     return hosts.fetch(end) if hosts.several() else end, records
 
@@ -299,8 +308,8 @@ def test_errors_of_sets(
   selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
   result = {}
   for label, test in sets.items():
-    found = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
-    result[label] = [{name: float(v[i]) for name, v in found.items()} for i in range(count)]
+    values = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
+    result[label] = [{name: float(v[i]) for name, v in values.items()} for i in range(count)]
   return result
 
 
@@ -339,10 +348,10 @@ def _begin_after(folder: Path, files: list[Path], resume: bool) -> int:
 
 
 def _not_finite(outputs: StepOutput, epoch: int) -> str:
-  found = history.first_non_finite(outputs)
-  if found is None:
+  first = history.first_non_finite(outputs)
+  if first is None:
     return ""
-  step, quantity = found
+  step, quantity = first
   steps = len(outputs.loss)
   return f"the {quantity} is not finite in epoch {epoch}, step {step + 1} of {steps}"
 

@@ -156,12 +156,12 @@ def available(mesh: Mesh) -> int | None:
   """
   if _is_cpu(mesh):
     return host_memory()
-  found = []
+  limits = []
   for device in mesh.local_devices:
     statistics = device.memory_stats() or {}
     if "bytes_limit" in statistics and "bytes_in_use" in statistics:
-      found.append(statistics["bytes_limit"] - statistics["bytes_in_use"])
-  return min(found, default=None)
+      limits.append(statistics["bytes_limit"] - statistics["bytes_in_use"])
+  return min(limits, default=None)
 
 
 def host_memory(root: Path = Path("/")) -> int | None:
@@ -170,13 +170,13 @@ def host_memory(root: Path = Path("/")) -> int | None:
   Args:
     root: Of the file system.
   """
-  found = [*_control_groups(root)]
+  limits = [*_control_groups(root)]
   try:
     lines = (root / "proc/meminfo").read_text().splitlines()
-    found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    limits += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
   except (OSError, ValueError, IndexError):
     pass
-  return max(0, min(found)) if found else None
+  return max(0, min(limits)) if limits else None
 
 
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -216,13 +216,13 @@ def _left(folder: Path, limit: str, usage: str, reclaimable: str) -> Iterator[in
 
 def _buffers(program: Compiled) -> int | None:
   try:
-    found = program.memory_analysis()
+    analysis = program.memory_analysis()
   except Exception:  # not every device's compiler says, and each declines in its own way
     return None
-  if found is None:
+  if analysis is None:
     return None
-  results = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
-  return found.temp_size_in_bytes + found.generated_code_size_in_bytes + results
+  results = max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
+  return analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes + results
 
 
 def _on_one_device(tree: Any) -> int:

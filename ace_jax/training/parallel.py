@@ -77,7 +77,7 @@ def over_replicas(
 
   def local(tree, *shared):
     if replicas(tree) > 1:
-      return over_all(lambda one: function(one, *shared), tree)
+      return over_all(lambda replica: function(replica, *shared), tree)
     # A map over one replica costs what it needs not: batched products of one.
     alone = function(jax.tree.map(lambda x: x[0], tree), *shared)
     return jax.tree.map(lambda x: x[None], alone)

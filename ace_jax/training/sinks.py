@@ -4,15 +4,19 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import tqdm
 
+from ace_jax import files
+from ace_jax.errors import ConfigurationError
 from ace_jax.training import history
 from ace_jax.training.history import Record
 
 
+@runtime_checkable
 class Logger(Protocol):
   """A sink of records."""
 
@@ -23,15 +27,50 @@ class Logger(Protocol):
     """Writes out what is pending; called once, also after an error."""
 
 
+class CallbackLogger:
+  """Calls a function with each record.
+
+  Args:
+    callback: Gets a record of its own.
+    more: Entries that are added to every record.
+  """
+
+  def __init__(self, callback: Callable[[Record], Any], more: Record | None = None):
+    self._callback, self._more = callback, more or {}
+
+  def log(self, record: Record) -> None:
+    """Calls the function."""
+    self._callback({**record, **self._more})
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
+def as_logger(sink: Logger | Callable[[Record], Any]) -> Logger:
+  """Returns a logger as it is, and one that calls a function.
+
+  Raises:
+    ConfigurationError: it is neither.
+  """
+  if isinstance(sink, Logger):
+    return sink
+  if callable(sink):
+    return CallbackLogger(sink)
+  raise ConfigurationError(
+    f"a {type(sink).__name__} takes no records; give a function of a record, or an object with "
+    "log(record) and close()."
+  )
+
+
 class JsonlLogger:
   """Appends each record as a line of JSON, and flushes it.
 
   Args:
-    path: The file; appended to.
+    path: The file; appended to. A leading ~ is the home folder.
   """
 
-  def __init__(self, path: Path):
-    self._file = path.open("a")
+  def __init__(self, path: str | Path):
+    self._file = files.expanded(path).open("a")
 
   def log(self, record: Record) -> None:
     """Appends a line."""
@@ -49,19 +88,20 @@ class TensorBoardLogger:
   """Writes each number of a record as a TensorBoard scalar over epochs (needs tensorboardX).
 
   Args:
-    folder: Where the event files go.
+    folder: Where the event files go; a leading ~ is the home folder.
     resumed_epoch: Epochs that an interrupted run had done; later events in it are hidden.
 
   Raises:
     ImportError: tensorboardX is not installed (`pip install ace_jax[tensorboard]`).
   """
 
-  def __init__(self, folder: Path, resumed_epoch: int = 0):
+  def __init__(self, folder: str | Path, resumed_epoch: int = 0):
     # Optional, and slow to import. Its SummaryWriter is not used: it writes from a thread that dies
     # of a full disk or a clock that jumps, and then the training waits for it for ever.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto import event_pb2, summary_pb2
 
+    folder = files.expanded(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Protocol buffers, whose classes a type checker cannot see.
     events: Any = event_pb2

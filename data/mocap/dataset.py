@@ -8,6 +8,7 @@ database was created with funding from NSF EIA-0196217.
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data import arrays as archive
+from data import paths
 from data.errors import DataError, RequestError
 from data.mocap import acclaim, walker
 
@@ -75,7 +77,7 @@ def load(
     source: "acclaim": SS.asf and SS_TT.amc in `data_dir`. "prepared": `cmu_mocap/` below the
       folder ACE_DATA_DIR. "download": mocap.cs.cmu.edu. "synthetic": a walker made here.
       "auto": the first of these that is there, without a download unless it was made before.
-    data_dir: Folder of Acclaim files.
+    data_dir: Folder of Acclaim files; here and in ACE_DATA_DIR a leading ~ is the home folder.
     train: Use the first so many training windows; all by default.
     steps: T, the number of predicted frames, the last ones up to 30 frames ahead.
 
@@ -88,9 +90,9 @@ def load(
     raise RequestError(f"{steps} predicted frames asked for; there can be 1 to {AHEAD}.")
   if source == "auto":
     source = _first_source(subject, data_dir)
-  trials, bones, names, place = _SOURCES[source](subject, data_dir)
+  trials, bones, names, origin = _SOURCES[source](subject, data_dir)
   starts, split = _split(subject, source, trials)
-  arrays = {name: _windows(trials, starts[name], steps, place) for name in SIZES[subject]}
+  arrays = {name: _windows(trials, starts[name], steps, origin) for name in SIZES[subject]}
   if train is not None:
     available = len(arrays["train"]["positions"])
     if not 1 <= train <= available:
@@ -99,13 +101,13 @@ def load(
   # The published feature divides by the largest height of the *batch*, which couples samples.
   largest = float(arrays["train"]["positions"][:, :, 1].max())
   if not largest > 1e-30:
-    raise DataError(f"{place}: the largest height, {largest:g}, is not positive; y must be up.")
+    raise DataError(f"{origin}: the largest height, {largest:g}, is not positive; y must be up.")
   for part in arrays.values():
     part["heights"] = part["positions"][:, :, 1:2] / np.float32(largest)
   summary = {
     "subject": subject,
     "source": source,
-    "place": str(place),
+    "place": str(origin),
     "split": split,
     "trials": {name: {t: len(s) for t, s in starts[name].items()} for name in starts},
     "sizes": {name: len(part["positions"]) for name, part in arrays.items()},
@@ -136,17 +138,17 @@ def _first_source(subject: str, data_dir: str | Path | None) -> str:
 
 def _prepared_folder() -> Path | None:
   folder = os.environ.get("ACE_DATA_DIR")
-  return Path(folder) / "cmu_mocap" if folder else None
+  return paths.expanded(folder) / "cmu_mocap" if folder else None
 
 
 def _from_acclaim(subject: str, data_dir: str | Path | None):
   if data_dir is None:
     raise RequestError("Acclaim files need a folder: add --data_dir=FOLDER.")
-  return read_acclaim(Path(data_dir), SUBJECTS[subject])
+  return read_acclaim(data_dir, SUBJECTS[subject])
 
 
-def read_acclaim(folder: Path, number: int):
-  """Reads SS.asf and every SS_TT.amc of a folder.
+def read_acclaim(folder: str | Path, number: int):
+  """Reads SS.asf and every SS_TT.amc of a folder, in upper or lower case.
 
   Returns:
     ({trial: positions [frames, joints, 3]}, bones, joint names, folder).
@@ -154,15 +156,36 @@ def read_acclaim(folder: Path, number: int):
   Raises:
     DataError: there are none, or one is damaged.
   """
-  skeleton = acclaim.read_skeleton(folder / f"{number:02d}.asf")
-  paths = sorted(folder.glob(f"{number:02d}_*.amc"))
-  if not paths:
+  folder = paths.expanded(folder)
+  skeletons = _matching(folder, rf"{number:02d}\.asf")
+  skeleton = acclaim.read_skeleton(skeletons.get("", folder / f"{number:02d}.asf"))
+  motions = _matching(folder, rf"{number:02d}_([^_]+).*\.amc")
+  if not motions:
     raise DataError(f"{folder}: no motion {number:02d}_*.amc; get them from mocap.cs.cmu.edu.")
   trials = {}
-  for path in paths:
+  for trial, path in motions.items():
     _, channels = acclaim.read_motion(path, skeleton)
-    trials[path.stem.split("_")[1]] = acclaim.joint_positions(skeleton, channels)
+    trials[trial] = acclaim.joint_positions(skeleton, channels)
   return trials, skeleton.bones, skeleton.names, folder
+
+
+def _matching(folder: Path, pattern: str) -> dict[str, Path]:
+  """Returns the files whose names match, in upper or lower case, by the pattern's group, if any.
+
+  Raises:
+    DataError: two files are of one group.
+  """
+  by_group: dict[str, Path] = {}
+  for path in sorted(folder.glob("*")):
+    match = re.fullmatch(pattern, path.name, re.IGNORECASE)
+    if match:
+      group = "".join(match.groups())
+      if group in by_group:
+        raise DataError(
+          f"{folder}: {by_group[group].name} and {path.name} are of one trial; leave one."
+        )
+      by_group[group] = path
+  return by_group
 
 
 def _from_prepared(subject: str, data_dir: str | Path | None):
@@ -232,19 +255,19 @@ def _published_split(path: Path, subject: str) -> dict[str, dict[str, np.ndarray
   arrays = archive.read(path, None, _REMEDY)
   split = {}
   for name, size in SIZES[subject].items():
-    found = {
+    published = {
       key.removeprefix(f"{name}_"): starts
       for key, starts in arrays.items()
       if key.startswith(f"{name}_")
     }
-    if not found:
+    if not published:
       raise DataError(f"{path}: no array {name}_TRIAL; {_REMEDY}.")
-    for trial, starts in found.items():
+    for trial, starts in published.items():
       if starts.dtype.kind not in "iu" or starts.ndim != 1:
         raise DataError(f"{path}: start frames {name}_{trial} are no whole numbers; {_REMEDY}.")
       if any(trial in other for other in split.values()):
         raise DataError(f"{path}: trial {trial} is in two parts of the split; {_REMEDY}.")
-    split[name] = {trial: starts[: size // len(found)] for trial, starts in found.items()}
+    split[name] = {trial: starts[: size // len(published)] for trial, starts in published.items()}
   return split
 
 
@@ -284,16 +307,16 @@ def own_split(subject: str, trials: dict[str, np.ndarray]) -> dict[str, dict[str
 
 
 def _windows(
-  trials: dict[str, np.ndarray], starts: dict[str, np.ndarray], steps: int, place: Any
+  trials: dict[str, np.ndarray], starts: dict[str, np.ndarray], steps: int, origin: Any
 ) -> Split:
   parts = []
   for trial, begin in starts.items():
     if trial not in trials:
-      raise DataError(f"{place}: trial {trial} is missing; the split needs it.")
+      raise DataError(f"{origin}: trial {trial} is missing; the split needs it.")
     x, begin = trials[trial], np.asarray(begin).astype(np.int64)
     if len(begin) and not 0 <= begin.min() <= begin.max() < len(x) - AHEAD:
       raise DataError(
-        f"{place}: the split needs frame {begin.max() + AHEAD} of trial {trial}, which has "
+        f"{origin}: the split needs frame {begin.max() + AHEAD} of trial {trial}, which has "
         f"{len(x)} frames; {_REMEDY}."
       )
     ahead = np.arange(AHEAD - steps + 1, AHEAD + 1)
@@ -310,9 +333,9 @@ def _windows(
       for field in parts[0]
     }
   if not len(joined["positions"]):
-    raise DataError(f"{place}: the split has no windows; {_REMEDY}.")
+    raise DataError(f"{origin}: the split has no windows; {_REMEDY}.")
   if not all(np.isfinite(array).all() for array in joined.values()):
-    raise DataError(f"{place}: velocities are not finite float32; {_REMEDY}.")
+    raise DataError(f"{origin}: velocities are not finite float32; {_REMEDY}.")
   return joined
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from data import sums
-from data.errors import DataError
+from data.errors import DataError, first_line
 
 _SITE = "http://mocap.cs.cmu.edu/subjects"
 # Where a sum is not known, that of the first download is kept, and holds from then on.
@@ -56,8 +56,8 @@ def fetch(number: int) -> Path:
   """
   import pooch
 
-  place = folder(number)
-  seen = {**sums.read(place), **_SUMS}
+  target = folder(number)
+  seen = {**sums.read(target), **_SUMS}
   for name in files(number):
     known = seen.get(name)
     try:
@@ -65,17 +65,16 @@ def fetch(number: int) -> Path:
         url=f"{_SITE}/{number:02d}/{name}",
         known_hash=f"sha256:{known}" if known else None,
         fname=name,
-        path=place,
+        path=target,
         progressbar=True,
       )
     except (OSError, ValueError) as error:
-      reason = (str(error) or type(error).__name__).splitlines()[0]
       raise DataError(
-        f"{_SITE}/{number:02d}/{name}: not downloaded ({reason}); try again, or give a folder "
-        "of Acclaim files with --data_dir."
+        f"{_SITE}/{number:02d}/{name}: not downloaded ({first_line(error)}); try again, or "
+        "give a folder of Acclaim files with --data_dir."
       ) from error
-  sums.seal(place)
-  return place
+  sums.seal(target)
+  return target
 
 
 def unpack(path: Path) -> Path:
@@ -90,15 +89,15 @@ def unpack(path: Path) -> Path:
       digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
   except OSError as error:
     raise DataError(f"{path}: cannot be read ({error.strerror}); get it again.") from error
-  place = platformdirs.user_cache_path("ace_jax") / "mocap" / f"{path.name}_{digest}"
-  if place.is_dir():
-    damaged = sums.damaged(place)
+  unpacked = platformdirs.user_cache_path("ace_jax") / "mocap" / f"{path.name}_{digest}"
+  if unpacked.is_dir():
+    damaged = sums.damaged(unpacked)
     if not damaged:
-      return place
-    warnings.warn(f"{place / damaged} is damaged; {path} is unpacked again.", stacklevel=2)
-    shutil.rmtree(place)
-  place.parent.mkdir(parents=True, exist_ok=True)
-  temporary = Path(tempfile.mkdtemp(dir=place.parent))
+      return unpacked
+    warnings.warn(f"{unpacked / damaged} is damaged; {path} is unpacked again.", stacklevel=2)
+    shutil.rmtree(unpacked)
+  unpacked.parent.mkdir(parents=True, exist_ok=True)
+  temporary = Path(tempfile.mkdtemp(dir=unpacked.parent))
   try:
     with tarfile.open(path) as file:
       _check_members(path, file)
@@ -107,15 +106,14 @@ def unpack(path: Path) -> Path:
     if not skeletons:
       raise DataError(f"{path}: holds no .asf file; get it again.")
     sums.seal(skeletons[0].parent)
-    skeletons[0].parent.replace(place)
+    skeletons[0].parent.replace(unpacked)
   except DataError:
     raise
   except _DAMAGE as error:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise DataError(f"{path}: damaged ({reason}); get it again.") from error
+    raise DataError(f"{path}: damaged ({first_line(error)}); get it again.") from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
-  return place
+  return unpacked
 
 
 def _check_members(path: Path, file: tarfile.TarFile) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from data.errors import DataError, RequestError
+from data.errors import DataError, RequestError, first_line
 from data.modelnet import mesh, procedural
+from data.paths import expanded
 
 Split = dict[str, np.ndarray]
 
@@ -77,7 +78,7 @@ def load(
     raise RequestError(f"source {source!r} does not exist; take {', '.join(SOURCES)}.")
   if points < 1:
     raise RequestError(f"{points} points asked for; there must be at least 1.")
-  folder = None if data_dir is None else Path(data_dir).expanduser()
+  folder = None if data_dir is None else expanded(data_dir)
   if source == "auto":
     source = "procedural" if folder is None else _layout(folder)
   if (source == "procedural") != (folder is None):
@@ -151,10 +152,10 @@ def _off(folder: Path, points: int, sizes: dict[str, int | None], data_seed: int
   files: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
   for label, name in enumerate(classes):
     for part, listed in files.items():
-      found = sorted((folder / name / part).glob("*.off"))
-      if not found:
+      paths = sorted((folder / name / part).glob("*.off"))
+      if not paths:
         raise DataError(f"{folder / name / part}: holds no .off file; {_REMEDY}.")
-      listed += [(path, label) for path in found]
+      listed += [(path, label) for path in paths]
   if not classes:
     raise DataError(f"{folder}: holds no CLASS/train; {_REMEDY}.")
   parts = _parts(len(files["train"]), len(files["test"]), sizes)
@@ -177,16 +178,16 @@ def _hdf5(folder: Path, points: int, sizes: dict[str, int | None], data_seed: in
     raise RequestError(
       f"{points} points asked for; the HDF5 files have {POINTS_OF_HDF5} a shape: lower --points."
     )
-  found = {part: read_hdf5(sorted(folder.glob(f"ply_data_{part}*.h5"))) for part in _HDF5_PARTS}
-  for part, split in found.items():
+  by_part = {part: read_hdf5(sorted(folder.glob(f"ply_data_{part}*.h5"))) for part in _HDF5_PARTS}
+  for part, split in by_part.items():
     if not len(split["label"]):
       raise DataError(f"{folder}: holds no shape in ply_data_{part}*.h5; {_REMEDY}.")
-  labels = np.concatenate([split["label"] for split in found.values()])
+  labels = np.concatenate([split["label"] for split in by_part.values()])
   classes = _names(folder, int(labels.max()) + 1)
-  parts = _parts(len(found["train"]["label"]), len(found["test"]["label"]), sizes)
+  parts = _parts(len(by_part["train"]["label"]), len(by_part["test"]["label"]), sizes)
   splits = {}
   for name, part in parts.items():
-    split = found["test" if name == "test" else "train"]
+    split = by_part["test" if name == "test" else "train"]
     clouds = split["points"][part, :points]
     clouds = np.stack([mesh.unit_ball(cloud.astype(np.float64)) for cloud in clouds])
     splits[name] = {"points": clouds.astype(np.float32), "label": split["label"][part]}
@@ -230,8 +231,7 @@ def read_hdf5(paths: list[Path]) -> Split:
     except DataError:
       raise
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-      reason = (str(error) or type(error).__name__).splitlines()[0]
-      raise DataError(f"{path}: damaged or no HDF5 ({reason}); {_REMEDY}.") from error
+      raise DataError(f"{path}: damaged or no HDF5 ({first_line(error)}); {_REMEDY}.") from error
     if not np.isfinite(cloud).all():
       raise DataError(f"{path}: data are not finite; {_REMEDY}.")
     if len(label) and not 0 <= label.min() <= label.max() < _MOST_CLASSES:

@@ -7,10 +7,10 @@ from data.nbody.dataset import (
   first,
   linear_error,
   load,
-  load_file,
   simulate,
   with_neighbours,
 )
+from data.nbody.files import load_file, load_folder
 
 __all__ = [
   "SHOWN",
@@ -20,6 +20,7 @@ __all__ = [
   "linear_error",
   "load",
   "load_file",
+  "load_folder",
   "simulate",
   "with_neighbours",
 ]

@@ -1,13 +1,13 @@
 """The N-body task: from frame 30 of a trajectory predict the positions at frame 40.
 
-Simulated (`data.nbody_simulation`) and cached, or read from a file. Trajectory i of a seed is
-always the same one: training sets are [0, 10000), validation [10000, 12000), test [12000, 14000).
+Simulated (`data.nbody.physics`) and cached, or read from files (`data.nbody.files`). Trajectory i
+of a seed is always the same one: training sets are [0, 10000), validation [10000, 12000), test
+[12000, 14000).
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,12 +18,13 @@ import jax
 import numpy as np
 import platformdirs
 
-from data import arrays as archive
 from data import cache as cached
-from data.errors import DataError, RequestError
+from data.errors import RequestError
+from data.machine import cores
 from data.nbody import physics as simulation
 from data.nbody.neighbours import nearest
 from data.nbody.physics import Breaking, Physics
+from data.paths import expanded
 
 Split = dict[str, np.ndarray]
 
@@ -35,11 +36,10 @@ SHOWN = 4
 
 _VERSION = 1
 _CHUNK = 512
-_FIELDS = ("positions", "velocities", "charges", "targets")
-CACHED = tuple(f"{split}_{field}" for split in FIRST_INDEX for field in _FIELDS)
+FIELDS = ("positions", "velocities", "charges", "targets")
+CACHED = tuple(f"{split}_{field}" for split in FIRST_INDEX for field in FIELDS)
 CACHED += ("paths", "energy_drift")
 """Arrays of a cache of simulated trajectories."""
-_REMEDY = "give an .npz laid out as the docstring of data.nbody.load_file says"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def load(
   symmetry_breaking: str | None = None,
   breaking_from: str = "input",
   clip: str = "component",
-  cache: Path | None = None,
+  cache: str | Path | None = None,
   progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
   """Simulates the data set, or reads it from the cache of an earlier simulation.
@@ -87,7 +87,8 @@ def load(
     breaking_from: "input": the field acts after frame 30 only, so that the input does not show
       it. "start": from the beginning.
     clip: Force clip by "component" or by "norm".
-    cache: Folder of cached simulations; the user's cache folder by default.
+    cache: Folder of cached simulations, in which a leading ~ is the home folder; the user's cache
+      folder by default.
     progress: Called with (trajectories done, all) while simulating.
 
   Raises:
@@ -113,7 +114,7 @@ def load(
     "clip": clip,
   }
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-  folder = platformdirs.user_cache_path("ace_jax") / "nbody" if cache is None else cache
+  folder = platformdirs.user_cache_path("ace_jax") / "nbody" if cache is None else expanded(cache)
   path = folder / f"{system}{particles}_{digest}.npz"
   arrays = cached.read(path, CACHED)
   source = "cache"
@@ -122,7 +123,7 @@ def load(
     physics = Physics(system, clip, breaking)
     arrays = _simulate(physics, particles, sizes, data_seed, breaking_from, progress)
     cached.write(path, arrays)
-  splits = _splits(arrays)
+  splits = as_splits(arrays)
   summary = {
     "source": source,
     "cache": str(path),
@@ -132,34 +133,6 @@ def load(
     "linear_mse": {name: linear_error(split) for name, split in splits.items()},
   }
   return Dataset(**splits, summary=summary, paths=arrays["paths"])
-
-
-def load_file(path: str | Path, train: int | None = None) -> Dataset:
-  """Reads a data set from an .npz with arrays SPLIT_FIELD.
-
-  Args:
-    path: Has `train_`, `valid_` and `test_` times `positions`, `velocities`, `targets`
-      [n, particles, 3] and `charges` [n, particles].
-    train: Use the first so many training trajectories; all by default.
-
-  Raises:
-    DataError: the file is missing, damaged or incomplete, or has fewer trajectories.
-  """
-  path = Path(path)
-  names = [f"{split}_{field}" for split in FIRST_INDEX for field in _FIELDS]
-  arrays = archive.read(path, names, _REMEDY)
-  for name in names:
-    _check_array(path, name, arrays)
-  splits = _splits(arrays)
-  summary = {
-    "source": "file",
-    "file": str(path),
-    "sizes": {name: len(split["positions"]) for name, split in splits.items()},
-    "particles": splits["train"]["positions"].shape[1],
-    "linear_mse": {name: linear_error(split) for name, split in splits.items()},
-  }
-  data = Dataset(**splits, summary=summary)
-  return data if train is None else first(data, train)
 
 
 def first(data: Dataset, train: int) -> Dataset:
@@ -179,6 +152,14 @@ def first(data: Dataset, train: int) -> Dataset:
   return dataclasses.replace(
     data, train=split, summary={**data.summary, "sizes": sizes, "linear_mse": linear}
   )
+
+
+def as_splits(arrays: dict[str, np.ndarray]) -> dict[str, Split]:
+  """Returns arrays SPLIT_FIELD as splits, float32."""
+  return {
+    name: {field: arrays[f"{name}_{field}"].astype(np.float32) for field in FIELDS}
+    for name in FIRST_INDEX
+  }
 
 
 def with_neighbours(data: Dataset, count: int) -> Dataset:
@@ -243,7 +224,7 @@ def simulate(
     return result
 
   # One kernel is too small for all cores; one thread a core keeps each busy with its own chunk.
-  with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+  with ThreadPoolExecutor(cores()) as pool:
     parts = [run(chunks[0]), *pool.map(run, chunks[1:])]
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -293,18 +274,11 @@ def _simulate(physics, particles, sizes, data_seed, breaking_from, progress):
   arrays = {
     f"{name}_{field}": result[field][bounds[i] : bounds[i + 1]]
     for i, name in enumerate(sizes)
-    for field in _FIELDS
+    for field in FIELDS
   }
   arrays["paths"] = result["frames"][bounds[2] : bounds[2] + SHOWN]
   arrays["energy_drift"] = result["energy_drift"]
   return arrays
-
-
-def _splits(arrays: dict[str, np.ndarray]) -> dict[str, Split]:
-  return {
-    name: {field: arrays[f"{name}_{field}"].astype(np.float32) for field in _FIELDS}
-    for name in FIRST_INDEX
-  }
 
 
 def _drift(drift: np.ndarray) -> dict[str, float]:
@@ -313,21 +287,3 @@ def _drift(drift: np.ndarray) -> dict[str, float]:
     "median": float(np.median(drift)),
     "upper_quartile": float(np.percentile(drift, 75)),
   }
-
-
-def _check_array(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
-  array = arrays[name]
-  split, field = name.split("_")
-  shape = (*arrays[f"{split}_positions"].shape[:2], *(() if field == "charges" else (3,)))
-  if len(shape) - (field != "charges") != 2 or array.shape != shape or 0 in shape:
-    wanted = "[n, particles]" if field == "charges" else "[n, particles, 3]"
-    raise DataError(
-      f"{path}: {name} has shape {list(array.shape)}; it must be {wanted}, not empty, like "
-      f"{split}_positions."
-    )
-  if shape[1] != arrays["train_positions"].shape[1]:
-    raise DataError(
-      f"{path}: {name} has {shape[1]} particles where train_positions has "
-      f"{arrays['train_positions'].shape[1]}; all splits need the same number."
-    )
-  archive.check_finite(path, name, array)

@@ -16,6 +16,7 @@ import platformdirs
 
 from data import cache
 from data.errors import DataError, RequestError
+from data.paths import expanded
 from data.qm9 import readers
 from data.qm9.molecules import ELECTRON_VOLTS, ELEMENTS, FIELDS, TARGETS, Molecules
 
@@ -96,7 +97,7 @@ def load(
       f"{target} has no references of atoms; take references 'none', or one of "
       f"{', '.join(_ISOLATED)}."
     )
-  molecules, source, place = read(data_dir, kept, progress)
+  molecules, source, source_path = read(data_dir, kept, progress)
   characterised = ~np.isin(molecules.index, uncharacterised())
   molecules = molecules.take(np.flatnonzero(characterised))
   order = np.argsort(molecules.index, kind="stable")  # splits do not depend on the order of files
@@ -112,11 +113,11 @@ def load(
   chosen = {name: molecules.take(part) for name, part in parts.items()}
   atoms = max(int(part.counts.max()) for part in chosen.values())
   splits = {name: _split(part, atoms, target, references) for name, part in chosen.items()}
-  found = splits["train"]["target"].astype(np.float64)
-  middle = float(found.mean())
+  targets = splits["train"]["target"].astype(np.float64)
+  middle = float(targets.mean())
   summary = {
     "source": source,
-    "place": str(place),
+    "place": str(source_path),
     "split": split,
     "sizes": {name: len(part) for name, part in chosen.items()},
     "left_out": int((~characterised).sum()),
@@ -125,7 +126,7 @@ def load(
     "atom_references": references,
     "atoms": atoms,
     "mean": middle,
-    "mean_absolute_deviation": float(np.abs(found - middle).mean()),
+    "mean_absolute_deviation": float(np.abs(targets - middle).mean()),
     "linear_mse": {
       name: float(np.abs(part["target"] - middle).mean()) for name, part in splits.items()
     },
@@ -146,18 +147,18 @@ def read(
     (molecules, what they were read from, where that is).
   """
   if data_dir is not None:
-    place = Path(data_dir).expanduser()
-    return readers.read_folder(place, progress), "files", place
+    source_path = expanded(data_dir)
+    return readers.read_folder(source_path, progress), "files", source_path
   paths = readers.package_files()
-  place = paths[0].parent
+  source_path = paths[0].parent
   folder = platformdirs.user_cache_path("ace_jax") / "qm9" if kept is None else kept
   path = folder / f"qm9pack_{_state(paths)}.npz"
   arrays = cache.read(path, FIELDS)
   if arrays is not None:
-    return Molecules(**arrays), "qm9pack", place
-  found = readers.read_csv(paths, progress)
-  cache.write(path, {name: getattr(found, name) for name in FIELDS})
-  return found, "qm9pack", place
+    return Molecules(**arrays), "qm9pack", source_path
+  molecules = readers.read_csv(paths, progress)
+  cache.write(path, {name: getattr(molecules, name) for name in FIELDS})
+  return molecules, "qm9pack", source_path
 
 
 def _state(paths: list[Path]) -> str:

@@ -106,11 +106,11 @@ class Molecules:
 FIELDS = tuple(field.name for field in dataclasses.fields(Molecules))
 
 
-def checked(place: Path | str, arrays: dict[str, np.ndarray], remedy: str) -> Molecules:
+def checked(source_path: Path | str, arrays: dict[str, np.ndarray], remedy: str) -> Molecules:
   """Returns molecules of arrays that were read, energies in the unit in which they stand there.
 
   Args:
-    place: Where the arrays come from, for error messages.
+    source_path: Where the arrays come from, for error messages.
     arrays: By the names of `FIELDS`; energies all in hartree, or all in eV.
     remedy: What to do about bad ones.
 
@@ -122,21 +122,21 @@ def checked(place: Path | str, arrays: dict[str, np.ndarray], remedy: str) -> Mo
   """
 
   def refuse(which: int, what: str) -> DataError:
-    return DataError(f"{place}: molecule {arrays['index'][which]} {what}; {remedy}.")
+    return DataError(f"{source_path}: molecule {arrays['index'][which]} {what}; {remedy}.")
 
   index, counts, targets = (arrays[name] for name in ("index", "counts", "targets"))
   numbers, positions = arrays["numbers"], arrays["positions"]
   if not len(index):
-    raise DataError(f"{place}: there are no molecules; {remedy}.")
+    raise DataError(f"{source_path}: there are no molecules; {remedy}.")
   for name in ("index", "counts", "numbers"):
     if arrays[name].dtype.kind not in "iu":
-      raise DataError(f"{place}: {name} are not whole numbers; {remedy}.")
+      raise DataError(f"{source_path}: {name} are not whole numbers; {remedy}.")
   wrong = np.flatnonzero((counts < 1) | (counts > LARGEST))
   if wrong.size:
     raise refuse(wrong[0], f"has {counts[wrong[0]]} atoms; those of QM9 have 1 to {LARGEST}")
   values, repeats = np.unique(index, return_counts=True)
   if (repeats > 1).any():
-    raise DataError(f"{place}: molecule {values[repeats > 1][0]} is there twice; {remedy}.")
+    raise DataError(f"{source_path}: molecule {values[repeats > 1][0]} is there twice; {remedy}.")
   of_atom = np.repeat(np.arange(len(index)), counts)
   wrong = np.flatnonzero(~np.isin(numbers, [*ELEMENTS.values()]))
   if wrong.size:
@@ -150,17 +150,17 @@ def checked(place: Path | str, arrays: dict[str, np.ndarray], remedy: str) -> Mo
   if wrong.size:
     row, column = wrong[0]
     raise refuse(row, f"has no {[*TARGETS][column]} within {_LARGEST_TARGET:g}")
-  found = Molecules(
+  molecules = Molecules(
     index.astype(np.int64),
     counts.astype(np.int64),
     numbers.astype(np.uint8),
     positions.astype(np.float32),
     targets.astype(np.float64),
   )
-  close = _coinciding(found)
+  close = _coinciding(molecules)
   if close is not None:
     raise refuse(close, f"has two atoms within {_CLOSEST:g} Angstrom")
-  return dataclasses.replace(found, targets=_in_units(place, found, remedy))
+  return dataclasses.replace(molecules, targets=_in_units(source_path, molecules, remedy))
 
 
 def _coinciding(molecules: Molecules) -> int | None:
@@ -182,14 +182,14 @@ def _coinciding(molecules: Molecules) -> int | None:
 _LOWEST_HARTREE = -1000.0
 
 
-def _in_units(place: Path | str, molecules: Molecules, remedy: str) -> np.ndarray:
+def _in_units(source_path: Path | str, molecules: Molecules, remedy: str) -> np.ndarray:
   names = [*TARGETS]
   energy = molecules.targets[:, names.index("U0")]
   in_hartree = energy > _LOWEST_HARTREE
   if in_hartree.all() != in_hartree.any():
-    one = molecules.index[np.argmax(in_hartree != in_hartree[0])]
+    index = molecules.index[np.argmax(in_hartree != in_hartree[0])]
     raise DataError(
-      f"{place}: U0 of molecule {one} is in another unit than that of molecule "
+      f"{source_path}: U0 of molecule {index} is in another unit than that of molecule "
       f"{molecules.index[0]}, hartree and eV; {remedy}."
     )
   if not in_hartree[0]:

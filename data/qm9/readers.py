@@ -10,7 +10,7 @@ import numpy as np
 
 from data import arrays as archive
 from data import content
-from data.errors import DataError
+from data.errors import DataError, first_line
 from data.qm9.molecules import ELEMENTS, LARGEST, TARGETS, Molecules, checked
 
 PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
@@ -32,13 +32,13 @@ def package_files() -> list[Path]:
   Raises:
     DataError: it is not installed; names the extra.
   """
-  found = importlib.util.find_spec("qm9pack")
-  if found is None or not found.submodule_search_locations:
+  spec = importlib.util.find_spec("qm9pack")
+  if spec is None or not spec.submodule_search_locations:
     raise DataError(
       "QM9 comes with the package qm9pack, which is not installed: pip install -e '.[qm9]', or "
       "name a folder of .xyz or .npz files with --data_dir."
     )
-  folder = Path(next(iter(found.submodule_search_locations))) / "data"
+  folder = Path(next(iter(spec.submodule_search_locations))) / "data"
   return [folder / name for name in PARTS]
 
 
@@ -82,7 +82,7 @@ def _csv_row(
       raise ValueError(f"{index[:20]!r} is no index")
     return _atoms(elements, positions), positions, targets, int(index)
   except (KeyError, ValueError, TypeError, AttributeError) as error:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     raise DataError(f"{path}, row {number}: no molecule ({reason}); reinstall qm9pack.") from error
 
 
@@ -242,8 +242,8 @@ def read_npz(paths: list[Path]) -> Molecules:
     before += len(part["index"])
     parts.append(part)
   joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-  place = paths[0] if len(paths) == 1 else paths[0].parent
-  return checked(place, joined, _REMEDY)
+  source_path = paths[0] if len(paths) == 1 else paths[0].parent
+  return checked(source_path, joined, _REMEDY)
 
 
 def _named(path: Path, arrays: dict[str, np.ndarray], names: Iterator[str] | list[str]) -> None:

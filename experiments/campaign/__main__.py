@@ -13,12 +13,12 @@ from pathlib import Path
 from absl import flags
 
 from experiments.campaign import plan as campaign_plan
-from experiments.harness import app
+from experiments.harness import app, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("plan", "results/campaign.json", "The plan: see experiments/campaign_plan.py.")
-flags.DEFINE_string("workdir", None, "The campaign's folder: state, clones, runs.")
+paths.DEFINE_path("plan", "results/campaign.json", "The plan: see experiments/campaign_plan.py.")
+paths.DEFINE_path("workdir", None, "The campaign's folder: state, clones, runs.")
 flags.DEFINE_integer(
   "processes", 1, "Programs at once; on several accelerators each has one of them.", lower_bound=1
 )
@@ -29,9 +29,9 @@ flags.DEFINE_float(
   "then; by default run to the end.",
 )
 flags.DEFINE_bool("status", False, "Print what is done, what runs, and how long the rest takes.")
-flags.DEFINE_string("collect", None, "Copy what finished runs leave for results/ to this folder.")
-flags.DEFINE_string("compare", None, "Test the plan's comparisons on results in this folder.")
-flags.DEFINE_string(
+paths.DEFINE_path("collect", None, "Copy what finished runs leave for results/ to this folder.")
+paths.DEFINE_path("compare", None, "Test the plan's comparisons on results in this folder.")
+paths.DEFINE_path(
   "repository", None, "Git repository that commits are taken from; by default this checkout."
 )
 
@@ -61,12 +61,12 @@ def main() -> None:
   from experiments.campaign import run as campaign_run
   from experiments.campaign import state as campaign_state
 
-  place = Path(FLAGS.workdir)
+  workdir = Path(FLAGS.workdir)
   if not asked:
     repository = Path(FLAGS.repository or Path(__file__).parents[2])
-    campaign_run.run(plan, repository, place, FLAGS.processes, FLAGS.minutes)
+    campaign_run.run(plan, repository, workdir, FLAGS.processes, FLAGS.minutes)
     return
-  state = campaign_state.read(place)
+  state = campaign_state.read(workdir)
   if FLAGS.status:
     print(campaign_run.status(plan, state))
   else:

@@ -43,18 +43,18 @@ def table(plan: Plan, folder: Path) -> str:
   Raises:
     DataError: a result is damaged, or lacks a number.
   """
-  return tables.table(HEADER, [_row(plan, one, folder) for one in plan.comparisons])
+  return tables.table(HEADER, [_row(plan, comparison, folder) for comparison in plan.comparisons])
 
 
 def _row(plan: Plan, comparison: Comparison, folder: Path) -> list[str]:
   sides, missing = [], 0
   for row, number in zip(comparison.rows, comparison.numbers, strict=True):
     runs = [run for run in plan.runs if run.row == row]
-    found = {run.flag("seed") or run.name: _numbers(folder / run.name, number) for run in runs}
-    missing += sum(not values for values in found.values())
-    sides.append({key: values for key, values in found.items() if values})
-  values = [[value for own in side.values() for value in own] for side in sides]
-  shown = [f"{tables.spread(one)} ({len(one)})" if one else "" for one in values]
+    by_seed = {run.flag("seed") or run.name: _numbers(folder / run.name, number) for run in runs}
+    missing += sum(not values for values in by_seed.values())
+    sides.append({key: values for key, values in by_seed.items() if values})
+  values = [[value for numbers in side.values() for value in numbers] for side in sides]
+  shown = [f"{tables.spread(sample)} ({len(sample)})" if sample else "" for sample in values]
   if comparison.bound is not None:
     shown.append(f"<= {comparison.bound:g}")
   p = welch(*values) if comparison.test == "welch" and all(values) else math.nan
@@ -77,12 +77,12 @@ def _holds(comparison: Comparison, sides: list[Any], values: list[list[float]], 
 
 
 def _numbers(folder: Path, path: str) -> list[float]:
-  found = []
+  numbers = []
   for file in sorted(folder.rglob("result.json")):
     value: Any = result_files.read_json(file, "collect it again")
     for key in path.split("/"):
       value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, int | float) or isinstance(value, bool):
       raise DataError(f"{file}: has no number {path}; mend the plan, or collect it again.")
-    found.append(float(value))
-  return found
+    numbers.append(float(value))
+  return numbers

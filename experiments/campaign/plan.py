@@ -62,10 +62,10 @@ class Run:
     """Returns the names of the replicas that it trains by itself; ("",) for one alone."""
     seeds = self.flag("seeds")
     grid = [word.removeprefix("--grid=") for word in self.command if word.startswith("--grid=")]
-    own = replicas.Plan(
+    plan = replicas.Plan(
       replicas.parse_seeds(seeds.split(",") if seeds else None), replicas.parse_grid(grid)
     )
-    return tuple(name for name, _ in own.points(seed=0))
+    return tuple(name for name, _ in plan.points(seed=0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ def read(path: Path) -> Plan:
   comparisons = tuple(
     _comparison(path, i, entry, rows) for i, entry in enumerate(value["comparisons"])
   )
-  if len({one.name for one in comparisons}) < len(comparisons):
+  if len({comparison.name for comparison in comparisons}) < len(comparisons):
     raise DataError(f"{path}: two comparisons have one name; {_REMEDY}.")
   return Plan(tuple(runs), comparisons)
 

@@ -22,13 +22,13 @@ from experiments.harness import artifacts, programs, result_files, tables, workd
 from experiments.harness.usage import UsageError
 
 
-def run(plan: Plan, repository: Path, place: Path, jobs: int, minutes: float | None) -> None:
+def run(plan: Plan, repository: Path, workdir: Path, jobs: int, minutes: float | None) -> None:
   """Runs what is missing, in the plan's order.
 
   Args:
     plan: The plan.
     repository: Where commits are taken from.
-    place: The campaign's folder.
+    workdir: The campaign's folder.
     jobs: Programs at once.
     minutes: What cannot end within so many by its estimate is not started, and what still runs
       then is asked to save; None for no limit.
@@ -40,10 +40,9 @@ def run(plan: Plan, repository: Path, place: Path, jobs: int, minutes: float | N
     Interrupted: SIGTERM came, or the minutes are over; what ran has saved.
   """
   with contextlib.ExitStack() as stack:
-    lock = stack.enter_context(workdirs.locked(place))
-    lock.write(str(os.getpid()))
-    lock.flush()
-    state = campaign_state.read(place)
+    stack.enter_context(workdirs.locked(workdir))
+    (workdir / campaign_state.RUNNER).write_text(str(os.getpid()))
+    state = campaign_state.read(workdir)
     state.running = []
     kind, number = programs.local_devices()
     tasks = campaign_state.programs(plan, state, together=kind != "cpu")
@@ -120,7 +119,7 @@ class _Runner:
     try:
       entry = self._entry(task)
       checkout = clone(
-        self._repository, entry["commit"], self._state.place / campaign_state.COMMITS
+        self._repository, entry["commit"], self._state.workdir / campaign_state.COMMITS
       )
       flags = [_expand(word, task.name) for word in task.command()[1:]]
     except AceError as error:
@@ -185,11 +184,11 @@ class _Runner:
 
   def _write(self) -> None:
     try:
-      files.write_json(self._state.place / campaign_state.STATE, self._state.content())
+      files.write_json(self._state.workdir / campaign_state.STATE, self._state.content())
     except OSError as error:
       raise AceError(
-        f"cannot write {self._state.place / campaign_state.STATE}: {error.strerror}; mend the disk "
-        "and give the same command: what ran was asked to save."
+        f"cannot write {self._state.workdir / campaign_state.STATE}: {error.strerror}; mend "
+        "the disk and give the same command: what ran was asked to save."
       ) from error
 
 
@@ -206,25 +205,25 @@ def resolve(repository: Path, commit: str) -> str:
   return done.stdout.strip()
 
 
-def clone(repository: Path, commit: str, place: Path) -> Path:
+def clone(repository: Path, commit: str, clones: Path) -> Path:
   """Returns a clone of the repository at a commit; made where it is not there yet.
 
   Args:
     repository: What is cloned.
     commit: A full hash.
-    place: Folder of all clones.
+    clones: Folder of all clones.
 
   Raises:
     AceError: git says no, or is not there.
   """
-  folder = place / commit[:12]
+  folder = clones / commit[:12]
   if folder.exists():
     return folder
-  place.mkdir(parents=True, exist_ok=True)
-  part = place / f".{commit[:12]}.{os.getpid()}"
+  clones.mkdir(parents=True, exist_ok=True)
+  part = clones / f".{commit[:12]}.{os.getpid()}"
   try:
     for where, *words in (
-      (place, "clone", "--quiet", "--no-checkout", str(repository.resolve()), str(part.resolve())),
+      (clones, "clone", "--quiet", "--no-checkout", str(repository.resolve()), str(part.resolve())),
       (part, "checkout", "--quiet", "--detach", commit),
     ):
       done = _git(where, *words)
@@ -246,7 +245,7 @@ def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def _last(said: str) -> str:
-  return (said.strip().splitlines() or ["git said nothing"])[-1].rstrip(".")
+  return programs.last_line(said, "git said nothing").rstrip(".")
 
 
 def _expand(word: str, name: str) -> str:
@@ -258,7 +257,11 @@ def _expand(word: str, name: str) -> str:
 
 def _check_commits(plan: Plan, state: State, repository: Path) -> None:
   begun = {name for entry in state.programs.values() for name in entry["runs"]}
-  for commit, name in {one.commit: one.name for one in plan.runs if one.name not in begun}.items():
+  for commit, name in {
+    planned_run.commit: planned_run.name
+    for planned_run in plan.runs
+    if planned_run.name not in begun
+  }.items():
     try:
       resolve(repository, commit or "HEAD")
     except AceError as error:
@@ -268,7 +271,9 @@ def _check_commits(plan: Plan, state: State, repository: Path) -> None:
 def _fix_comparisons(plan: Plan, state: State) -> None:
   """Keeps the comparisons of rows that were started; new rows may bring new ones."""
   # Through JSON, as what was stored.
-  now = json.loads(json.dumps({one.name: dataclasses.asdict(one) for one in plan.comparisons}))
+  now = json.loads(
+    json.dumps({comparison.name: dataclasses.asdict(comparison) for comparison in plan.comparisons})
+  )
   for name, entry in state.comparisons.items():
     if now.get(name) != entry:
       raise DataError(
@@ -289,15 +294,23 @@ def status(plan: Plan, state: State) -> str:
     left = campaign_state.minutes_left(task, measured)
     total += left
     _, progress = measured.get(task.name, (task, None))
-    for one in task.runs:
-      how = _how(task, one, entry, alive and task.name in state.running)
+    for planned_run in task.runs:
+      how = _how(task, planned_run, entry, alive and task.name in state.running)
       counts[how] += 1
       epochs = f"{progress[0]} of {progress[1]}" if progress and how != "done" else ""
-      commit = entry["commit"][:12] if entry else (one.commit or "")
+      commit = entry["commit"][:12] if entry else (planned_run.commit or "")
       failure = (entry or {}).get("failure") or ""
       shown = f"{left:.0f}" if how != "done" else ""
       rows.append(
-        [one.name, one.group, how, epochs, shown, commit, failure[:60] if how == "failed" else ""]
+        [
+          planned_run.name,
+          planned_run.group,
+          how,
+          epochs,
+          shown,
+          commit,
+          failure[:60] if how == "failed" else "",
+        ]
       )
   header = ["run", "group", "state", "epoch", "minutes left", "commit", "failure"]
   if not any(row[-1] for row in rows):
@@ -308,8 +321,8 @@ def status(plan: Plan, state: State) -> str:
   )
 
 
-def _how(task: Program, one: Run, entry: dict | None, running: bool) -> str:
-  if task.finished(one):
+def _how(task: Program, planned_run: Run, entry: dict | None, running: bool) -> str:
+  if task.finished(planned_run):
     return "done"
   if running:
     return "running"
@@ -327,25 +340,25 @@ def collect(plan: Plan, state: State, folder: Path) -> int:
   """
   count = 0
   for task in campaign_state.programs(plan, state, together=False):
-    for one in task.runs:
-      if not task.finished(one):
+    for planned_run in task.runs:
+      if not task.finished(planned_run):
         continue
       count += 1
-      for replica, place in task.results(one):
+      for replica, workdir in task.results(planned_run):
         try:
-          _copy(place, folder / one.name / replica)
+          _copy(workdir, folder / planned_run.name / replica)
         except OSError as error:
           raise AceError(
-            f"{one.name} cannot be copied to {folder}: {error.strerror}; mend the disk and give "
-            "the same command."
+            f"{planned_run.name} cannot be copied to {folder}: {error.strerror}; mend the disk and "
+            "give the same command."
           ) from error
   return count
 
 
-def _copy(place: Path, target: Path) -> None:
+def _copy(workdir: Path, target: Path) -> None:
   target.mkdir(parents=True, exist_ok=True)
   for name in artifacts.FILES:
-    source = place / name
+    source = workdir / name
     if not source.exists():
       continue
     if source.suffix == ".json":

@@ -21,7 +21,7 @@ from data.errors import DataError
 from experiments.campaign.plan import Plan, Run
 from experiments.harness import result_files
 
-STATE, RUNS, COMMITS, LOCK = "state.json", "runs", "commits", ".lock"
+STATE, RUNS, COMMITS, RUNNER = "state.json", "runs", "commits", ".runner"
 _RESULT, _CONFIG, _METRICS = "result.json", "config.json", "metrics.jsonl"
 _FORMAT = 1
 _LAST = 60  # records that a speed is measured on
@@ -92,13 +92,13 @@ class State:
   """What is in state.json.
 
   Attributes:
-    place: The campaign's folder.
+    workdir: The campaign's folder.
     programs: By name: `runs`, `command`, `commit`, `seconds` spent, `failure` (or null).
     comparisons: As they were when the first run started.
     running: Names of the programs that the runner has started, and not seen end.
   """
 
-  place: Path
+  workdir: Path
   programs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
   comparisons: dict[str, Any] = dataclasses.field(default_factory=dict)
   running: list[str] = dataclasses.field(default_factory=list)
@@ -115,22 +115,22 @@ class State:
   def runner(self) -> int | None:
     """Returns the process that runs this campaign; None if none does."""
     try:
-      pid = int((self.place / LOCK).read_text())
+      pid = int((self.workdir / RUNNER).read_text())
       os.kill(pid, 0)
     except (OSError, ValueError):
       return None
     return pid
 
 
-def read(place: Path) -> State:
+def read(workdir: Path) -> State:
   """Reads the state of a campaign; one that has not begun is empty.
 
   Raises:
     DataError: it is damaged.
   """
-  path, remedy = place / STATE, "restore it (runs/ holds what was trained)"
+  path, remedy = workdir / STATE, "restore it (runs/ holds what was trained)"
   if not path.exists():
-    return State(place)
+    return State(workdir)
   value = result_files.read_json(path, remedy)
   shaped = isinstance(value.get("programs"), dict) and isinstance(value.get("comparisons"), dict)
   if (
@@ -143,7 +143,7 @@ def read(place: Path) -> State:
       isinstance(entry.get(key), kind) for key, kind in known.items()
     ):
       raise DataError(f"{path}: damaged (program {name!r}); {remedy}.")
-  return State(place, value["programs"], value["comparisons"], value["running"])
+  return State(workdir, value["programs"], value["comparisons"], value["running"])
 
 
 def programs(plan: Plan, state: State, together: bool) -> list[Program]:
@@ -159,30 +159,34 @@ def programs(plan: Plan, state: State, together: bool) -> list[Program]:
   """
   by_name = {run.name: run for run in plan.runs}
   begun = {run: name for name, entry in state.programs.items() for run in entry["runs"]}
-  found: dict[str, Program] = {}
+  by_program_name: dict[str, Program] = {}
   taken: set[str] = set()
   for run in plan.runs:
     if run.name in taken:
       continue
     if run.name in begun:
       name = begun[run.name]
-      runs = tuple(by_name[one] for one in state.programs[name]["runs"] if one in by_name)
+      runs = tuple(
+        by_name[run_name] for run_name in state.programs[name]["runs"] if run_name in by_name
+      )
     elif together and run.flag("seed") is not None:
       runs = tuple(_companions(run, plan.runs, begun))
-      seeds = "-".join(str(one.flag("seed")) for one in runs)
+      seeds = "-".join(str(member.flag("seed")) for member in runs)
       name = run.name if len(runs) == 1 else f"{run.row}_seeds{seeds}"
     else:
       runs, name = (run,), run.name
-    found[name] = Program(name, runs, state.place / RUNS / name)
-    taken |= {one.name for one in runs}
+    by_program_name[name] = Program(name, runs, state.workdir / RUNS / name)
+    taken |= {member.name for member in runs}
     if name in state.programs:
-      _check_unchanged(found[name], state.programs[name])
-  return list(found.values())
+      _check_unchanged(by_program_name[name], state.programs[name])
+  return list(by_program_name.values())
 
 
 def _companions(run: Run, runs: Iterable[Run], begun: dict[str, str]) -> list[Run]:
   shared = (run.row, run.commit)
-  return [one for one in runs if (one.row, one.commit) == shared and one.name not in begun]
+  return [
+    other for other in runs if (other.row, other.commit) == shared and other.name not in begun
+  ]
 
 
 def _check_unchanged(program: Program, entry: dict[str, Any]) -> None:
@@ -207,7 +211,9 @@ Speeds = dict[str, tuple[Program, tuple[int, int, float]]]
 
 def speeds(everything: Iterable[Program]) -> Speeds:
   """Reads how fast the programs of a plan are, or were."""
-  return {one.name: (one, found) for one in everything if (found := one.progress())}
+  return {
+    program.name: (program, progress) for program in everything if (progress := program.progress())
+  }
 
 
 def minutes_left(program: Program, measured: Speeds) -> float:
@@ -226,9 +232,9 @@ def minutes_left(program: Program, measured: Speeds) -> float:
   planned = _planned(program)
   run = program.runs[0]
   for alike in (
-    lambda one: one.row == run.row,
-    lambda one: one.command[0] == run.command[0],
-    lambda one: True,
+    lambda member: member.row == run.row,
+    lambda member: member.command[0] == run.command[0],
+    lambda member: True,
   ):
     ratios = [
       total * seconds / 60 / _planned(other)

@@ -10,11 +10,11 @@ from pathlib import Path
 from absl import flags
 
 from experiments.claims import claims
-from experiments.harness import app, tables
+from experiments.harness import app, paths, tables
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("claims", "results/claims.json", "The claims: see experiments/claims.")
-flags.DEFINE_string("folder", "results", "Where the folders that it names are.")
+paths.DEFINE_path("claims", "results/claims.json", "The claims: see experiments/claims.")
+paths.DEFINE_path("folder", "results", "Where the folders that it names are.")
 flags.DEFINE_enum("format", "markdown", ["text", "markdown"], "How to write the table.")
 
 

@@ -6,7 +6,7 @@ one program, and counts how often each run's verdict is right: the detection cur
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -23,7 +23,7 @@ flags.DEFINE_float("rho", 0.1, "Price of slack.")
 flags.DEFINE_enum(
   "breaking_from", "input", ["input", "start"], "start: the input already shows the field."
 )
-flags.DEFINE_string("workdir", None, "Where to write; what is finished there is not repeated.")
+paths.DEFINE_path("workdir", None, "Where to write; what is finished there is not repeated.")
 
 KINDS = ("gravity", "wind", "anisotropy")
 

@@ -11,6 +11,7 @@ from ace_jax.symmetry import actions, report
 from ace_jax.training import history, loop, parallel
 from experiments.detection import figures as detection_figures
 from experiments.harness import problems, result_files, results, tables, workdirs
+from experiments.harness.replicas import exact
 from experiments.nbody import run as nbody_run
 from experiments.nbody.settings import preset
 from experiments.report import run as report_run
@@ -95,7 +96,7 @@ def run(campaign: Campaign, workdir: str | None) -> None:
   ):
     found = []
     for kind, strength, data_seed in tqdm.tqdm(campaign.programs(), unit="program"):
-      path = place / f"{kind}{strength:g}_data{data_seed}.json"
+      path = place / f"{kind}{exact(strength)}_data{data_seed}.json"
       if not path.exists():
         files.write_json(path, train(campaign, kind, strength, data_seed))
       found.extend(result_files.read_json(path, "remove it and run again", list))
@@ -108,7 +109,7 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
     rho=campaign.rho,
     epochs=campaign.epochs,
     eval_every=max(1, campaign.epochs // 4),
-    symmetry_breaking=f"{kind}:{strength:g}",
+    symmetry_breaking=f"{kind}:{exact(strength)}",
     breaking_from=campaign.breaking_from,
     data_seed=data_seed,
   )

@@ -6,12 +6,12 @@ from exact constants on a network small enough to have them.
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "Folder of a finished N-body run with gamma.")
-flags.DEFINE_string("out", None, "Folder of the figure; equivariance/ in the run by default.")
+paths.DEFINE_path("run", None, "Folder of a finished N-body run with gamma.")
+paths.DEFINE_path("out", None, "Folder of the figure; equivariance/ in the run by default.")
 flags.DEFINE_integer("samples", 200, "Held-out samples to measure on.", lower_bound=1)
 flags.DEFINE_integer("elements", 16, "Group elements to draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Draws the elements.")

@@ -34,23 +34,27 @@ def run(folder: str, out: str | None, samples: int, elements: int, seed: int) ->
   Raises:
     ConfigurationError: the run has no gamma.
   """
-  found = report_run.restore(Path(folder))
-  if not found.end.primal.gamma:
+  trained_run = report_run.restore(Path(folder))
+  if not trained_run.end.primal.gamma:
     raise ConfigurationError(f"{folder} trained a strict model; name a run with a --constraint.")
-  batch = task.take(found.problem.test, slice(0, samples))
+  batch = task.take(trained_run.problem.test, slice(0, samples))
   key = jax.random.key(seed)
-  by_group = errors_by_group(found, batch, key, elements)
-  by_layer = errors_by_layer(found, batch, key, elements)
-  by_gamma = errors_by_gamma(found, batch, key, elements)
+  by_group = errors_by_group(trained_run, batch, key, elements)
+  by_layer = errors_by_layer(trained_run, batch, key, elements)
+  by_gamma = errors_by_gamma(trained_run, batch, key, elements)
   bounded = bounds_by_gamma(key, elements)
   slopes = {name: _slope(values) for name, values in {**by_gamma, **bounded}.items()}
   rows = [[name, *(f"{e:.1e}" for e in errors.values())] for name, errors in by_group.items()]
-  print(f"\nRelative equivariance errors\n{tables.table(['group', *_predictors(found)], rows)}\n")
+  print(
+    f"\nRelative equivariance errors\n{tables.table(['group', *_predictors(trained_run)], rows)}\n"
+  )
   rows = [[name, *(f"{e:.1e}" for e in errors.values())] for name, errors in by_layer.items()]
-  print(f"The same of every layer, SO(3)\n{tables.table(['layer', *_predictors(found)], rows)}\n")
+  print(
+    f"The same of every layer, SO(3)\n{tables.table(['layer', *_predictors(trained_run)], rows)}\n"
+  )
   print("Powers of gamma: " + ", ".join(f"{name} {slope:.3f}" for name, slope in slopes.items()))
-  place = Path(out or Path(folder) / "equivariance")
-  place.mkdir(parents=True, exist_ok=True)
+  target = Path(out or Path(folder) / "equivariance")
+  target.mkdir(parents=True, exist_ok=True)
   report = {
     "run": folder,
     "samples": samples,
@@ -61,21 +65,21 @@ def run(folder: str, out: str | None, samples: int, elements: int, seed: int) ->
     "by_gamma": by_gamma,
     "bounds": bounded,
     "slopes": slopes,
-    "settings": found.settings.to_json(),
+    "settings": trained_run.settings.to_json(),
     "environment": workdirs.environment(),
   }
-  files.write_json(place / "equivariance.json", workdirs.portable(report))
+  files.write_json(target / "equivariance.json", workdirs.portable(report))
   figure = plots.equivariance(by_group, by_layer, LEVELS, by_gamma, bounded)
-  plots.save(figure, place / "equivariance.png")
-  print(f"\nWrote {place}/equivariance.json and equivariance.png")
+  plots.save(figure, target / "equivariance.png")
+  print(f"\nWrote {target}/equivariance.json and equivariance.png")
 
 
-def _predictors(found: report_run.Run) -> list[str]:
-  return list(found.end.current())
+def _predictors(trained_run: report_run.Run) -> list[str]:
+  return list(trained_run.end.current())
 
 
 def errors_by_group(
-  found: report_run.Run, batch: Any, key: jax.Array, elements: int
+  trained_run: report_run.Run, batch: Any, key: jax.Array, elements: int
 ) -> dict[str, dict[str, float]]:
   """Returns each predictor's relative error under each group."""
   motions = nbody_run.act_on_batch
@@ -84,7 +88,7 @@ def errors_by_group(
   def compiled(act_input, act_output):
     @jax.jit
     def measure(variables, drawn):
-      predict = partial(found.problem.task.predict, variables)
+      predict = partial(trained_run.problem.task.predict, variables)
       return symmetry.equivariance_error(predict, batch, drawn, act_input, act_output)
 
     return measure
@@ -100,7 +104,7 @@ def errors_by_group(
   return {
     group.name: {
       name: float(measure(variables, group.sample(key, elements)))
-      for name, variables in found.end.current().items()
+      for name, variables in trained_run.end.current().items()
     }
     for group, measure in cases
   }
@@ -116,11 +120,11 @@ def swap_particles(order: jax.Array, batch: dict[str, jax.Array]) -> dict[str, j
 
 
 def errors_by_layer(
-  found: report_run.Run, batch: Any, key: jax.Array, elements: int
+  trained_run: report_run.Run, batch: Any, key: jax.Array, elements: int
 ) -> dict[str, dict[str, float]]:
   """Returns the relative error under SO(3) of the features after every homotopic layer."""
-  network, inputs = found.problem.network, found.problem.inputs
-  relaxed = found.end.relaxed
+  network, inputs = trained_run.problem.network, trained_run.problem.inputs
+  relaxed = trained_run.end.relaxed
   layouts = symmetry.layer_irreps(network, relaxed, *inputs(batch))
   features = {
     name: actions.irreps(layout.y, component_major=True) for name, layout in layouts.items()
@@ -136,20 +140,20 @@ def errors_by_layer(
     return symmetry.equivariance_statistics(outputs, batch, drawn, motions, features)
 
   errors: dict[str, dict[str, float]] = {}
-  for name, variables in found.end.current().items():
+  for name, variables in trained_run.end.current().items():
     for layer, statistics in measure(variables).items():
       errors.setdefault(layer, {})[name] = float(statistics.relative)
   return errors
 
 
 def errors_by_gamma(
-  found: report_run.Run, batch: Any, key: jax.Array, elements: int
+  trained_run: report_run.Run, batch: Any, key: jax.Array, elements: int
 ) -> dict[str, list[float]]:
   """Returns relative errors under SO(3), and distances from the projection, at every level."""
-  relaxed, learned = found.end.relaxed, found.problem.task
+  relaxed, learned = trained_run.end.relaxed, trained_run.problem.task
   drawn = groups.so3().sample(key, elements)
   motions = nbody_run.act_on_batch
-  projection = learned.predict(found.end.projection, batch)
+  projection = learned.predict(trained_run.end.projection, batch)
 
   @jax.jit
   def measure(level):
@@ -193,16 +197,16 @@ def bounds_by_gamma(key: jax.Array, elements: int) -> dict[str, list[float]]:
   def constants(level, certified):
     layers, radius = [], _RADIUS
     for i, (mixing, variables) in enumerate(zip(mixings, branches, strict=True)):
-      own = partial(branch, variables)
+      branch_function = partial(branch, variables)
       if certified:
         lipschitz = bounds.perceptron_lipschitz(variables["params"], "tanh")
-        at_zero = jnp.linalg.norm(own(jnp.zeros((3, _CHANNELS))))
+        at_zero = jnp.linalg.norm(branch_function(jnp.zeros((3, _CHANNELS))))
         size = bounds.ball_size(at_zero, lipschitz, radius)
       else:
         points = stack(level, x, i)
         orbit = jnp.concatenate([points, *(g @ points for g in rotations)])
-        lipschitz = bounds.estimate_lipschitz(own, points, keys[-1])
-        size = bounds.estimate_size(own, orbit)
+        lipschitz = bounds.estimate_lipschitz(branch_function, points, keys[-1])
+        size = bounds.estimate_size(branch_function, orbit)
       mixed = bounds.operator_norm(mixing)
       layers.append(bounds.LayerConstants(level, mixed, lipschitz, size, certified))
       radius = bounds.output_radius(layers[-1], radius)

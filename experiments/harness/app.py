@@ -13,6 +13,8 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from data.machine import cores
+
 FLAGS = flags.FLAGS
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
 
@@ -102,13 +104,6 @@ def set_up_jax(precision: str = "float32", replicas: int = 1) -> None:
   elif "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     jax.config.update("jax_num_cpu_devices", min(replicas, cores()))
   set_precision(precision)
-
-
-def cores() -> int:
-  """Returns the number of cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def _several() -> bool:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from experiments.harness import branches, constraints, regularisation, replicas
+from experiments.harness import branches, constraints, paths, regularisation, replicas
 from experiments.harness.models import plain_models
 from experiments.harness.settings import (
   Constraint,
@@ -107,7 +107,7 @@ flags.DEFINE_integer("patience", None, "Evaluations without improvement to stop 
 flags.DEFINE_integer("seed", 0, "Moves initial values and the order of samples, never the data.")
 flags.DEFINE_integer("data_seed", 0, "Moves simulated data.", lower_bound=0)
 flags.DEFINE_list("train_samples", None, "Training set size; several, by commas, give a curve.")
-flags.DEFINE_string("workdir", None, "Where the run writes; runs/EXPERIMENT_CONSTRAINT_TIME.")
+paths.DEFINE_path("workdir", None, "Where the run writes; runs/EXPERIMENT_CONSTRAINT_TIME.")
 flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
 flags.DEFINE_bool("log_test", False, "Record test errors while training; selects nothing.")
 flags.DEFINE_bool("dry_run", False, "Print the settings of every replica as JSON, and end.")

@@ -16,7 +16,7 @@ from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history, loop, parallel
 from ace_jax.training.finishing import Finish
 from experiments.harness import build, constraints
-from experiments.harness.result_files import MSE
+from experiments.harness.result_files import ERROR, MSE
 from experiments.harness.settings import Settings, Training
 
 
@@ -44,6 +44,8 @@ class Problem:
     symmetry: The group and its action on the data; None where there is no known one.
     rotations: How test samples are turned, inputs and targets, to measure what a predictor is worth
       on them: "vertical" (about the vertical), "random_axes" (Haar), ...
+    error_name: What result.json calls the last error that `measure` recorded, which may be of other
+      rotations than those of `symmetry`.
     metric_name: What the metric's mean is called, with its unit where it has one.
     predictions: Arrays that figures need of a fixed few test samples, `predictions(task, end)`:
       inputs, truth, and the selected parameters' prediction under each predictor's name.
@@ -65,6 +67,7 @@ class Problem:
   eval_batch_size: int = 500
   symmetry: Symmetry | None = None
   rotations: Mapping[str, Symmetry] = dataclasses.field(default_factory=dict)
+  error_name: str = ERROR
   metric_name: str = MSE
   predictions: Callable[[tasks.Task, state.AceState], dict[str, Any]] = lambda learned, end: {}
 

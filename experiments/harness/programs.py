@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data.errors import first_line
 from experiments.harness.usage import UsageError
 
 LOG = "log.txt"
@@ -104,6 +105,11 @@ def last_words(folder: Path) -> str:
   return (errors or [line for line in lines if line.strip()] or ["it said nothing"])[-1]
 
 
+def last_line(said: str, silent: str = "it said nothing") -> str:
+  """Returns the last line of what a program said, which names its error; `silent` if it is mute."""
+  return (said.strip().splitlines() or [silent])[-1]
+
+
 @contextlib.contextmanager
 def ended_by_signal(minutes: float | None = None) -> Iterator[None]:
   """Raises Interrupted in the main thread when SIGTERM comes, or when the minutes are over.
@@ -117,13 +123,18 @@ def ended_by_signal(minutes: float | None = None) -> Iterator[None]:
     why = "asked to end (SIGTERM)" if number == signal.SIGTERM else f"{minutes:g} minutes are over"
     raise Interrupted(f"{why}; what ran was asked to save: the same command continues.")
 
-  before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGALRM)}
+  alarm = getattr(signal, "SIGALRM", None)  # Windows has none
+  if minutes is not None and alarm is None:
+    raise UsageError("--minutes needs an alarm clock that this system lacks; leave it out.")
+  numbers = [number for number in (signal.SIGTERM, alarm) if number is not None]
+  before = {number: signal.signal(number, end) for number in numbers}
   try:
     if minutes is not None:
       signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     yield
   finally:
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    if minutes is not None:
+      signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in before.items():
       signal.signal(number, handler)
 
@@ -189,9 +200,8 @@ def ray_engine(jobs: int | None) -> Iterator[Engine]:
   try:
     ray.init(include_dashboard=False, log_to_driver=False)
   except Exception as error:  # Ray has no base of its errors: ConnectionError, RuntimeError, ...
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise UsageError(
-      f"Ray does not start ({said}); see RAY_ADDRESS, or leave out --engine=ray."
+      f"Ray does not start ({first_line(error)}); see RAY_ADDRESS, or leave out --engine=ray."
     ) from error
   try:
     gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -252,7 +262,7 @@ def local_devices() -> tuple[str, int]:
   """
   done = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True)
   if done.returncode:
-    raise UsageError(f"JAX finds no device: {(done.stderr.strip().splitlines() or [''])[-1]}")
+    raise UsageError(f"JAX finds no device: {last_line(done.stderr)}")
   kind, number = done.stdout.split()[-2:]
   return kind, int(number)
 

@@ -14,6 +14,15 @@ from experiments.harness.usage import UsageError
 S = TypeVar("S", bound=Settings)
 
 
+def exact(value: float) -> str:
+  """Returns a number as names of runs have it, different numbers differently.
+
+  As `%g` writes it, and with all digits where six are too few.
+  """
+  short = f"{value:g}"
+  return short if float(short) == value else repr(float(value))
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """The replicas of a command, and how devices are shared out among them.
@@ -42,7 +51,7 @@ class Plan:
     for values in itertools.product(*(values for _, values in self.grid)):
       for seed in seeds:
         own = dict(zip(names, values, strict=True))
-        label = "_".join([*(f"{name}{value:g}" for name, value in own.items()), f"seed{seed}"])
+        label = "_".join([*(f"{name}{exact(value)}" for name, value in own.items()), f"seed{seed}"])
         found.append((label, {**own, "seed": seed}))
     return found
 

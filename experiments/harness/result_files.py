@@ -6,16 +6,21 @@ Both name their `format`. Before 2, in files that name none, `remul` was the rul
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from data.errors import DataError
+from data.errors import DataError, first_line
 from experiments.harness import constraints, models, regularisation
 
 FORMAT = 2
 """Of the files that are written now."""
 MSE = "MSE"
 """What errors are the mean of, unless a result names another `metric`."""
+ERROR = "final_equivariance_error"
+"""The last relative equivariance error on validation samples, under the rotations of `test_gap`."""
+ERROR_ABOUT_ORIGIN = "final_equivariance_error_about_origin"
+"""The same about the origin, where `test_gap` is about another point (motion capture)."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
   **{"model": str, "constraint": str, "seeds": list, "epochs": int, "train_samples": int},
   **{"settings": dict, "data": dict, "predictors": dict, "curve": list},
@@ -39,6 +44,7 @@ class Predictor(TypedDict, total=False):
   test_mse: float
   test_mse_turned: dict[str, float]
   final_equivariance_error: float | None
+  final_equivariance_error_about_origin: float | None
   phase: str
   test_gap: float
   test_gap_error: float
@@ -96,6 +102,10 @@ def read_result(path: Path) -> Any:
     wrong = _wrong(result)
     if wrong:
       raise DataError(f"{path}: {wrong} is missing or no result of a training; {remedy}.")
+  if result["experiment"] == "mocap":
+    for predictor in result["predictors"].values():
+      if ERROR in predictor:  # the name that it had at first
+        predictor[ERROR_ABOUT_ORIGIN] = predictor.pop(ERROR)
   return result
 
 
@@ -119,6 +129,20 @@ def read_config(path: Path, remedy: str) -> tuple[dict[str, Any], bool]:
   if not isinstance(settings, dict):
     raise DataError(f"{path}: damaged (no settings); {remedy}.")
   return settings, renamed
+
+
+def about_origin(predictor: Mapping[str, Any]) -> bool:
+  """Whether a predictor's `equivariance_error` is of other rotations than its `test_gap`."""
+  return ERROR_ABOUT_ORIGIN in predictor
+
+
+def equivariance_error(predictor: Mapping[str, Any]) -> float | None:
+  """Returns a predictor's last relative equivariance error on validation samples, if there is one.
+
+  Args:
+    predictor: What a result.json says of it.
+  """
+  return predictor.get(ERROR_ABOUT_ORIGIN, predictor.get(ERROR))
 
 
 def but_for_seed(result: dict[str, Any]) -> str:
@@ -171,8 +195,7 @@ def _read(path: Path, remedy: str, kind: type) -> tuple[Any, bool]:
   except OSError as error:
     raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}.") from error
   except (ValueError, RecursionError) as error:
-    reason = str(error).splitlines()[0]
-    raise DataError(f"{path}: damaged ({reason}); {remedy}.") from error
+    raise DataError(f"{path}: damaged ({first_line(error)}); {remedy}.") from error
   if not isinstance(value, kind):
     raise DataError(f"{path}: damaged (no JSON {kind.__name__}); {remedy}.")
   if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:
@@ -225,7 +248,7 @@ def _wrong(result: dict[str, Any]) -> str:
   for name, found in result["predictors"].items():
     if not isinstance(found, dict) or not all(finite(found.get(key)) for key in _ERRORS):
       return f"predictors/{name}"
-    error = found.get("final_equivariance_error", "")
+    error = found.get(ERROR, found.get(ERROR_ABOUT_ORIGIN, ""))
     if not finite(found.get("test_gap", 0)) or not (error is None or finite(error)):
       return f"predictors/{name}"
   bound = result.get("functional", {"asked": 0, "final": {"test_gap": 0}})

@@ -11,7 +11,7 @@ from ace_jax.training import history
 from ace_jax.training.memory import Peak
 from experiments.harness import tables
 from experiments.harness.problems import Problem
-from experiments.harness.result_files import MSE, Result
+from experiments.harness.result_files import MSE, Result, about_origin, equivariance_error
 from experiments.harness.settings import Settings, Training
 
 
@@ -44,7 +44,7 @@ def make(
       "best_epoch": int(best.epoch),
       "test_mse": test[name],
       "test_mse_turned": {rotations: errors[name] for rotations, errors in turned.items()},
-      "final_equivariance_error": last(name).get(f"equivariance/{name}"),
+      problem.error_name: last(name).get(f"equivariance/{name}"),
       **({} if len(before) == len(records) else {"phase": _phase(int(best.epoch), len(before))}),
     }
     for name, best in end.best.items()
@@ -135,7 +135,8 @@ def summary_table(results: Sequence[Result], baseline: str, scale: float = 1.0) 
   unit = "" if scale == 1 else f" x 10^-{round(np.log10(scale))}"
   metric = results[0].get("metric", MSE)
   header = ["predictor", f"test {metric}{unit}", f"valid {metric}{unit}"]
-  header += ["best epoch", "equiv. error"]
+  about = " (origin)" if any(map(about_origin, results[0]["predictors"].values())) else ""
+  header += ["best epoch", f"equiv. error{about}"]
   rows = []
 
   def shown(error):
@@ -146,7 +147,7 @@ def summary_table(results: Sequence[Result], baseline: str, scale: float = 1.0) 
   for result in results:
     replica = f", {result['replica']}" if result["replica"] else ""
     for name, found in result["predictors"].items():
-      equivariance = found["final_equivariance_error"]
+      equivariance = equivariance_error(found)
       rows.append(
         [
           f"{result['constraint']}, {name}{replica}",

@@ -23,9 +23,16 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def spread(numbers: Sequence[float], deviation: bool = True) -> str:
-  """Formats a mean over seeds, with the standard deviation where there are several."""
+def spread(numbers: Sequence[float], mean: str = ".3g", deviation: str | None = ".1g") -> str:
+  """Formats a mean over seeds, with the standard deviation where there are several.
+
+  Args:
+    numbers: One a seed; "" of none.
+    mean: How the mean is written, such as ".2f".
+    deviation: How the deviation is; None leaves it out.
+  """
   if not numbers:
     return ""
-  around = f" +- {statistics.stdev(numbers):.1g}" if deviation and len(numbers) > 1 else ""
-  return f"{statistics.mean(numbers):.3g}{around}"
+  several = deviation is not None and len(numbers) > 1
+  around = f" +- {statistics.stdev(numbers):{deviation}}" if several else ""
+  return f"{statistics.mean(numbers):{mean}}{around}"

@@ -2,26 +2,26 @@
 
 import contextlib
 import datetime
-import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 
 from ace_jax import files
 from ace_jax.errors import CheckpointError, ConfigurationError
+from ace_jax.training import locks
 from data.errors import DataError
+from data.machine import cores
 from experiments.harness import result_files
 
-CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
+CONFIG, RESULT = "config.json", "result.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "orbax-checkpoint", "numpy")
 
 
@@ -31,30 +31,9 @@ def default_workdir(experiment: str, constraint: str) -> Path:
   return Path("runs") / f"{experiment}_{constraint}_{now}"
 
 
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[IO[str]]:
-  """Makes a folder and locks it for this process; yields its empty lock file.
-
-  Raises:
-    ConfigurationError: another process uses the folder.
-    CheckpointError: the folder cannot be written.
-  """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / LOCK).open("a")
-  except OSError as error:
-    raise CheckpointError(
-      f"cannot write to workdir {workdir}: {error.strerror}; choose another with --workdir."
-    ) from error
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise ConfigurationError(
-        f"another process is running in {workdir}; wait for it, or choose another --workdir."
-      ) from error
-    lock.truncate(0)
-    yield lock
+def locked(workdir: Path) -> contextlib.AbstractContextManager[Path]:
+  """Makes a folder and locks it for this process, as `ace_jax.training.locks.locked` does."""
+  return locks.locked(workdir, "--workdir")
 
 
 @contextlib.contextmanager
@@ -144,7 +123,7 @@ def environment() -> dict[str, Any]:
     "processes": jax.process_count(),
     "matmul_precision": jax.config.jax_default_matmul_precision or "the device's",
     "processor": _processor(),
-    "cores": os.cpu_count(),
+    "cores": cores(),
     "commit": _commit(),
     "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
   }

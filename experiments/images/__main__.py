@@ -8,7 +8,7 @@ misalignment report says of the data. Needs scikit-learn (the extra `images`).
 
 from absl import flags
 
-from experiments.harness import app, replicas
+from experiments.harness import app, paths, replicas
 from experiments.harness.usage import UsageError
 from experiments.images.settings import Flags
 
@@ -26,7 +26,7 @@ flags.DEFINE_list("seeds", ["0"], "Move initial values and the order of samples,
 flags.DEFINE_integer("data_seed", 0, "Moves splits and positions of the digits.", lower_bound=0)
 flags.DEFINE_integer("epochs", 15, "Passes over the 1000 training images.", lower_bound=1)
 flags.DEFINE_float("rho", 0.1, "Price of slack of the resilient constraint.")
-flags.DEFINE_string(
+paths.DEFINE_path(
   "workdir",
   None,
   "Where to write, runs/images_all_TIME by default; what is finished there is not repeated.",

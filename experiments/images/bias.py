@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import ace_jax
 from ace_jax import symmetry
 from ace_jax.models import cnn
 from ace_jax.relaxations import Relaxation
@@ -60,15 +61,15 @@ def run(settings: Flags, place: Path, progress: Any) -> Found:
         own = place / f"{constraint}_bias_{bias}_seed{seed}_epochs{settings.epochs}"
         one = images_training.train(NETWORK, data, constraint, seed, settings, own)
         row = summarise(bias, constraint, seed, one, test)
-        if one.end.primal.gamma:
+        if one.state.primal.gamma:
           measured.append(jax.device_get(measure(one.relaxed, test)))
           called = {r.name for r in report.generator_reports(measured[-1:]) if r.broken}
           row |= {"called_broken": sorted(called), "right": called == BROKEN[bias]}
           if seed == settings.seeds[0]:
             inputs = (test["image"],)
-            layers = report.layer_reports(NETWORK, one.end.relaxed, inputs, one.records)
+            layers = report.layer_reports(NETWORK, one.state.relaxed, inputs, one.history)
             found.layers[bias, constraint] = layers
-            found.records[bias, constraint] = one.records
+            found.records[bias, constraint] = one.history
         found.rows.append(row)
         progress(f"bias {bias}, {constraint}, seed {seed}")
       if measured:
@@ -77,12 +78,12 @@ def run(settings: Flags, place: Path, progress: Any) -> Found:
 
 
 def summarise(
-  bias: str, constraint: str, seed: int, one: images_training.Trained, test: dict[str, Any]
+  bias: str, constraint: str, seed: int, one: ace_jax.Fit, test: dict[str, Any]
 ) -> dict[str, Any]:
   """Returns the numbers of one training."""
   network = jax.jit(NETWORK.apply)
   relaxed = "relaxed" if "relaxed" in one.test else "projection"
-  last = one.records[-1]
+  last = one.history[-1]
   kinds = {"gamma": "gamma", "multiplier": "multipliers", "slack": "slack"}
   return {
     "bias": bias,
@@ -97,7 +98,7 @@ def summarise(
       for name, variables in (("projection", one.projection), ("relaxed", one.relaxed))
     },
     **{plural: history.of_kind(last, kind) for kind, plural in kinds.items()},
-    "memory": one.memory,
+    "memory": one.memory and one.memory.record(),
   }
 
 

@@ -53,7 +53,7 @@ def run(settings: Flags, place: Path, progress: Any) -> list[dict[str, Any]]:
         numbers = measure(found.projection, data["test"], uniform)
         loss = found.test["projection"]
         row = {"network": name, "placing": placing, "seed": seed, "test_loss": loss}
-        row["memory"] = found.memory
+        row["memory"] = found.memory and found.memory.record()
         rows.append(row | jax.tree.map(lambda a: np.asarray(a).tolist(), numbers))
         progress(f"{name}, trained on {placing} digits, seed {seed}")
   return rows

@@ -1,17 +1,19 @@
 """The training of one network on digits, and how shifts act on them."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from ace_jax import state
-from ace_jax.symmetry import actions, data, groups
-from ace_jax.training import checkpoints, history, loop, parallel
-from experiments.harness import problems, results
+import ace_jax
+from ace_jax import homotopy
+from ace_jax.symmetry import actions, groups
+from ace_jax.symmetry.data import Symmetry
+from ace_jax.training import checkpoints, loop
+from experiments.harness import build
 from experiments.harness.settings import (
   Branch,
   Constraint,
@@ -44,31 +46,11 @@ RECORDED = (
 shifted = actions.shifted((-3, -2))
 """How a shift acts on an image, [height, width, channels], or on a batch of them."""
 
-SYMMETRY = data.Symmetry(
+SYMMETRY = Symmetry(
   groups.cyclic_shifts(CANVAS, CANVAS),
   actions.act_on({"image": shifted, "label": actions.invariant}),
   lambda element, prediction, batch: prediction,
 )
-
-
-class Trained(NamedTuple):
-  """A trained network.
-
-  Attributes:
-    projection: Variables of f_{theta,0} at its lowest validation loss.
-    relaxed: Of f_{theta,gamma} at its own; of a strict model, the projection's.
-    end: The final state.
-    records: One an epoch.
-    test: Test loss of each predictor.
-    memory: Expected at the peak, by `memory.Peak.record`; None where it was trained before.
-  """
-
-  projection: dict[str, Any]
-  relaxed: dict[str, Any]
-  end: state.AceState
-  records: list[history.Record]
-  test: dict[str, float]
-  memory: dict[str, Any] | None
 
 
 def cross_entropy(logits: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
@@ -88,7 +70,7 @@ def train(
   seed: int,
   flags: Flags,
   place: Path,
-) -> Trained:
+) -> ace_jax.Fit:
   """Trains one network, or reads it back where it was trained before.
 
   Seeds are trained one after the other, not as replicas: convolutions with kernels of their own for
@@ -102,38 +84,36 @@ def train(
     flags: Of the command.
     place: A folder of its own, for its checkpoint and history.
   """
-  splits = {name: visible(split) for name, split in data.items()}
   settings = SETTINGS.replace(constraint=constraint, seed=seed, epochs=flags.epochs, rho=flags.rho)
-  problem = problems.Problem(
-    experiment="images",
-    model="cnn",
-    network=network,
+  primal, dual, training = settings.primal, settings.dual, settings.training
+  strict = settings.constraint.entry.gamma == "absent"
+  init = homotopy.strict(network.init) if strict else network.init
+  # The first of the two keys that `fit` draws, with which it would make them itself.
+  key, _ = jax.random.split(jax.random.key(training.seed))
+  variables = jax.jit(init)(key, data["train"]["image"][:2])
+  steps_an_epoch = len(data["train"]["label"]) // training.batch_size
+  return ace_jax.fit(
+    network,
+    cross_entropy,
+    *(visible(data[name]) for name in ("train", "valid", "test")),
+    constraint=build.constraint(settings.constraint, SYMMETRY, steps_an_epoch),
     inputs=lambda batch: (batch["image"],),
-    loss=cross_entropy,
-    metric=None,
-    **splits,
-    summary={},
-    measure=lambda learned, current: {},
-    published={},
-    draw=lambda folder, end, records, predictions: None,
-    symmetry=SYMMETRY,
-  )
-  report_memory, peaks = results.keep_memory()
-  end, records = loop.train(
-    problems.method(settings, problem),
-    problems.start([settings], problem),
-    problem.train,
-    problem.valid,
-    problems.training_settings(settings.training, problem),
+    variables=variables,
+    lr=primal.lr,
+    gamma_lr=primal.gamma_lr,
+    slack_lr=primal.slack_lr,
+    dual_lr=dual.dual_lr,
+    dual=dual.dual_optimizer,
+    clip_norm=primal.clip_norm,
+    seed=training.seed,
     workdir=place,
     resume=checkpoints.exists(place / loop.CHECKPOINTS),
-    report_memory=report_memory,
+    progress=None,
+    epochs=training.epochs,
+    batch_size=training.batch_size,
+    eval_every=training.eval_every,
+    checkpoint_every=training.checkpoint_every,
   )
-  test = loop.test_errors(problem.task, end, problem.test)[0]
-  end = parallel.select(end, 0)
-  best = end.selected()
-  relaxed = best.get("relaxed", best["projection"])
-  return Trained(best["projection"], relaxed, end, records[0], test, results.memory(peaks))
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -8,13 +8,13 @@ the strict and the relaxed optimum, and along the trajectory.
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "Folder of a finished N-body run with gamma.")
-flags.DEFINE_string("strict", None, "Folder of a finished strict run of the same sizes.")
-flags.DEFINE_string("out", None, "Folder of the figures; landscape/ in the run by default.")
+paths.DEFINE_path("run", None, "Folder of a finished N-body run with gamma.")
+paths.DEFINE_path("strict", None, "Folder of a finished strict run of the same sizes.")
+paths.DEFINE_path("out", None, "Folder of the figures; landscape/ in the run by default.")
 flags.DEFINE_integer("grid", 41, "Points along each direction.", lower_bound=3)
 flags.DEFINE_integer("frames", 11, "Values of gamma in the animation.", lower_bound=2)
 flags.DEFINE_integer("animation_grid", 15, "Points along each direction there.", lower_bound=3)

@@ -54,15 +54,15 @@ class Landscape:
   """The loss of a run's model on fixed samples, at gammas that are given.
 
   Attributes:
-    found: The run.
+    trained_run: The run.
     cut: `cut(gamma, end, first, second, a, b)`, the losses on a slice around a state; compiled.
     curvature: `curvature(gamma, end)`, (loss, top eigenvalues, trace, its error); compiled.
   """
 
-  def __init__(self, found: report_run.Run, request: Request):
-    self.found = found
-    self._task = found.problem.task
-    self._batch = task.take(found.problem.train, slice(0, request.samples))
+  def __init__(self, trained_run: report_run.Run, request: Request):
+    self.trained_run = trained_run
+    self._task = trained_run.problem.task
+    self._batch = task.take(trained_run.problem.train, slice(0, request.samples))
     self._keys = jax.random.split(jax.random.key(request.seed), 4)
     self.cut = jax.jit(self._cut)
     self.curvature = jax.jit(self._curvature, static_argnames=("iterations", "draws"))
@@ -72,9 +72,11 @@ class Landscape:
 
     The latter are left out if training ended with all of them at 0, where they add nothing.
     """
-    found = {_label(level): at(level, end) for level in LEVELS}
-    largest = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(self.found.end.primal.gamma))
-    return found | ({_TRAINED: end.primal.gamma} if largest > _NEGLIGIBLE else {})
+    gammas = {_label(level): at(level, end) for level in LEVELS}
+    largest = max(
+      float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(self.trained_run.end.primal.gamma)
+    )
+    return gammas | ({_TRAINED: end.primal.gamma} if largest > _NEGLIGIBLE else {})
 
   def _loss(self, gamma, end: state.AceState, theta):
     variables = homotopy.merge(theta, gamma, end.model_state)
@@ -100,38 +102,38 @@ def run(request: Request) -> None:
   Raises:
     ConfigurationError: the run has no gamma, or the strict run has other sizes.
   """
-  found = report_run.restore(Path(request.run))
-  if not found.end.primal.gamma:
+  trained_run = report_run.restore(Path(request.run))
+  if not trained_run.end.primal.gamma:
     raise ConfigurationError(
       f"{request.run} ended without gamma (a strict model, or --finish_epochs); name another run."
     )
-  place = Path(request.out or Path(request.run) / "landscape")
-  place.mkdir(parents=True, exist_ok=True)
-  drawn = Landscape(found, request)
-  path = training.trajectory(Path(request.run), found.settings, found.problem)
+  folder = Path(request.out or Path(request.run) / "landscape")
+  folder.mkdir(parents=True, exist_ok=True)
+  drawn = Landscape(trained_run, request)
+  path = training.trajectory(Path(request.run), trained_run.settings, trained_run.problem)
   path = [path[i] for i in _spread(len(path), request.snapshots)]
-  report = {**dataclasses.asdict(request), "settings": found.settings.to_json()}
-  report["end"] = around_end(drawn, request, place)
-  animation(drawn, request, place)
+  report = {**dataclasses.asdict(request), "settings": trained_run.settings.to_json()}
+  report["end"] = around_end(drawn, request, folder)
+  animation(drawn, request, folder)
   if len(path) > 2:
-    report["training"] = along_training(drawn, path, request, place)
-    report["explained_by_plane"] = trajectory_plane(drawn, path, request, place)
+    report["training"] = along_training(drawn, path, request, folder)
+    report["explained_by_plane"] = trajectory_plane(drawn, path, request, folder)
   else:
     print("landscapes along training need a run with --keep_period; this one kept its last alone.")
   files.write_json(
-    place / "landscape.json", workdirs.portable({**report, "environment": workdirs.environment()})
+    folder / "landscape.json", workdirs.portable({**report, "environment": workdirs.environment()})
   )
   if request.strict:
-    through_strict(drawn, path, request, place)
-  print(f"Everything is in {place}: {', '.join(sorted(p.name for p in place.iterdir()))}")
+    through_strict(drawn, path, request, folder)
+  print(f"Everything is in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
-def around_end(drawn: Landscape, request: Request, place: Path) -> dict[str, Any]:
+def around_end(drawn: Landscape, request: Request, folder: Path) -> dict[str, Any]:
   """Draws slices around the end of training, and returns loss and curvature there.
 
   The slices are kept in slices.npz, to be drawn otherwise.
   """
-  end = drawn.found.end
+  end = drawn.trained_run.end
   directions = drawn.directions(end.primal.theta)
   a = jnp.linspace(-request.extent, request.extent, request.grid)
   slices, notes, report = {}, {}, {}
@@ -146,57 +148,57 @@ def around_end(drawn: Landscape, request: Request, place: Path) -> dict[str, Any
     print(f"{label}: loss {report[label]['loss']:.5f}, {notes[label]}; slice in {seconds:.0f} s")
   b = np.asarray(a)
   files.write_binary(
-    place / "slices.npz", lambda file: np.savez_compressed(file, coordinates=b, **slices)
+    folder / "slices.npz", lambda file: np.savez_compressed(file, coordinates=b, **slices)
   )
   center = {"end of training": np.zeros((1, 2))}
-  plots.save(plots.contours(slices, b, b, center, notes), place / "contours.png")
+  plots.save(plots.contours(slices, b, b, center, notes), folder / "contours.png")
   for label, losses in slices.items():
     name = label.replace(" = ", "").replace(" ", "_")
-    plots.save(plots.surface(losses, b, b, label), place / f"surface_{name}.png")
+    plots.save(plots.surface(losses, b, b, label), folder / f"surface_{name}.png")
   return report
 
 
-def animation(drawn: Landscape, request: Request, place: Path) -> None:
+def animation(drawn: Landscape, request: Request, folder: Path) -> None:
   """Writes the slice around the end of training while gamma goes from 1 to 0."""
-  end = drawn.found.end
+  end = drawn.trained_run.end
   directions = drawn.directions(end.primal.theta)
   a = jnp.linspace(-request.extent, request.extent, request.animation_grid)
   levels = np.linspace(1, 0, request.frames)
   slices = [drawn.cut(at(level, end), end, *directions, a, a) for level in levels]
   movie = np.stack([np.asarray(losses) for losses in slices])
-  plots.save_animation(place / "gamma.gif", levels.tolist(), movie, *[np.asarray(a)] * 2)
+  plots.save_animation(folder / "gamma.gif", levels.tolist(), movie, *[np.asarray(a)] * 2)
 
 
 def along_training(
-  drawn: Landscape, path: list[state.AceState], request: Request, place: Path
+  drawn: Landscape, path: list[state.AceState], request: Request, folder: Path
 ) -> list[dict[str, Any]]:
   """Draws slices around every checkpoint, and curvature against the epoch; returns the latter."""
   a = jnp.linspace(-request.extent, request.extent, request.animation_grid)
-  rows: dict[str, list[np.ndarray]] = {label: [] for label in drawn.gammas(drawn.found.end)}
+  rows: dict[str, list[np.ndarray]] = {label: [] for label in drawn.gammas(drawn.trained_run.end)}
   report = []
   for end in path:
-    found: dict[str, Any] = {"epoch": int(end.epoch)}
+    entry: dict[str, Any] = {"epoch": int(end.epoch)}
     directions = drawn.directions(end.primal.theta)
     for label, gamma in drawn.gammas(end).items():
       rows[label].append(np.asarray(drawn.cut(gamma, end, *directions, a, a)))
-      found[label] = _numbers(drawn.curvature(gamma, end, iterations=15, draws=10))
-    report.append(found)
-  epochs = [found["epoch"] for found in report]
+      entry[label] = _numbers(drawn.curvature(gamma, end, iterations=15, draws=10))
+    report.append(entry)
+  epochs = [entry["epoch"] for entry in report]
   b = np.asarray(a)
-  plots.save(plots.along_training(rows, epochs, b, b), place / "training.png")
-  plots.save(plots.sharpness(report), place / "sharpness.png")
+  plots.save(plots.along_training(rows, epochs, b, b), folder / "training.png")
+  plots.save(plots.sharpness(report), folder / "sharpness.png")
   return report
 
 
 def trajectory_plane(
-  drawn: Landscape, path: list[state.AceState], request: Request, place: Path
+  drawn: Landscape, path: list[state.AceState], request: Request, folder: Path
 ) -> list[float]:
   """Draws the plane in which training moved most, around its end.
 
   Returns:
     The shares of the trajectory's squared distance from its end that the two directions explain.
   """
-  end = drawn.found.end
+  end = drawn.trained_run.end
   center = end.primal.theta
   points = [state.primal.theta for state in path]
   first, second, shares = landscape.principal_directions(center, points)
@@ -215,12 +217,12 @@ def trajectory_plane(
   figure = plots.contours(
     slices, np.asarray(a), np.asarray(b), {"training": coordinates}, None, (labels[0], labels[1])
   )
-  plots.save(figure, place / "trajectory.png")
+  plots.save(figure, folder / "trajectory.png")
   return [float(share) for share in shares]
 
 
 def through_strict(
-  drawn: Landscape, path: list[state.AceState], request: Request, place: Path
+  drawn: Landscape, path: list[state.AceState], request: Request, folder: Path
 ) -> None:
   """Draws the plane through the strict and the relaxed optimum, and along the trajectory.
 
@@ -232,14 +234,14 @@ def through_strict(
     ConfigurationError: the strict run has other sizes, or there is no third point.
   """
   other = report_run.restore(Path(request.strict or ""))
-  own = other.end.selected()["projection"]["params"]
-  ends = {name: _plain(best["params"]) for name, best in drawn.found.end.selected().items()}
+  strict = other.end.selected()["projection"]["params"]
+  ends = {name: _plain(best["params"]) for name, best in drawn.trained_run.end.selected().items()}
   relaxed = ends["relaxed"]
-  if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, relaxed):
+  if jax.tree.map(jnp.shape, strict) != jax.tree.map(jnp.shape, relaxed):
     raise ConfigurationError(
       f"{request.strict}: its model has other sizes; name a strict run of the same."
     )
-  points = [_plain(one.primal.theta) for one in path]
+  points = [_plain(checkpoint.primal.theta) for checkpoint in path]
   third = ends["projection"]
   if len(points) > 2:
     direction, _, _ = landscape.principal_directions(relaxed, points)
@@ -249,26 +251,26 @@ def through_strict(
       f"{request.run}: both predictors were best after the same epoch, so that they make no plane "
       "with the strict model; train with --keep_period for one along the trajectory."
     )
-  e1, e2, corners = landscape.plane_through(own, relaxed, third)
+  e1, e2, corners = landscape.plane_through(strict, relaxed, third)
   marks = {name: np.asarray(corners[i : i + 1]) for i, name in enumerate(("strict", "relaxed"))}
   if len(points) > 2:
     marks["training, projected"] = np.stack(
-      [np.asarray(landscape.coordinates(own, point, e1, e2)) for point in points]
+      [np.asarray(landscape.coordinates(strict, point, e1, e2)) for point in points]
     )
   else:
     marks["projection"] = np.asarray(corners[2:])
   a, b = _around(np.concatenate([*marks.values()]), request.grid)
-  batch = task.take(drawn.found.problem.train, slice(0, request.samples))
+  batch = task.take(drawn.trained_run.problem.train, slice(0, request.samples))
 
   def loss(theta):
     return jnp.mean(other.problem.task.losses({"params": theta}, batch))
 
-  losses = jax.jit(partial(landscape.loss_slice, loss))(own, e1, e2, a, b)
+  losses = jax.jit(partial(landscape.loss_slice, loss))(strict, e1, e2, a, b)
   figure = plots.contours(
     {"strict loss": np.asarray(losses)},
     *(np.asarray(a), np.asarray(b), marks, None, _DISTANCES),
   )
-  plots.save(figure, place / "plane.png")
+  plots.save(figure, folder / "plane.png")
 
 
 def _plain(theta: Any) -> Any:

@@ -5,7 +5,7 @@ From positions and velocities of 31 joints at one frame, predict the next quarte
 
 from absl import flags
 
-from experiments.harness import app, command, model_flags, models
+from experiments.harness import app, command, model_flags, models, paths
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.mocap.settings import Settings, preset_values
@@ -21,7 +21,7 @@ flags.DEFINE_enum(
   "Where the data come from: files in --data_dir, arrays in ACE_DATA_DIR, mocap.cs.cmu.edu, or a "
   "synthetic walker; auto takes the first that is there.",
 )
-flags.DEFINE_string("data_dir", None, "Folder of Acclaim files, SS.asf and SS_TT.amc.")
+paths.DEFINE_path("data_dir", None, "Folder of Acclaim files, SS.asf and SS_TT.amc.")
 flags.DEFINE_bool(
   "height", True, "Whether the height is a node feature; it tells even a strict model what is up."
 )

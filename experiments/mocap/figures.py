@@ -1,6 +1,5 @@
 """Stick figures of predicted and true poses, as a figure and as an animation."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ace_jax import files
 from ace_jax.plots import style
 
 _TRUTH, _START, _PREDICTION = "0.25", "0.7", style.LOOKS["relaxed"].color
@@ -121,12 +121,8 @@ def save_animation(
     return []
 
   animation = FuncAnimation(figure, show, frames=truth.shape[1])
-  temporary = path.with_name(f".{os.getpid()}.{path.name}")
-  try:
+  with files.replaced(path) as temporary:
     animation.save(str(temporary), writer=PillowWriter(fps=3))
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def _side(start: np.ndarray, truth: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

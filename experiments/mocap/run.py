@@ -14,7 +14,7 @@ from ace_jax.symmetry import actions, equivariance_error, groups, random_rotatio
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data import mocap
-from experiments.harness import models, problems, results, training, workdirs
+from experiments.harness import models, problems, result_files, results, training, workdirs
 from experiments.harness.replicas import Plan
 from experiments.mocap import models as mocap_models
 from experiments.mocap.settings import Settings, preset_values
@@ -108,6 +108,7 @@ def make_problem(settings: Settings, data: mocap.Dataset) -> problems.Problem:
     eval_batch_size=60,
     symmetry=SYMMETRY,
     rotations=rotations(data.summary["largest_height"]),
+    error_name=result_files.ERROR_ABOUT_ORIGIN,
     predictions=functools.partial(predictions, data),
   )
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app, result_files
+from experiments.harness import app, paths, result_files
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("runs", None, "Folders of finished motion capture runs, by commas.")
-flags.DEFINE_string("out", "results/mocap", "Folder of the figures.")
+paths.DEFINE_paths("runs", None, "Folders of finished motion capture runs, by commas.")
+paths.DEFINE_path("out", "results/mocap", "Folder of the figures.")
 flags.DEFINE_integer("window", 0, "Which of the stored windows the GIF shows.", lower_bound=0)
 
 
@@ -37,15 +37,15 @@ def main() -> None:
     remedy = "name the folder of a finished run"
     result = result_files.read_result(folder / "result.json")
     wanted = ["bones", "start", "truth", *result["predictors"]]
-    found = arrays.read(folder / PREDICTIONS, wanted, remedy)
-    fixed = [found[name] for name in ("bones", "start", "truth")]
+    stored = arrays.read(folder / PREDICTIONS, wanted, remedy)
+    fixed = [stored[name] for name in ("bones", "start", "truth")]
     if shown is not None and not all(map(np.array_equal, shown, fixed)):
       raise UsageError(f"{folder} shows other windows than {FLAGS.runs[0]}.")
     shown, subject = fixed, result["data"]["subject"]
     for name in result["predictors"]:
       label = f"{result['model']}, {result['constraint']}"
       label += f", {name}" if len(result["predictors"]) > 1 else ""
-      predictions[label] = found[name]
+      predictions[label] = stored[name]
   assert shown is not None
   bones, start, truth = shown
   if FLAGS.window >= len(start):
@@ -55,8 +55,10 @@ def main() -> None:
   figure = skeleton_plots.stick_figures(bones, start, truth, predictions)
   plots.save(figure, out / f"poses_{subject}.png")
   w = FLAGS.window
-  one = {label: poses[w] for label, poses in predictions.items()}
-  skeleton_plots.save_animation(out / f"poses_{subject}.gif", bones, start[w], truth[w], one)
+  window_poses = {label: poses[w] for label, poses in predictions.items()}
+  skeleton_plots.save_animation(
+    out / f"poses_{subject}.gif", bones, start[w], truth[w], window_poses
+  )
   print(f"Wrote {out}/poses_{subject}.png and .gif")
 
 

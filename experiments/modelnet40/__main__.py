@@ -6,7 +6,7 @@ folders of .off files or HDF5; without it, shapes of eleven classes are made up.
 
 from absl import flags
 
-from experiments.harness import app, command, model_flags, models
+from experiments.harness import app, command, model_flags, models, paths
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.modelnet40.settings import Settings, preset_values
@@ -14,7 +14,7 @@ from experiments.modelnet40.settings import Settings, preset_values
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string(
+paths.DEFINE_path(
   "data_dir", None, "Folder of ModelNet40 (.off or HDF5); shapes are made up by default."
 )
 flags.DEFINE_enum(

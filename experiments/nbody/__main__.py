@@ -6,7 +6,7 @@ keep no rotations) predicts the positions one time unit later.
 
 from absl import flags
 
-from experiments.harness import app, command, model_flags, models
+from experiments.harness import app, command, model_flags, models, paths
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.nbody.settings import PARTICLES, PRESETS, Settings
@@ -22,7 +22,15 @@ flags.DEFINE_integer(
   "Every particle receives from so many others, its nearest at the input frame; all by default.",
   lower_bound=1,
 )
-flags.DEFINE_string("data_file", None, "An .npz of trajectories to learn instead of simulating.")
+paths.DEFINE_path(
+  "data_file",
+  None,
+  "Trajectories to learn instead of simulating: an .npz, or one file of a published data set, such "
+  "as loc_train_NAME.npy.",
+)
+paths.DEFINE_path(
+  "data_dir", None, "Folder of a published data set: loc_, vel_, charges_SPLIT_NAME.npy."
+)
 flags.DEFINE_string(
   "symmetry_breaking", None, "gravity:G, wind:W or anisotropy:A; breaks a known symmetry."
 )
@@ -36,7 +44,7 @@ flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SE
 
 FLAG_NAMES = (
   *("system", "particles", "neighbours"),
-  *("data_file", "symmetry_breaking", "breaking_from", "force_clip"),
+  *("data_file", "data_dir", "symmetry_breaking", "breaking_from", "force_clip"),
   *("lmax", "lmax_attributes", "norm"),
 )
 
@@ -49,13 +57,16 @@ def check() -> None:
   """
   simulated = ("system", "particles", "symmetry_breaking", "breaking_from", "force_clip")
   simulated += ("data_seed",)
+  given = [name for name in ("data_file", "data_dir") if FLAGS[name].value]
+  if len(given) > 1:
+    raise UsageError("--data_file and --data_dir contradict each other; leave out one.")
   for name in simulated:
-    if FLAGS.data_file and FLAGS[name].present:
-      raise UsageError(f"--{name} is for simulated data; leave out it or --data_file.")
+    if given and FLAGS[name].present:
+      raise UsageError(f"--{name} is for simulated data; leave out it or --{given[0]}.")
   model_flags.check_names("nbody", "segnn", ("lmax", "lmax_attributes", "norm"))
   if FLAGS.model == "transformer" and FLAGS.neighbours is not None:
     raise UsageError("--neighbours: a transformer attends to all particles; leave it out.")
-  if not FLAGS.data_file and FLAGS.neighbours is not None:
+  if not given and FLAGS.neighbours is not None:
     particles = FLAGS.particles or PARTICLES
     if FLAGS.neighbours >= particles:
       raise UsageError(
@@ -72,8 +83,9 @@ def main() -> None:
   settings = common.settings(Settings, PRESETS[FLAGS.preset], FLAG_NAMES, models.names("nbody"))
   # None where they change nothing: such a run is one that was made before there was a choice.
   particles = settings.data.particles or PARTICLES
+  from_file = settings.data.data_file or settings.data.data_dir
   settings = settings.replace(particles=None if particles == PARTICLES else particles)
-  if not settings.data.data_file and settings.data.neighbours == particles - 1:
+  if not from_file and settings.data.neighbours == particles - 1:
     settings = settings.replace(neighbours=None)
   command.run("nbody", settings)
 

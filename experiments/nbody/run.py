@@ -67,6 +67,8 @@ def load(settings: Settings, train: int | None) -> nbody.Dataset:
 def _load(settings: Data, train: int | None) -> nbody.Dataset:
   if settings.data_file:
     return nbody.load_file(settings.data_file, train)
+  if settings.data_dir:
+    return nbody.load_folder(settings.data_dir, train)
   with tqdm.tqdm(desc="simulating", unit="trajectory", delay=1, leave=False) as bar:
 
     def progress(done, total):

@@ -39,6 +39,7 @@ class Data(settings.Data):
     particles: In a trajectory; None is PARTICLES.
     neighbours: From how many, the nearest, each particle receives; None is all others.
     data_file: Trajectories to learn instead of simulating.
+    data_dir: Folder of a published data set to learn instead.
     symmetry_breaking: Such as "gravity:1"; breaks a known symmetry.
     breaking_from: "input" or "start": when it starts to act.
     force_clip: "component" or "norm": of forces at 100.
@@ -48,6 +49,7 @@ class Data(settings.Data):
   particles: int | None = None
   neighbours: int | None = None
   data_file: str | None = None
+  data_dir: str | None = settings.recorded_where_asked_for()
   symmetry_breaking: str | None = None
   breaking_from: Literal["input", "start"] = "input"
   force_clip: Literal["component", "norm"] = "component"

@@ -6,7 +6,7 @@ breaks time reversal: strictly, with the equality constraint, and with the resil
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -14,7 +14,7 @@ flags.DEFINE_list("damping", ["0", "0.1", "0.3", "1"], "Damping constants, by co
 flags.DEFINE_integer("epochs", 200, "Passes over the training data.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Moves initial values and the order of samples.")
 flags.DEFINE_float("rho", 0.3, "Price of slack of the resilient constraint.")
-flags.DEFINE_string("workdir", None, "Where to write; runs/pendulum_TIME by default.")
+paths.DEFINE_path("workdir", None, "Where to write; runs/pendulum_TIME by default.")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from ace_jax.symmetry import actions, equivariance_statistics
 from ace_jax.training.parallel import DATA
 from data import pendulum
 from experiments.harness import tables, workdirs
+from experiments.harness.replicas import exact
 
 CONSTRAINTS = ("strict", "equality", "resilient")
 _EQUIVARIANT = 0.01
@@ -45,7 +46,7 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, workdir: str |
       rows += [row(result) for result in results[-len(CONSTRAINTS) :]]
     verdicts = {c: verdict(c, results) for c in damping}
     report = {"experiment": "pendulum", "settings": settings, "results": results}
-    report |= {"verdicts": {f"{c:g}": said for c, said in verdicts.items()}}
+    report |= {"verdicts": {exact(c): said for c, said in verdicts.items()}}
     workdirs.write_result(place, report)
     (place / "figures").mkdir(exist_ok=True)
     draw(place / "figures", damping, found, results)
@@ -173,5 +174,5 @@ def draw(folder: Path, damping: list[float], found: Any, results: list[dict[str,
   for name in CONSTRAINTS[1:]:
     for c in (damping[0], strongest):
       figure = plots.gamma_and_multipliers(found[name][c].history)
-      plots.save(figure, folder / f"gamma_{name}_damping{c:g}.png")
+      plots.save(figure, folder / f"gamma_{name}_damping{exact(c)}.png")
   plots.save(pendulum_plots.error_by_damping(results), folder / "error_by_damping.png")

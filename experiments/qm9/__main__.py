@@ -6,7 +6,7 @@ qm9pack (the extra `qm9`), or from files of QM9 in --data_dir.
 
 from absl import flags
 
-from experiments.harness import app, command, model_flags, models
+from experiments.harness import app, command, model_flags, models, paths
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.qm9.settings import Settings, preset_values
@@ -22,7 +22,7 @@ flags.DEFINE_enum(
   [*TARGETS],
   "The property: D, Bohr^3, eV (homo, lumo, gap), Bohr^2, eV (zpve, U0, U, H, G), cal/(mol K).",
 )
-flags.DEFINE_string("data_dir", None, "Folder of .xyz or .npz files of QM9; qm9pack by default.")
+paths.DEFINE_path("data_dir", None, "Folder of .xyz or .npz files of QM9; qm9pack by default.")
 flags.DEFINE_enum(
   "split",
   "published",

@@ -16,14 +16,14 @@ from typing import Any
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, paths
 from experiments.mocap import settings as mocap_presets
 from experiments.nbody import settings as nbody_presets
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "nbody", ["nbody", "mocap"], "Which experiment.")
-flags.DEFINE_string("folder", None, "Has SOMETHING/result.json; results/EXPERIMENT by default.")
-flags.DEFINE_string("reference", None, "CSV of the reference curves.", required=True)
+paths.DEFINE_path("folder", None, "Has SOMETHING/result.json; results/EXPERIMENT by default.")
+paths.DEFINE_path("reference", None, "CSV of the reference curves.", required=True)
 
 PREDICTORS = {
   "strict": ["projection"],
@@ -101,7 +101,8 @@ def compare(
 def comparable(result: dict[str, Any]) -> bool:
   """Whether a run had the model, data and settings of the reference, seed and length apart."""
   settings, data = result["settings"], result["data"]
-  same_data = data.get("split") == "published" or bool(settings.get("data_file"))
+  from_file = bool(settings.get("data_file")) or data.get("source") == "file"
+  same_data = data.get("split") == "published" or from_file
   # Older results were made when the preset had another dual rate.
   dual_lr = PRESETS[result["experiment"]]["dual_lr"]
   same_rate = result["constraint"] == "strict" or settings["dual_lr"] == dual_lr
@@ -135,17 +136,17 @@ def main() -> None:
       continue
     key = f"{split}/{predictor}"
     seeds = [{int(r["epoch"]): r[key] for r in result["curve"]} for result in runs[constraint]]
-    found = compare(seeds, curve)
-    report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[constraint]], **found}
-    ours = scale * np.array(found["ours_at_the_end"])
+    comparison = compare(seeds, curve)
+    report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[constraint]], **comparison}
+    ours = scale * np.array(comparison["ours_at_the_end"])
     rows.append(
       [
         f"{run}, {predictor}, {split}",
         str(len(seeds)),
-        f"{found['epochs'][0]}-{found['epochs'][1]}",
+        f"{comparison['epochs'][0]}-{comparison['epochs'][1]}",
         f"{ours.mean():.2f} +- {ours.std(ddof=1 if len(ours) > 1 else 0):.2f}",
-        f"{scale * found['reference_at_the_end']:.2f}",
-        f"{found['share_matched']:.0%}",
+        f"{scale * comparison['reference_at_the_end']:.2f}",
+        f"{comparison['share_matched']:.0%}",
       ]
     )
     figure = plots.against_reference(

@@ -8,7 +8,7 @@ the experiment may follow after a --.
 
 from absl import flags
 
-from experiments.harness import app, branches, constraints, models, replicas
+from experiments.harness import app, branches, constraints, models, paths, replicas
 from experiments.harness.usage import UsageError
 from experiments.sweep import plan as sweep_plan
 
@@ -25,7 +25,7 @@ flags.DEFINE_multi_enum(
 )
 flags.DEFINE_list("seeds", ["0", "1"], "Seeds of every branch.")
 flags.DEFINE_integer("jobs", None, "Programs at once; one a device, one on a CPU.", lower_bound=1)
-flags.DEFINE_string("workdir", None, "Where to write; what is finished there is not repeated.")
+paths.DEFINE_path("workdir", None, "Where to write; what is finished there is not repeated.")
 
 SMALL = {
   "nbody": (

@@ -51,21 +51,21 @@ def run(
     jobs: Programs at once.
   """
   jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
-  place = Path(workdir) if workdir else workdirs.default_workdir("relaxations", experiment)
+  folder = Path(workdir) if workdir else workdirs.default_workdir("relaxations", experiment)
   asked = {"experiment": experiment, "flags": list(given), "seeds": list(seeds)}
   asked |= {"branches": list(branches), "gammas": list(gammas), "budgets": list(budgets)}
   sweep = Sweep(experiment, given, seeds=seeds)
   (_, described), *_ = sweep_plan.describe(sweep, ())
-  with workdirs.opened(place, asked, resume=(place / workdirs.CONFIG).exists()):
-    if not (place / SIZES).exists():
+  with workdirs.opened(folder, asked, resume=(folder / workdirs.CONFIG).exists()):
+    if not (folder / SIZES).exists():
       print("Choosing the sizes of the branches ...", flush=True)
-      files.write_json(place / SIZES, _choose(experiment, described, branches, gammas, budgets))
-    sizes = result_files.read_json(place / SIZES, "remove it and run again", list)
-    print(f"\n{tables.table(_HEADER[:6], [cells(one)[:6] for one in sizes])}\n", flush=True)
-    trained = sweep_run.train(sweep, place, programs(sizes, seeds), jobs)
+      files.write_json(folder / SIZES, _choose(experiment, described, branches, gammas, budgets))
+    sizes = result_files.read_json(folder / SIZES, "remove it and run again", list)
+    print(f"\n{tables.table(_HEADER[:6], [cells(entry)[:6] for entry in sizes])}\n", flush=True)
+    trained = sweep_run.train(sweep, folder, programs(sizes, seeds), jobs)
     by_name = {program.name: results for program, results in trained}
-    entries = [{**one, "runs": by_name[variant(one).label()]} for one in sizes]
-    write(place, asked, [one for one in entries if one["runs"]])
+    entries = [{**entry, "runs": by_name[variant(entry).label()]} for entry in sizes]
+    write(folder, asked, [entry for entry in entries if entry["runs"]])
 
 
 def _choose(experiment: str, described: dict[str, Any], *rest: Any) -> list[dict[str, Any]]:
@@ -77,9 +77,9 @@ def _choose(experiment: str, described: dict[str, Any], *rest: Any) -> list[dict
     return pool.submit(branch_sizes.choose, settings, *rest).result()
 
 
-def variant(one: dict[str, Any]) -> Variant:
+def variant(entry: dict[str, Any]) -> Variant:
   """Returns the variant of an entry of sizes.json."""
-  return Variant(one["branch"], one["gamma"], one["size"])
+  return Variant(entry["branch"], entry["gamma"], entry["size"])
 
 
 def programs(sizes: Sequence[dict[str, Any]], seeds: tuple[int, ...]) -> list[Program]:
@@ -87,52 +87,57 @@ def programs(sizes: Sequence[dict[str, Any]], seeds: tuple[int, ...]) -> list[Pr
 
   A variant that two budgets share is trained once.
   """
-  variants = sorted(dict.fromkeys(map(variant, sizes)), key=lambda one: one.gamma == "channel")
-  return [Program(one.label(), tuple(one.settings().items()), Plan(seeds)) for one in variants]
-
-
-def cells(one: dict[str, Any]) -> list[str]:
-  """Returns a row of the table; before training, without what it found."""
-  size = one["size"] or ("" if one["branch"] == "linear" else "2n, n")
-  known = [one["budget"], one["branch"], one["gamma"], str(size), str(one["parameters"])]
-  known.append(f"{one['step_ms']:.2f}")
-  if not one.get("runs"):
-    return known
+  variants = sorted(
+    dict.fromkeys(map(variant, sizes)), key=lambda candidate: candidate.gamma == "channel"
+  )
   return [
-    *known,
-    ",".join(str(result["settings"]["seed"]) for result in one["runs"]),
-    tables.spread(_values(one, "relaxed", "test_mse")),
-    tables.spread(_values(one, "projection", "test_mse")),
-    tables.spread(_values(one, "relaxed", "test_gap"), deviation=False),
-    tables.spread(_values(one, "relaxed", "test_gap_relative"), deviation=False),
+    Program(candidate.label(), tuple(candidate.settings().items()), Plan(seeds))
+    for candidate in variants
   ]
 
 
-def _values(one: dict[str, Any], predictor: str, name: str) -> list[float]:
-  return [result["predictors"][predictor][name] for result in one["runs"]]
+def cells(entry: dict[str, Any]) -> list[str]:
+  """Returns a row of the table; before training, without what it found."""
+  size = entry["size"] or ("" if entry["branch"] == "linear" else "2n, n")
+  known = [entry["budget"], entry["branch"], entry["gamma"], str(size), str(entry["parameters"])]
+  known.append(f"{entry['step_ms']:.2f}")
+  if not entry.get("runs"):
+    return known
+  return [
+    *known,
+    ",".join(str(result["settings"]["seed"]) for result in entry["runs"]),
+    tables.spread(_values(entry, "relaxed", "test_mse")),
+    tables.spread(_values(entry, "projection", "test_mse")),
+    tables.spread(_values(entry, "relaxed", "test_gap"), deviation=None),
+    tables.spread(_values(entry, "relaxed", "test_gap_relative"), deviation=None),
+  ]
 
 
-def write(place: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+def _values(entry: dict[str, Any], predictor: str, name: str) -> list[float]:
+  return [result["predictors"][predictor][name] for result in entry["runs"]]
+
+
+def write(folder: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) -> None:
   """Prints the table, and writes result.json, table.md and relaxations.png."""
-  lines = [cells(one) for one in entries]
+  lines = [cells(row) for row in entries]
   print(f"\n{tables.table(_HEADER, lines)}\n")
-  kept = [{**one, "runs": [_summary(result) for result in one["runs"]]} for one in entries]
+  kept = [{**row, "runs": [_summary(result) for result in row["runs"]]} for row in entries]
   result = {"experiment": "relaxations", "asked": asked, "entries": kept}
-  workdirs.write_result(place, result)
-  files.write_text(place / "table.md", tables.markdown(_HEADER, lines) + "\n")
+  workdirs.write_result(folder, result)
+  files.write_text(folder / "table.md", tables.markdown(_HEADER, lines) + "\n")
   drawn: dict[str, list[comparison_figures.Entry]] = {}
-  for one in entries:
+  for row in entries:
     entry = comparison_figures.Entry(
-      label=f"{one['branch']} {one['size'] or ''}".strip() + f", one gamma a {one['gamma']}",
-      relaxed=_values(one, "relaxed", "test_mse"),
-      projection=_values(one, "projection", "test_mse"),
-      gaps=_values(one, "relaxed", "test_gap"),
+      label=f"{row['branch']} {row['size'] or ''}".strip() + f", one gamma a {row['gamma']}",
+      relaxed=_values(row, "relaxed", "test_mse"),
+      projection=_values(row, "projection", "test_mse"),
+      gaps=_values(row, "relaxed", "test_gap"),
     )
-    name = {"parameters": "number of parameters", "time": "step time"}[one["budget"]]
+    name = {"parameters": "number of parameters", "time": "step time"}[row["budget"]]
     drawn.setdefault(name, []).append(entry)
   unit = _UNITS.get(str(asked.get("experiment")), "")
-  plots.save(comparison_figures.branches(drawn, unit), place / "relaxations.png")
-  print(f"Everything is in {place}: result.json, table.md, relaxations.png, a folder a program.")
+  plots.save(comparison_figures.branches(drawn, unit), folder / "relaxations.png")
+  print(f"Everything is in {folder}: result.json, table.md, relaxations.png, a folder a program.")
 
 
 _KEPT = (

@@ -38,9 +38,11 @@ class Variant:
 
   def settings(self) -> dict[str, Any]:
     """Returns the settings that it stands for."""
-    found = {"relaxation": self.branch, "gamma": self.gamma}
+    settings = {"relaxation": self.branch, "gamma": self.gamma}
     setting = registry.get(self.branch).size
-    return found if self.size is None or setting is None else {**found, setting.name: self.size}
+    return (
+      settings if self.size is None or setting is None else {**settings, setting.name: self.size}
+    )
 
   def label(self) -> str:
     """Returns its name, such as "mlp_12_channel"."""
@@ -122,9 +124,9 @@ class Timed:
     return (time.perf_counter() - begin) / self._steps
 
 
-def ratio(one: Timed, other: Timed) -> float:
-  """Returns the step time of one over that of the other: the median of alternating pairs."""
-  return statistics.median(one.seconds() / other.seconds() for _ in range(_ROUNDS))
+def ratio(timed: Timed, other: Timed) -> float:
+  """Returns the step time of `timed` over that of `other`: the median of alternating pairs."""
+  return statistics.median(timed.seconds() / other.seconds() for _ in range(_ROUNDS))
 
 
 def choose(
@@ -171,13 +173,13 @@ def choose(
     first, _ = nearest(lambda n: parameters(Variant(branch, size=n)), target)
     return nearest(lambda n: step(Variant(branch, size=n)), 1.0, first, 0.04, most=5)[0]
 
-  found = []
+  entries = []
   for budget in budgets:
     for branch in branches:
       chosen = size(branch, budget)
       for gamma in gammas:
         variant = Variant(branch, gamma, chosen)
-        found.append(
+        entries.append(
           {
             "budget": budget,
             **dataclasses.asdict(variant),
@@ -186,7 +188,7 @@ def choose(
           }
         )
   milliseconds = 1e3 * statistics.median(reference.seconds() for _ in range(_ROUNDS))
-  return [{**one, "step_ms": round(one["step_ratio"] * milliseconds, 2)} for one in found]
+  return [{**entry, "step_ms": round(entry["step_ratio"] * milliseconds, 2)} for entry in entries]
 
 
 def _problem_of(
@@ -198,6 +200,6 @@ def _problem_of(
   if isinstance(settings, NBodySettings):
     nbody, sizes = settings, settings.data.train_samples
     trajectories = nbody_run.load(nbody, max(sizes) if sizes else None)
-    return lambda own: nbody_run.make_problem(nbody.replace(**own.settings()), trajectories)
+    return lambda variant: nbody_run.make_problem(nbody.replace(**variant.settings()), trajectories)
   mocap, windows = settings, mocap_run.load(settings)
-  return lambda own: mocap_run.make_problem(mocap.replace(**own.settings()), windows)
+  return lambda variant: mocap_run.make_problem(mocap.replace(**variant.settings()), windows)

@@ -5,12 +5,12 @@ Runs that differ in the seed alone are joined to one report: terminal text, repo
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("runs", None, "Folders of finished runs that differ in the seed alone.")
-flags.DEFINE_string("out", None, "Folder of report.md and report.png; the first run by default.")
+paths.DEFINE_paths("runs", None, "Folders of finished runs that differ in the seed alone.")
+paths.DEFINE_path("out", None, "Folder of report.md and report.png; the first run by default.")
 flags.DEFINE_integer("samples", 500, "Held-out samples to measure on.", lower_bound=2)
 flags.DEFINE_integer("angles", 16, "Points on the circle of every generator.", lower_bound=2)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app
+from experiments.harness import app, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("runs", None, "Folders of runs, or of what was kept of them: seeds of one row.")
+paths.DEFINE_paths("runs", None, "Folders of runs, or of what was kept of them: seeds of one row.")
 flags.DEFINE_enum(
   "kind",
   "slack",
@@ -22,9 +22,7 @@ flags.DEFINE_enum(
   "What is drawn; of runs without a slack of its own, gamma or multiplier.",
 )
 flags.DEFINE_bool("log", False, "Absolute values over a logarithmic axis.")
-flags.DEFINE_string(
-  "out", "results/mocap", "Folder for KIND_by_stream.png, equivariance_error.png."
-)
+paths.DEFINE_path("out", "results/mocap", "Folder for KIND_by_stream.png, equivariance_error.png.")
 flags.DEFINE_string("label", "", "Put before the names of the files, such as resilient_.")
 
 
@@ -48,9 +46,9 @@ def main() -> None:
   curves = {}
   for name in ("projection", "relaxed"):
     key = f"equivariance/{name}"
-    own = [[{"epoch": r["epoch"], "error": r[key]} for r in run if key in r] for run in records]
-    if all(own):
-      curves[name] = own
+    series = [[{"epoch": r["epoch"], "error": r[key]} for r in run if key in r] for run in records]
+    if all(series):
+      curves[name] = series
   out = Path(FLAGS.out)
   written = {f"{FLAGS.label}{FLAGS.kind}_by_stream.png": streams}
   if curves:

@@ -8,7 +8,7 @@ Runs that can share a device program do. What is finished in --workdir is not re
 
 from absl import flags
 
-from experiments.harness import app, models, programs, replicas
+from experiments.harness import app, models, paths, programs, replicas
 from experiments.harness.usage import UsageError
 from experiments.sweep import plan as sweep_plan
 
@@ -38,7 +38,7 @@ flags.DEFINE_integer("jobs", None, "Programs at once; one a device, one on a CPU
 flags.DEFINE_integer(
   "pack", None, "Largest number of replicas in a program; by default all programs get a share.", 1
 )
-flags.DEFINE_string("workdir", None, "Where to write; runs/sweep_EXPERIMENT_TIME by default.")
+paths.DEFINE_path("workdir", None, "Where to write; runs/sweep_EXPERIMENT_TIME by default.")
 
 
 def read(given: list[str]) -> sweep_plan.Sweep:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.harness import constraints
+from experiments.harness.programs import last_line
 from experiments.harness.replicas import Plan
 from experiments.harness.usage import UsageError
 
@@ -67,11 +68,11 @@ class Sweep:
 
   def identity(self) -> dict[str, Any]:
     """Returns what a command must share to continue this sweep."""
-    found = dataclasses.asdict(self)
+    fields = dataclasses.asdict(self)
     if self.search is None:  # then the objective only orders what is found
       for name in ("objective", "ranges", "search", "search_seed"):
-        found.pop(name)
-    return json.loads(json.dumps(found))
+        fields.pop(name)
+    return json.loads(json.dumps(fields))
 
   def probes(self) -> list[tuple[tuple[str, Value], ...]]:
     """Returns points of a search that together show each choice, and both ends of each range."""
@@ -99,10 +100,10 @@ class Program:
 
   def flags(self) -> tuple[str, ...]:
     """Returns the flags that ask an experiment for it."""
-    found = [f"--{name}={value}" for name, value in self.fixed]
-    found += [f"--grid={name}={','.join(map(repr, values))}" for name, values in self.plan.grid]
+    flags = [f"--{name}={value}" for name, value in self.fixed]
+    flags += [f"--grid={name}={','.join(map(repr, values))}" for name, values in self.plan.grid]
     seeds = [f"--seeds={','.join(map(str, self.plan.seeds))}"] if self.plan.seeds else []
-    return (*found, *seeds)
+    return (*flags, *seeds)
 
 
 def parse_grid(entries: Sequence[str]) -> Grid:
@@ -195,12 +196,12 @@ def programs(grid: Grid, seeds: tuple[int, ...], most: int) -> list[Program]:
   """
   changing = [(name, values) for name, values in grid if name not in constraints.gridded()]
   riding: Any = tuple((name, values) for name, values in grid if name in constraints.gridded())
-  found = []
+  program_list = []
   for point in itertools.product(*(values for _, values in changing)):
     fixed = tuple((name, value) for (name, _), value in zip(changing, point, strict=True))
     for plan in _split(Plan(seeds, riding), most):
-      found.append(Program(_name(len(found), fixed), fixed, plan))
-  return found
+      program_list.append(Program(_name(len(program_list), fixed), fixed, plan))
+  return program_list
 
 
 @functools.cache
@@ -217,10 +218,10 @@ def describe(sweep: Sweep, flags: tuple[str, ...]) -> list[tuple[str, dict[str, 
   command = [sys.executable, "-m", f"experiments.{sweep.experiment}", *sweep.given, *flags]
   done = subprocess.run([*command, "--dry_run"], capture_output=True, text=True)
   if done.returncode:
-    said = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    said = last_line(done.stderr)
     flags_said = f" ({' '.join(flags)})" if flags else ""
     raise UsageError(f"{sweep.experiment}{flags_said}: {said.removeprefix('error: ')}")
-  return [(one["replica"], one["settings"]) for one in json.loads(done.stdout)]
+  return [(replica["replica"], replica["settings"]) for replica in json.loads(done.stdout)]
 
 
 def check(sweep: Sweep) -> None:
@@ -234,9 +235,9 @@ def check(sweep: Sweep) -> None:
   if sweep.search:
     flags = [Program("", point, Plan(sweep.seeds)).flags() for point in sweep.probes()]
   else:
-    flags = [one.flags() for one in programs(sweep.grid, sweep.seeds, sys.maxsize)]
-  for own in flags:
-    for _, settings in describe(sweep, own):
+    flags = [program.flags() for program in programs(sweep.grid, sweep.seeds, sys.maxsize)]
+  for program_flags in flags:
+    for _, settings in describe(sweep, program_flags):
       if sweep.objective == "relaxed" and settings["constraint"] == "strict":
         raise UsageError(
           "--constraint=strict has no relaxed predictor; leave it out, or take "

@@ -45,10 +45,10 @@ class Trial:
   def result(self) -> dict[str, Any] | None:
     """Returns the content of its result.json; None if it has none with its settings."""
     path = self.folder / workdirs.RESULT
-    found = result_files.read_json(path, "remove it and run again") if path.exists() else None
-    if found is None or workdirs.differences(found["settings"], workdirs.portable(self.settings)):
+    result = result_files.read_json(path, "remove it and run again") if path.exists() else None
+    if result is None or workdirs.differences(result["settings"], workdirs.portable(self.settings)):
       return None
-    return found
+    return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +94,8 @@ def run(
     AceError: a trial failed; the others are written by then.
   """
   jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
-  place = Path(workdir) if workdir else workdirs.default_workdir("sweep", sweep.experiment)
-  there = workdirs.read_settings(place)
+  folder = Path(workdir) if workdir else workdirs.default_workdir("sweep", sweep.experiment)
+  there = workdirs.read_settings(folder)
   with contextlib.ExitStack() as stack:
     stack.enter_context(programs.ended_by_signal())
     machine = stack.enter_context(_engine(engine, jobs))
@@ -104,28 +104,30 @@ def run(
       # As it was first: other programs would have other folders.
       pack = pack or there.get("pack") or _share(sweep, machine.slots)
       identity["pack"] = pack
-    stack.enter_context(workdirs.opened(place, identity, resume=(place / workdirs.CONFIG).exists()))
+    stack.enter_context(
+      workdirs.opened(folder, identity, resume=(folder / workdirs.CONFIG).exists())
+    )
     failed: dict[Path, str] = {}
     if sweep.search:
-      tasks, source, settle = _search(sweep, place, trials, storage)
+      tasks, source, settle = _search(sweep, folder, trials, storage)
     else:
-      found = sweep_plan.programs(sweep.grid, sweep.seeds, pack or sys.maxsize)
-      tasks = [make_task(sweep, place, program) for program in found]
+      program_list = sweep_plan.programs(sweep.grid, sweep.seeds, pack or sys.maxsize)
+      tasks = [make_task(sweep, folder, program) for program in program_list]
       source, settle = iter(tasks), _ignore
     _drive(sweep, machine, source, settle, failed)
     rows = [row for task in tasks for row in outcomes(task, sweep.objective, failed)]
-    write(place, sweep, rows)
+    write(folder, sweep, rows)
 
 
 def train(
-  sweep: Sweep, place: Path, found: list[Program], jobs: int | None = None
+  sweep: Sweep, parent: Path, program_list: list[Program], jobs: int | None = None
 ) -> list[tuple[Program, list[dict[str, Any]]]]:
   """Runs those of given programs that are not finished, as processes over the local devices.
 
   Args:
     sweep: The experiment and its flags; it names no grid of its own.
-    place: Where each program gets a folder.
-    found: The programs.
+    parent: Where each program gets a folder.
+    program_list: The programs.
     jobs: Programs at once; by default one a device, or one on a CPU.
 
   Returns:
@@ -137,7 +139,7 @@ def train(
   """
   failed: dict[Path, str] = {}
   with programs.ended_by_signal(), _engine("local", jobs) as machine:
-    tasks = [make_task(sweep, place, program) for program in found]
+    tasks = [make_task(sweep, parent, program) for program in program_list]
     _drive(sweep, machine, iter(tasks), _ignore, failed)
   for task in tasks:
     for replica, reason in task.diverged().items():
@@ -150,19 +152,19 @@ def train(
     )
   results = [[trial.result() for trial in task.trials] for task in tasks]
   return [
-    (task.program, [result for result in own if result is not None])
-    for task, own in zip(tasks, results, strict=True)
+    (task.program, [result for result in replica_results if result is not None])
+    for task, replica_results in zip(tasks, results, strict=True)
   ]
 
 
-def make_task(sweep: Sweep, place: Path, program: Program) -> Task:
+def make_task(sweep: Sweep, parent: Path, program: Program) -> Task:
   """Asks the experiment what the replicas of a program are."""
-  folder, swept = place / program.name, dict(program.fixed)
+  folder, swept = parent / program.name, dict(program.fixed)
   riding = [name for name, _ in program.plan.grid]
   trials = []
   for name, settings in sweep_plan.describe(sweep, program.flags()):
-    own = {**swept, **{name: settings[name] for name in riding}}
-    parameters = {name: own[name] for name in sweep.names()}
+    values = {**swept, **{name: settings[name] for name in riding}}
+    parameters = {name: values[name] for name in sweep.names()}
     trials.append(Trial(folder / name, name, parameters, settings["seed"], settings))
   return Task(program, folder, trials)
 
@@ -185,19 +187,21 @@ def _ignore(task: Task) -> None:
 
 
 def _search(
-  sweep: Sweep, place: Path, trials: int, storage: str | None
+  sweep: Sweep, folder: Path, trials: int, storage: str | None
 ) -> tuple[list[Task], Iterator[Task], Callable[[Task], None]]:
   """Returns the tasks met so far (a list that grows), where they come from, and what ends one."""
   from experiments.sweep import search as sweep_search
 
-  place = place.absolute()
-  url = storage or f"sqlite:///{place / 'optuna.db'}"
-  study = sweep_search.open_study(url, place.name, sweep)
+  folder = folder.absolute()
+  url = storage or f"sqlite:///{folder / 'optuna.db'}"
+  if url.startswith("sqlite:///~"):
+    url = f"sqlite:///{files.expanded(url.removeprefix('sqlite:///'))}"
+  study = sweep_search.open_study(url, folder.name, sweep)
   tasks: list[Task] = []
 
   def add(number: int, point: dict[str, Value]) -> Task:
     program = Program(f"trial_{number:03d}", tuple(point.items()), sweep_plan.Plan(sweep.seeds))
-    tasks.append(make_task(sweep, place, program))
+    tasks.append(make_task(sweep, folder, program))
     return tasks[-1]
 
   def source() -> Iterator[Task]:
@@ -318,7 +322,7 @@ def table(rows: list[dict[str, Any]], objective: str) -> str:
   return tables.table(header, lines)
 
 
-def write(place: Path, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
+def write(folder: Path, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
   """Prints the table, and writes sweep.json and the figures.
 
   Raises:
@@ -326,7 +330,7 @@ def write(place: Path, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
   """
   print(f"\n{table(rows, sweep.objective)}\n")
   value = {"sweep": sweep.identity(), "objective": sweep.objective, "trials": rows}
-  files.write_json(place / SWEEP, workdirs.portable({**value, "command": " ".join(sys.argv)}))
+  files.write_json(folder / SWEEP, workdirs.portable({**value, "command": " ".join(sys.argv)}))
   made = [SWEEP]
   if sweep.names() and any(row["objective"] is not None for row in rows):
     label = f"validation MSE, {sweep.objective}"
@@ -336,15 +340,15 @@ def write(place: Path, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
       if all(row["objective"] is not None for row in group)
     ]
     seeds = [(r["parameters"], r["objective"]) for r in rows if r["objective"] is not None]
-    plots.save(sweep_plots.sensitivity(seeds, label), place / "sensitivity.png")
+    plots.save(sweep_plots.sensitivity(seeds, label), folder / "sensitivity.png")
     made.append("sensitivity.png")
     if means:
-      plots.save(sweep_plots.parallel_coordinates(means, label), place / "parallel.png")
+      plots.save(sweep_plots.parallel_coordinates(means, label), folder / "parallel.png")
       made.append("parallel.png")
-  print(f"Everything is in {place}: {', '.join(made)}, a folder for each program.")
+  print(f"Everything is in {folder}: {', '.join(made)}, a folder for each program.")
   failures = sum(row["failure"] is not None for row in rows)
   if failures:
     raise AceError(
       f"{failures} of {len(rows)} trials have no result (see the table, and log.txt in their "
-      f"folders in {place}); the same command runs again what was interrupted."
+      f"folders in {folder}); the same command runs again what was interrupted."
     )

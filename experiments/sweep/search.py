@@ -13,7 +13,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from ace_jax.errors import ConfigurationError
+from ace_jax.errors import ConfigurationError, first_line
 from experiments.sweep.plan import Sweep, Value
 
 _SWEEP = "sweep"
@@ -21,13 +21,13 @@ _SWEEP = "sweep"
 
 def space(sweep: Sweep) -> dict[str, BaseDistribution]:
   """Returns the distribution of each parameter."""
-  found: dict[str, BaseDistribution] = {
+  distributions: dict[str, BaseDistribution] = {
     name: CategoricalDistribution(values) for name, values in sweep.grid
   }
   for name, interval in sweep.ranges:
     kind: Any = IntDistribution if isinstance(interval.low, int) else FloatDistribution
-    found[name] = kind(interval.low, interval.high, log=interval.log)
-  return found
+    distributions[name] = kind(interval.low, interval.high, log=interval.log)
+  return distributions
 
 
 def open_study(storage: str | None, name: str, sweep: Sweep) -> optuna.Study:
@@ -45,8 +45,9 @@ def open_study(storage: str | None, name: str, sweep: Sweep) -> optuna.Study:
   try:
     study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
   except Exception as error:  # of SQLAlchemy, of a driver, of Optuna
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    raise ConfigurationError(f"--storage cannot be opened ({said}); give another.") from error
+    raise ConfigurationError(
+      f"--storage cannot be opened ({first_line(error)}); give another."
+    ) from error
   there, here = study.user_attrs.get(_SWEEP), sweep.identity()
   if there is None:
     study.set_user_attr(_SWEEP, here)
@@ -80,11 +81,11 @@ def tell(study: optuna.Study, number: int, value: float | None) -> None:
 
 def known(study: optuna.Study, sweep: Sweep) -> list[tuple[int, dict[str, Value]]]:
   """Returns (number, point) of every trial; one interrupted before it had a point fails."""
-  found = []
+  points = []
   for trial in study.get_trials(deepcopy=False):
     point: dict[str, Any] = trial.params
     if {*point} == {*space(sweep)}:
-      found.append((trial.number, point))
+      points.append((trial.number, point))
     elif not trial.state.is_finished():
       tell(study, trial.number, None)
-  return found
+  return points

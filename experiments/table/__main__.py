@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from data.errors import DataError
-from experiments.harness import app, regularisation, result_files
+from experiments.harness import app, paths, regularisation, result_files, tables
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -20,8 +20,8 @@ flags.DEFINE_enum(
   ["nbody", "mocap", "rivals", "variants", "qm9", "modelnet40"],
   "Which table.",
 )
-flags.DEFINE_list("folders", None, "Where to look for result.json files; results/TABLE.")
-flags.DEFINE_string(
+paths.DEFINE_paths("folders", None, "Where to look for result.json files; results/TABLE.")
+paths.DEFINE_path(
   "figure",
   None,
   "Where to draw a PNG: the rivals of networks without symmetry (--table=rivals), or the test "
@@ -38,13 +38,13 @@ def read(folders: list[str]) -> list[dict[str, Any]]:
   Raises:
     DataError: a folder has none, or a file is damaged.
   """
-  found = []
+  results = []
   for folder in folders:
     paths = sorted(Path(folder).rglob("result.json"))
     if not paths:
       raise DataError(f"{folder}: no result.json below it; name folders of finished runs.")
-    found += map(result_files.read_result, paths)
-  return found
+    results += map(result_files.read_result, paths)
+  return results
 
 
 def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
@@ -58,8 +58,8 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
     settings = group[0]["settings"]
     kind = [settings["constraint"], *regularisation.describe(settings)]
     for name in group[0]["predictors"]:
-      found = [result["predictors"][name] for result in group]
-      errors = [f["final_equivariance_error"] for f in found]
+      metrics = [result["predictors"][name] for result in group]
+      errors = [f["final_equivariance_error"] for f in metrics]
       rows.append(
         [
           ", ".join(
@@ -73,7 +73,7 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
           name,
           str(group[0]["epochs"]),
           ",".join(str(seed) for result in group for seed in result["seeds"]),
-          _spread([1e3 * f["test_mse"] for f in found]),
+          _spread([1e3 * f["test_mse"] for f in metrics]),
           f"{statistics.mean(errors):.1e}" if None not in errors else "",
         ]
       )
@@ -81,8 +81,7 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _spread(values: list[float]) -> str:
-  spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-  return f"{statistics.mean(values):.2f}{spread}"
+  return tables.spread(values, ".2f", ".2f")
 
 
 def latex(header: list[str], rows: list[list[str]]) -> str:
@@ -113,7 +112,6 @@ def main() -> None:
   Raises:
     UsageError: there is no figure of this table, or it cannot be written there.
   """
-  from experiments.harness import tables
   from experiments.table import mocap as mocap_table
   from experiments.table import modelnet40 as modelnet40_table
   from experiments.table import qm9 as qm9_table
@@ -121,14 +119,14 @@ def main() -> None:
   from experiments.table import variants as variants_table
 
   figure = _figure() if FLAGS.figure else None
-  found = read(FLAGS.folders or [f"results/{FLAGS.table}"])
+  results = read(FLAGS.folders or [f"results/{FLAGS.table}"])
   header, rows = {
-    "nbody": lambda: (NBODY_HEADER, nbody_rows(found)),
-    "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(found)),
-    "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(found)),
-    "variants": lambda: (variants_table.HEADER, variants_table.rows(found)),
-    "qm9": lambda: qm9_table.table(found),
-    "modelnet40": lambda: (modelnet40_table.HEADER, modelnet40_table.rows(found)),
+    "nbody": lambda: (NBODY_HEADER, nbody_rows(results)),
+    "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(results)),
+    "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(results)),
+    "variants": lambda: (variants_table.HEADER, variants_table.rows(results)),
+    "qm9": lambda: qm9_table.table(results),
+    "modelnet40": lambda: (modelnet40_table.HEADER, modelnet40_table.rows(results)),
   }[FLAGS.table]()
   print(
     {"text": tables.table, "markdown": tables.markdown, "latex": latex}[FLAGS.format](header, rows)
@@ -136,7 +134,7 @@ def main() -> None:
   if figure:
     try:
       drawn = {"rivals": rivals_table, "variants": variants_table}[FLAGS.table]
-      drawn.draw(found, figure)
+      drawn.draw(results, figure)
     except OSError as error:
       raise UsageError(f"--figure={figure} cannot be written: {error.strerror}.") from error
 

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from experiments.harness import tables
+
 HEADER = ["model", "Run, ours", "Run, published", "Walk, ours", "Walk, published"]
 SUBJECTS = ("run", "walk")
 _NOT_RUN = "not run"
@@ -138,7 +140,7 @@ def _line(row: Row, results: list[dict[str, Any]]) -> list[str]:
 def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
   if row.predictor is None:
     return ""
-  found = [
+  runs = [
     result
     for result in results
     if result["experiment"] == "mocap"
@@ -149,19 +151,19 @@ def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
     and row.predictor in result["predictors"]
     and row.wanted(result["settings"])
   ]
-  if not found:
+  if not runs:
     return _NOT_RUN
   note = ""
   if row.choose:
-    chosen = _chosen(found, row.choose, row.predictor)
-    found = [result for result in found if result["settings"][row.choose] == chosen]
+    chosen = _chosen(runs, row.choose, row.predictor)
+    runs = [result for result in runs if result["settings"][row.choose] == chosen]
     note = f", {row.choose}={chosen:g}"
-  errors = [100 * result["predictors"][row.predictor]["test_mse"] for result in found]
-  epochs = sorted({result["epochs"] for result in found})
-  spread = f" +- {statistics.stdev(errors):.1f}" if len(errors) > 1 else ""
+  errors = [100 * result["predictors"][row.predictor]["test_mse"] for result in runs]
+  epochs = sorted({result["epochs"] for result in runs})
+  mean = tables.spread(errors, ".1f", ".1f")
   length = "-".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
   seeds = f"{len(errors)} seed{'s' if len(errors) > 1 else ''}"
-  return f"{statistics.mean(errors):.1f}{spread} ({seeds}, {length} epochs{note})"
+  return f"{mean} ({seeds}, {length} epochs{note})"
 
 
 def _chosen(results: list[dict[str, Any]], name: str, predictor: str) -> Any:

@@ -42,8 +42,15 @@ class Line(NamedTuple):
 
   def values(self, name: str) -> list[float]:
     """Returns a number of the predictor, of every seed that has it."""
-    found = [result["predictors"][self.predictor].get(name) for result in self.results]
-    return [value for value in found if value is not None]
+    numbers = [result["predictors"][self.predictor].get(name) for result in self.results]
+    return [value for value in numbers if value is not None]
+
+  def error(self) -> str:
+    """Returns the mean of the last relative errors, and of which rotations if not the gap's."""
+    found = [result["predictors"][self.predictor] for result in self.results]
+    errors = [result_files.equivariance_error(predictor) for predictor in found]
+    mean = tables.spread([error for error in errors if error is not None], deviation=None)
+    return f"{mean} (origin)" if any(map(result_files.about_origin, found)) else mean
 
   def label(self) -> str:
     """Returns model, constraint and its constants, and whether step sizes fell."""
@@ -72,7 +79,7 @@ class Line(NamedTuple):
       tables.spread(self.values("test_mse")),
       tables.spread(self.values("test_gap")),
       f"{statistics.mean(asked):.2g}" if asked else "",
-      tables.spread(self.values("final_equivariance_error"), deviation=False),
+      self.error(),
       f"{statistics.mean(seconds):.0f}",
     ]
 
@@ -95,9 +102,9 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
       continue
     alike = [other for other in lines if other.protocol == line.protocol]
     for rule in sorted(constraints.users("weighting"), reverse=True):
-      own = [other for other in alike if other.constraint == rule]
-      if own:
-        nearest = min(own, key=lambda other: abs(_log_gap(other) - _log_gap(line)))
+      same_rule = [other for other in alike if other.constraint == rule]
+      if same_rule:
+        nearest = min(same_rule, key=lambda other: abs(_log_gap(other) - _log_gap(line)))
         table.append(nearest.cells(f"  beside it: {nearest.label()}"))
   return table
 

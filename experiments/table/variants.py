@@ -57,8 +57,8 @@ class Line(NamedTuple):
 
   def errors(self, predictor: str, kind: str = "test_mse") -> list[float]:
     """Returns a predictor's error of every seed; [] where there is no such predictor."""
-    found = [result["predictors"].get(predictor) for result in self.results]
-    return [predicted[kind] for predicted in found if predicted]
+    predictors = [result["predictors"].get(predictor) for result in self.results]
+    return [predicted[kind] for predicted in predictors if predicted]
 
   def relaxed(self) -> list[float]:
     """Returns the relaxed predictor's test errors; [] where the projection alone counts."""
@@ -81,8 +81,10 @@ def lines(results: list[dict[str, Any]]) -> list[Line]:
   for result in results:
     if result["experiment"] in experiments():
       groups.setdefault(result_files.but_for_seed(result), []).append(result)
-  found = [Line(sorted(group, key=lambda result: result["seeds"])) for group in groups.values()]
-  return sorted(found, key=lambda line: (line.protocol, line.epochs, not line.plain, line.label()))
+  all_lines = [Line(sorted(group, key=lambda result: result["seeds"])) for group in groups.values()]
+  return sorted(
+    all_lines, key=lambda line: (line.protocol, line.epochs, not line.plain, line.label())
+  )
 
 
 def rows(results: list[dict[str, Any]]) -> list[list[str]]:
@@ -95,13 +97,13 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
   Args:
     results: Contents of result.json files.
   """
-  found = lines(results)
-  return [_cells(line, found) for line in found]
+  all_lines = lines(results)
+  return [_cells(line, all_lines) for line in all_lines]
 
 
-def _cells(line: Line, found: list[Line]) -> list[str]:
+def _cells(line: Line, all_lines: list[Line]) -> list[str]:
   first = line.results[0]
-  strict = [other for other in found if other.plain and other.protocol == line.protocol]
+  strict = [other for other in all_lines if other.plain and other.protocol == line.protocol]
   equal_steps = [other for other in strict if other.epochs == line.epochs]
   equal_time = min(strict, key=lambda other: _ratio(other, line), default=line)
   timed = equal_time is not line and _ratio(equal_time, line) < _ALIKE
@@ -122,11 +124,11 @@ def _cells(line: Line, found: list[Line]) -> list[str]:
 
 def against(line: Line, strict: Line) -> str:
   """Returns how far f_eq is from another row's, in percent of it, and p of Welch's test."""
-  own, other = line.errors("projection"), strict.errors("projection")
-  share = 100 * (statistics.mean(own) / statistics.mean(other) - 1)
-  if min(len(own), len(other)) < 2:
+  errors, other = line.errors("projection"), strict.errors("projection")
+  share = 100 * (statistics.mean(errors) / statistics.mean(other) - 1)
+  if min(len(errors), len(other)) < 2:
     return f"{share:+.1f} %"
-  p = stats.ttest_ind(own, other, equal_var=False).pvalue
+  p = stats.ttest_ind(errors, other, equal_var=False).pvalue
   return f"{share:+.1f} %, p = {p:.2g}"
 
 
@@ -154,8 +156,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
   plots.save(comparison_figures.variants(panels), path)
 
 
-def _ratio(one: Line, other: Line) -> float:
-  a, b = one.seconds(), other.seconds()
+def _ratio(line: Line, other: Line) -> float:
+  a, b = line.seconds(), other.seconds()
   return max(a, b) / max(min(a, b), 1e-9)
 
 

@@ -8,7 +8,7 @@ program of replicas. Flags of experiments.nbody may follow after a --.
 
 from absl import flags
 
-from experiments.harness import app, replicas
+from experiments.harness import app, paths, replicas
 from experiments.harness.usage import UsageError
 from experiments.sweep import plan as sweep_plan
 
@@ -22,7 +22,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_list("seeds", ["0", "1"], "Seeds of every point.")
 flags.DEFINE_integer("jobs", None, "Programs at once; one a device, one on a CPU.", lower_bound=1)
-flags.DEFINE_string("workdir", None, "Where to write; what is finished there is not repeated.")
+paths.DEFINE_path("workdir", None, "Where to write; what is finished there is not repeated.")
 
 SMALL = (
   *("--hidden_features=16", "--layers=2", "--centring=center_of_mass"),

@@ -32,7 +32,7 @@ def programs(
     data: Broken symmetries, "none" among them.
     seeds: Seeds of every point.
   """
-  found = []
+  program_list = []
   for broken in data:
     for constraint in (*(name for name in CONSTANT if grids[name]), *_ENDS):
       fixed: list[tuple[str, float | str]] = [("constraint", constraint)]
@@ -46,8 +46,8 @@ def programs(
       else:
         plan = Plan(tuple(seeds))
       name = f"{broken.replace(':', '')}_{constraint}"
-      found.append(Program(name, tuple(fixed), plan))
-  return found
+      program_list.append(Program(name, tuple(fixed), plan))
+  return program_list
 
 
 def run(
@@ -69,16 +69,16 @@ def run(
     jobs: Programs at once.
   """
   jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
-  place = Path(workdir) if workdir else workdirs.default_workdir("tradeoff", "nbody")
+  folder = Path(workdir) if workdir else workdirs.default_workdir("tradeoff", "nbody")
   # Not the data sets: more of them may be added to a workdir.
   identity = {"flags": list(given), "grids": grids, "seeds": list(seeds)}
   asked = {**identity, "data": list(data)}
-  with workdirs.opened(place, identity, resume=(place / workdirs.CONFIG).exists()):
+  with workdirs.opened(folder, identity, resume=(folder / workdirs.CONFIG).exists()):
     begin = time.monotonic()
     sweep = Sweep("nbody", given, seeds=seeds)
-    trained = sweep_run.train(sweep, place, programs(grids, data, seeds), jobs)
+    trained = sweep_run.train(sweep, folder, programs(grids, data, seeds), jobs)
     print(f"All programs are finished, after {time.monotonic() - begin:.0f} s in this call.")
-    write(place, asked, [point(result) for _, results in trained for result in results])
+    write(folder, asked, [point(result) for _, results in trained for result in results])
 
 
 def point(result: dict[str, Any]) -> dict[str, Any]:
@@ -101,10 +101,10 @@ def point(result: dict[str, Any]) -> dict[str, Any]:
 
 def groups(points: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
   """Joins the seeds of each point, in the order in which they come."""
-  found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-  for one in points:
-    found.setdefault((one["data"], one["constraint"], one["constant"]), []).append(one)
-  return list(found.values())
+  grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+  for entry in points:
+    grouped.setdefault((entry["data"], entry["constraint"], entry["constant"]), []).append(entry)
+  return list(grouped.values())
 
 
 def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -116,17 +116,17 @@ def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
     constant = (
       f", {CONSTANT[first['constraint']]}={first['constant']:g}" if first["constant"] else ""
     )
-    gammas = [one["largest_gamma"] for one in group if one["largest_gamma"] is not None]
+    gammas = [entry["largest_gamma"] for entry in group if entry["largest_gamma"] is not None]
     lines.append(
       [
         first["data"],
         f"{first['constraint']}{constant}",
-        ",".join(str(one["seed"]) for one in group),
+        ",".join(str(entry["seed"]) for entry in group),
         tables.spread(values(group, name, "test_mse")),
         tables.spread(values(group, "projection", "test_mse")),
-        tables.spread(values(group, name, "test_gap"), deviation=False),
-        tables.spread(values(group, name, "test_gap_relative"), deviation=False),
-        tables.spread(gammas, deviation=False),
+        tables.spread(values(group, name, "test_gap"), deviation=None),
+        tables.spread(values(group, name, "test_gap_relative"), deviation=None),
+        tables.spread(gammas, deviation=None),
       ]
     )
   return lines
@@ -134,23 +134,23 @@ def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def values(group: Sequence[dict[str, Any]], predictor: str, name: str) -> list[float]:
   """Returns a number of a predictor, of every seed."""
-  return [one["predictors"][predictor][name] for one in group]
+  return [entry["predictors"][predictor][name] for entry in group]
 
 
-def write(place: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> None:
+def write(folder: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> None:
   """Prints the table, and writes result.json, table.md and tradeoff.png."""
   lines = rows(points)
   print(f"\n{tables.table(_HEADER, lines)}\n")
   result = {"experiment": "tradeoff", "asked": asked, "points": points}
-  workdirs.write_result(place, result)
-  files.write_text(place / "table.md", tables.markdown(_HEADER, lines) + "\n")
-  plots.save(comparison_figures.tradeoff(curves(points)), place / "tradeoff.png")
-  print(f"Everything is in {place}: result.json, table.md, tradeoff.png, a folder a program.")
+  workdirs.write_result(folder, result)
+  files.write_text(folder / "table.md", tables.markdown(_HEADER, lines) + "\n")
+  plots.save(comparison_figures.tradeoff(curves(points)), folder / "tradeoff.png")
+  print(f"Everything is in {folder}: result.json, table.md, tradeoff.png, a folder a program.")
 
 
 def curves(points: Sequence[dict[str, Any]]) -> dict[str, list[comparison_figures.Mark]]:
   """Returns the marks of the figure, by data set."""
-  found: dict[str, list[comparison_figures.Mark]] = {}
+  marks: dict[str, list[comparison_figures.Mark]] = {}
   for group in groups(points):
     first = group[0]
     relaxed = "relaxed" in first["predictors"]
@@ -163,5 +163,5 @@ def curves(points: Sequence[dict[str, Any]]) -> dict[str, list[comparison_figure
       relative=values(group, name, "test_gap_relative"),
       projection=values(group, "projection", "test_mse") if relaxed else [],
     )
-    found.setdefault(first["data"], []).append(mark)
-  return found
+    marks.setdefault(first["data"], []).append(mark)
+  return marks

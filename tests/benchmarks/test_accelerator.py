@@ -25,8 +25,8 @@ def test_a_stand_in_says_what_is_missing_where_it_is_used():
 
 def test_differences_are_relative_norms():
   expected = np.array([2.0, 1.0]), {"a": np.array([3.0, 4.0]), "b": np.zeros(2)}
-  found = np.array([2.2, 1.0]), {"a": np.array([3.0, 4.5]), "b": np.array([0.0, 0.0])}
-  assert stages.differences(found, expected) == {
+  actual = np.array([2.2, 1.0]), {"a": np.array([3.0, 4.5]), "b": np.array([0.0, 0.0])}
+  assert stages.differences(actual, expected) == {
     "loss": [0.1, 0.0],
     "gradient": 0.1,
     "gradient_of_the_worst_parameter": 0.1,

@@ -94,12 +94,12 @@ def test_pairs_of_both_trees_by_turns(repository):
   out, err = process.communicate(timeout=120)
   assert (process.returncode, err) == (0, "")
   assert "with uncommitted changes" in out.splitlines()[1]
-  found = json.loads(out.splitlines()[-1])
-  assert found["old"]["commit"] == git(repository, "rev-parse", "old")
-  assert found["new"] == {"commit": found["old"]["commit"], "uncommitted_changes": True}
-  assert found["machine"]["tree"] == str(repository)
-  assert [*found["models"]] == ["segnn", "egno"]
-  for model in found["models"].values():
+  report = json.loads(out.splitlines()[-1])
+  assert report["old"]["commit"] == git(repository, "rev-parse", "old")
+  assert report["new"] == {"commit": report["old"]["commit"], "uncommitted_changes": True}
+  assert report["machine"]["tree"] == str(repository)
+  assert [*report["models"]] == ["segnn", "egno"]
+  for model in report["models"].values():
     assert model["constraint"] == "strict"
     assert model["ratios"] == [2.0, 1.0, 3.0, 1.0]  # the first pair of all is not kept
     assert model["ratio"] == 1.5
@@ -107,8 +107,8 @@ def test_pairs_of_both_trees_by_turns(repository):
     assert (model["old"]["products"], model["new"]["products"]) == (0.5, 0.3)
   notes = (repository / ".git" / "notes").read_text().splitlines()
   turns = ["new", "old", "old", "new"] * 2 + ["new", "old"]
-  one = ["old start ['strict']", "new start ['strict']", *(f"{side} epoch" for side in turns)]
-  assert notes == 2 * one
+  per_model = ["old start ['strict']", "new start ['strict']", *(f"{side} epoch" for side in turns)]
+  assert notes == 2 * per_model
   assert not [*(repository.parent / "tmp").iterdir()]
 
 
@@ -169,8 +169,8 @@ def test_this_tree_against_itself(tmp_path):
   process = launch(root, "HEAD", "--model=radial_field")
   out, err = process.communicate(timeout=400)
   assert (process.returncode, err) == (0, "")
-  found = json.loads(out.splitlines()[-1])
-  assert not found["new"]["uncommitted_changes"]
-  model = found["models"]["radial_field"]
+  report = json.loads(out.splitlines()[-1])
+  assert not report["new"]["uncommitted_changes"]
+  model = report["models"]["radial_field"]
   assert len(model["ratios"]) == 4
   assert model["old"]["batch"] == model["new"]["batch"] == 12

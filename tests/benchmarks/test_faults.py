@@ -31,8 +31,8 @@ def test_damage_truncates_or_flips_one_bit(tmp_path):
   rng = np.random.default_rng(0)
   path.write_bytes(content)
   fault_runs.damage(path, "flip", rng)
-  found = path.read_bytes()
-  assert sum((a ^ b).bit_count() for a, b in zip(content, found, strict=True)) == 1
+  damaged = path.read_bytes()
+  assert sum((a ^ b).bit_count() for a, b in zip(content, damaged, strict=True)) == 1
   path.write_bytes(content)
   fault_runs.damage(path, "truncate", rng)
   assert path.read_bytes() == content[: path.stat().st_size]
@@ -41,14 +41,14 @@ def test_damage_truncates_or_flips_one_bit(tmp_path):
 
 @pytest.mark.slow
 def test_the_harness_kills_flips_and_tells_other_runs_apart(tmp_path):
-  place = tmp_path / "bench"
-  found = fault_campaign.run(place, ["kill", "flipped_checkpoint"], 0.0, seed=0)
-  for kind in found.values():
-    assert kind["tries"] == kind["survived"] == 1, json.dumps(found)
+  root = tmp_path / "bench"
+  report = fault_campaign.run(root, ["kill", "flipped_checkpoint"], 0.0, seed=0)
+  for kind in report.values():
+    assert kind["tries"] == kind["survived"] == 1, json.dumps(report)
   # A run that lost an epoch of its records, or has another state, is not the undisturbed one.
   bench = fault_runs.Bench.__new__(fault_runs.Bench)
   bench.expected = None
-  workdir = place / "reference"
+  workdir = root / "reference"
   bench.outcome = lambda _: ("state", fault_runs.steady(workdir), {}, [])
   bench.expected = bench.outcome(workdir)
   assert bench.verdict(workdir, Ended(0, "")) == ""
@@ -56,4 +56,4 @@ def test_the_harness_kills_flips_and_tells_other_runs_apart(tmp_path):
   (workdir / "metrics.jsonl").write_text("".join(lines[:-1]))
   assert bench.verdict(workdir, Ended(0, "")) == ("differs from the undisturbed run: metrics.jsonl")
   assert bench.verdict(workdir, Ended(-9, "")).startswith("not finished")
-  shutil.rmtree(place)
+  shutil.rmtree(root)

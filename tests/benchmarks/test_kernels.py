@@ -57,27 +57,27 @@ def line(text):
 
 def test_a_derivative_in_transposed_order_is_found_with_its_line():
   # Of inputs with more than two dimensions, XLA transposes what the weight gradient multiplies.
-  found, milliseconds = measure((8, 3, 40, 16))
-  (transposed,) = [kernel for kernel in found if kernel.mark == "transpose"]
+  measured, milliseconds = measure((8, 3, 40, 16))
+  (transposed,) = [kernel for kernel in measured if kernel.mark == "transpose"]
   assert transposed.name.startswith("copy_bitcast_fusion")
   assert transposed.kind == "arithmetic with a transpose"
   assert transposed.shape == "f32[32,960]{1,0}"
   assert transposed.line.endswith(line("# its derivative"))
   assert transposed.runs == 1
-  assert sum(kernel.milliseconds for kernel in found) == pytest.approx(milliseconds)
-  report = json.loads(json.dumps(kernels.report(found, milliseconds)))
+  assert sum(kernel.milliseconds for kernel in measured) == pytest.approx(milliseconds)
+  report = json.loads(json.dumps(kernels.report(measured, milliseconds)))
   assert transposed.name in [kernel["name"] for kernel in report["marked"]]
   assert sum(report["kinds"].values()) == pytest.approx(milliseconds, abs=0.01)
   shown = next(
-    row for row in kernels.as_tables(found, milliseconds).split("\n") if "copy_bit" in row
+    row for row in kernels.as_tables(measured, milliseconds).split("\n") if "copy_bit" in row
   )
   assert {"transpose", transposed.shape, transposed.line} <= set(shown.split())
 
 
 def test_two_dimensions_need_no_transpose():
-  found, _ = measure((960, 16))
-  assert not [kernel for kernel in found if kernel.mark == "transpose"]
-  products = [kernel for kernel in found if kernel.kind == "products"]
+  measured, _ = measure((960, 16))
+  assert not [kernel for kernel in measured if kernel.mark == "transpose"]
+  products = [kernel for kernel in measured if kernel.kind == "products"]
   lines = {kernel.line.rpartition("/")[2] for kernel in products}
   assert lines == {line("name=" + '"first"'), line("name=" + '"second"')}
   assert all(kernel.runs == 1 for kernel in products)
@@ -86,8 +86,8 @@ def test_two_dimensions_need_no_transpose():
 
 
 def test_a_moment_is_shared_by_the_kernels_that_run():
-  found = kernels.shares([("a", 0, 10), ("b", 5, 15), ("a", 20, 21)])
-  assert found == {"a": (5 + 2.5 + 1, 2), "b": (2.5 + 5, 1)}
+  shares = kernels.shares([("a", 0, 10), ("b", 5, 15), ("a", 20, 21)])
+  assert shares == {"a": (5 + 2.5 + 1, 2), "b": (2.5 + 5, 1)}
 
 
 @pytest.mark.parametrize(

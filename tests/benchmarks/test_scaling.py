@@ -23,12 +23,12 @@ def axis(**names):
 
 
 def test_slopes_on_logarithmic_axes():
-  found = axis()["slopes"]
+  slopes = axis()["slopes"]
   # The last point is twice as high: a whole unit over the last doubling, half of one over both.
-  assert found["step_ms"] == {"all": 2.5, "last": 3.0}
-  assert found["gflop"] == {"all": 1.5, "last": 1.5}
-  assert found["buffers"] == {"all": 1.0, "last": 1.0}
-  assert "rss" not in found
+  assert slopes["step_ms"] == {"all": 2.5, "last": 3.0}
+  assert slopes["gflop"] == {"all": 1.5, "last": 1.5}
+  assert slopes["buffers"] == {"all": 1.0, "last": 1.0}
+  assert "rss" not in slopes
 
 
 def test_every_axis_starts_from_the_published_step_and_varies_one_size():
@@ -64,13 +64,13 @@ def test_figure_and_table():
 
 def test_one_point_measures_what_it_says():
   size = scaling_worker.Size(particles=6, neighbours=2, batch=4, width=8, layers=1, samples=8)
-  found = scaling_worker.measure(size, 0.0)
-  assert (found["steps"], found["epochs"]) == (2, 3)
-  assert found["data"] == 8 * 6 * (3 * 3 + 1 + 2) * 4
-  assert found["step_ms"] > 0
-  assert found["buffers"] > 0
-  assert math.isfinite(found["gflop"])
-  assert found["rss"] is None or found["rss"] >= 0
+  record = scaling_worker.measure(size, 0.0)
+  assert (record["steps"], record["epochs"]) == (2, 3)
+  assert record["data"] == 8 * 6 * (3 * 3 + 1 + 2) * 4
+  assert record["step_ms"] > 0
+  assert record["buffers"] > 0
+  assert math.isfinite(record["gflop"])
+  assert record["rss"] is None or record["rss"] >= 0
 
 
 def test_the_peak_of_resident_memory():

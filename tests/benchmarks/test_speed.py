@@ -27,11 +27,11 @@ def test_operations_of_a_step_do_not_depend_on_the_length_of_the_epoch():
   data = {"x": x, "targets": jnp.tile(jnp.sum(x, 1, keepdims=True), 8)}
   problem = steps.Problem("radial", Radial(), lambda batch: (batch["x"],), data, 4)
   begin = steps.start(problem, "equality")
-  one, three = (steps.Epoch(problem.first(n), [begin]) for n in (1, 3))
+  single, three = (steps.Epoch(problem.first(n), [begin]) for n in (1, 3))
   assert three.steps == 3
-  assert three.gflop < 1.5 * one.gflop  # the order of samples and the last checks grow with it
+  assert three.gflop < 1.5 * single.gflop  # the order of samples and the last checks grow with it
   products = 2 * 4 * 8 * (1 + 3) * 2e-9  # of both maps, forward and for the weights
-  assert products < one.gflop < 20 * products
+  assert products < single.gflop < 20 * products
   three()
   assert int(three.states.step[0]) == 3
   assert three.losses.shape == (1, 3)
@@ -41,9 +41,9 @@ def test_operations_of_a_step_do_not_depend_on_the_length_of_the_epoch():
 def test_ratios_of_rounds_do_not_see_what_disturbs_a_whole_round():
   rng = np.random.default_rng(0)
   base = rng.lognormal(0, 0.5, 200)
-  found = steps.ratio([*(1.01 * base * rng.normal(1, 0.02, 200))], [*base])
-  assert found["error"] == pytest.approx(1.2533 * 0.02 / 200**0.5, rel=0.3)
-  assert abs(found["ratio"] - 1.01) < 4 * found["error"]
+  estimate = steps.ratio([*(1.01 * base * rng.normal(1, 0.02, 200))], [*base])
+  assert estimate["error"] == pytest.approx(1.2533 * 0.02 / 200**0.5, rel=0.3)
+  assert abs(estimate["ratio"] - 1.01) < 4 * estimate["error"]
 
 
 def test_programs_take_turns():
@@ -55,9 +55,9 @@ def test_programs_take_turns():
 
 
 def test_floor_is_the_time_at_the_products_rate():
-  found = machine.floor(machine.PRODUCT_GFLOP / 2, median_ms=100, product_ms=50)
-  assert found["floor_ms"] == 25
-  assert found["fraction_of_matmul_rate"] == 0.25
+  floor = machine.floor(machine.PRODUCT_GFLOP / 2, median_ms=100, product_ms=50)
+  assert floor["floor_ms"] == 25
+  assert floor["fraction_of_matmul_rate"] == 0.25
 
 
 def write_reports(folder, processor="P", product=50.0):
@@ -151,9 +151,9 @@ def test_a_processor_never_replaces_the_numbers_of_another(tmp_path, monkeypatch
 )
 def test_a_processor_without_a_model_is_named_by_its_family(model, name):
   lines = ["processor\t: 0", "cpu family\t: 25", "model\t\t: 1", f"model name\t: {model}"]
-  one = "\n".join([*lines, "stepping\t: 0"])
-  other = one.replace("family\t: 25", "family\t: 26")
-  assert machine.processor(f"{one}\n\n{other}\n") == name
+  core = "\n".join([*lines, "stepping\t: 0"])
+  other = core.replace("family\t: 25", "family\t: 26")
+  assert machine.processor(f"{core}\n\n{other}\n") == name
 
 
 def test_a_folder_names_cores_and_accelerator():

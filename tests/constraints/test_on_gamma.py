@@ -28,10 +28,10 @@ PRIMAL = Primal({}, GAMMA, SLACK)
   ],
 )
 def test_violation_and_cost(constraint, violation, cost):
-  found = constraint.violation(PRIMAL)
-  assert (found == {}) if violation is None else True
+  violations = constraint.violation(PRIMAL)
+  assert (violations == {}) if violation is None else True
   if violation is not None:
-    np.testing.assert_allclose(found["a"], violation, rtol=1e-6)
+    np.testing.assert_allclose(violations["a"], violation, rtol=1e-6)
   np.testing.assert_allclose(constraint.cost(PRIMAL), cost, rtol=1e-6)
 
 
@@ -44,8 +44,8 @@ def test_projections():
     (ace_jax.Resilient(), [0, 2, 0], [0, 2, 0]),
     (ace_jax.PublishedResilient(), [0, 2, 0], [-1, 2, 0]),
   ):
-    after, found, _ = constraint.update(primal, negative, {}, None, jnp.int32(0))
-    np.testing.assert_array_equal(found["a"], multipliers)
+    after, updated, _ = constraint.update(primal, negative, {}, None, jnp.int32(0))
+    np.testing.assert_array_equal(updated["a"], multipliers)
     np.testing.assert_array_equal(after.slack["a"], slack)
     np.testing.assert_array_equal(after.gamma["a"], GAMMA["a"])
 

@@ -93,19 +93,19 @@ def drawn(rule, steps):
 
 def test_a_random_homotopy_draws_anew_in_every_step_and_rests_at_zero():
   # gamma_a + 2 gamma_c is 3 U of one number for all layers.
-  found = drawn(RandomHomotopy(), 200) / 3
-  assert len(np.unique(found)) == 200
-  assert 0 <= found.min() < 0.05
-  assert 0.95 < found.max() < 1
-  np.testing.assert_allclose(found.mean(), 0.5, atol=4 * np.sqrt(1 / 12 / 200))
+  gammas = drawn(RandomHomotopy(), 200) / 3
+  assert len(np.unique(gammas)) == 200
+  assert 0 <= gammas.min() < 0.05
+  assert 0.95 < gammas.max() < 1
+  np.testing.assert_allclose(gammas.mean(), 0.5, atol=4 * np.sqrt(1 / 12 / 200))
 
 
 @pytest.mark.parametrize(("draws", "variance"), [("all", 9 / 12), ("layer", 5 / 12)])
 def test_one_number_for_all_layers_or_one_a_layer(draws, variance):
   keys = jax.random.split(jax.random.key(1), 4000)
-  found = jax.vmap(lambda key: RandomHomotopy(draws=draws).draw(key, GAMMA))(keys)
-  a, c = found["a"]["gamma"], found["c"]["gamma"]
-  np.testing.assert_array_equal(found["b"]["gamma"][:, 0], found["b"]["gamma"][:, 2])
+  gammas = jax.vmap(lambda key: RandomHomotopy(draws=draws).draw(key, GAMMA))(keys)
+  a, c = gammas["a"]["gamma"], gammas["c"]["gamma"]
+  np.testing.assert_array_equal(gammas["b"]["gamma"][:, 0], gammas["b"]["gamma"][:, 2])
   np.testing.assert_allclose(np.var(a + 2 * c), variance, rtol=0.06)
   # The shares in ten equal parts of [0, 1] are 400 each, within four deviations.
   counts = np.histogram(a, 10, (0, 1))[0]

@@ -75,12 +75,12 @@ def test_what_remul_and_the_rules_of_the_gap_add():
   x, y = batch = batch_of(7)
   loss, gap, moved = float(np.mean(np.square(x @ w - y))), gap_of(w, x), moved_loss_of(w, x, y)
   assert abs(gap - moved) > 0.1 * gap
-  found = terms_of(rivals.Remul(beta=3.0, symmetry=FIXED), w, batch)
-  np.testing.assert_allclose([found.loss, found.cost], [loss, 3 * moved], rtol=1e-5)
-  found = terms_of(rivals.GapPenalty(beta=3.0, symmetry=FIXED), w, batch)
-  np.testing.assert_allclose([found.loss, found.cost], [loss, 3 * gap], rtol=1e-5)
-  found = terms_of(on_error.Functional(symmetry=FIXED, epsilon=0.25), w, batch)
-  np.testing.assert_allclose(found.violation["equivariance"], gap - 0.25, rtol=1e-5)
+  terms = terms_of(rivals.Remul(beta=3.0, symmetry=FIXED), w, batch)
+  np.testing.assert_allclose([terms.loss, terms.cost], [loss, 3 * moved], rtol=1e-5)
+  terms = terms_of(rivals.GapPenalty(beta=3.0, symmetry=FIXED), w, batch)
+  np.testing.assert_allclose([terms.loss, terms.cost], [loss, 3 * gap], rtol=1e-5)
+  terms = terms_of(on_error.Functional(symmetry=FIXED, epsilon=0.25), w, batch)
+  np.testing.assert_allclose(terms.violation["equivariance"], gap - 0.25, rtol=1e-5)
   # At the target's own map turned samples fit nothing new where it commutes with R, and only there.
   assert moved_loss_of(2 * np.eye(3), x, 2 * np.asarray(x)) < 1e-10
   assert terms_of(rivals.Remul(symmetry=FIXED), TARGET, batch).cost > 0.1
@@ -97,11 +97,11 @@ def test_gradnorm_weighs_either_second_loss(objectives, second_of):
   w = jax.random.normal(jax.random.key(2), (3, 3))
   x, y = batch = batch_of(7)
   loss, second = float(np.mean(np.square(x @ w - y))), second_of(w, x, y)
-  own = {"weights": jnp.array([0.5, 1.5])}
+  constraint_state = {"weights": jnp.array([0.5, 1.5])}
   rule = rivals.GradNorm(symmetry=FIXED, objectives=objectives)
-  found = terms_of(rule, w, batch, own)
-  np.testing.assert_allclose(found.loss + found.cost, 0.5 * loss + 1.5 * second, rtol=1e-5)
-  losses, norms = found.aux
+  terms = terms_of(rule, w, batch, constraint_state)
+  np.testing.assert_allclose(terms.loss + terms.cost, 0.5 * loss + 1.5 * second, rtol=1e-5)
+  losses, norms = terms.aux
   np.testing.assert_allclose(losses, [loss, second], rtol=1e-5)
   slope = 2 * np.asarray(x).T @ (np.asarray(x @ w - y)) / x.size
   np.testing.assert_allclose(norms[0], np.linalg.norm(slope), rtol=1e-5)
@@ -110,36 +110,36 @@ def test_gradnorm_weighs_either_second_loss(objectives, second_of):
 def test_augmentation_turns_inputs_and_targets_alike():
   # R W = W R for a multiple of the identity, and only there: the loss is that of unmoved samples.
   batch = batch_of(5)
-  found = terms_of(rivals.Augment(symmetry=FIXED), 2 * jnp.eye(3), batch)
-  np.testing.assert_allclose(found.loss, np.mean(np.square(2 * batch[0] - batch[1])), rtol=1e-5)
+  terms = terms_of(rivals.Augment(symmetry=FIXED), 2 * jnp.eye(3), batch)
+  np.testing.assert_allclose(terms.loss, np.mean(np.square(2 * batch[0] - batch[1])), rtol=1e-5)
   w = TARGET
   turned = [part @ QUARTER.T for part in batch]
-  found = terms_of(rivals.Augment(symmetry=FIXED), w, batch)
-  np.testing.assert_allclose(found.loss, np.mean(np.square(turned[0] @ w - turned[1])), rtol=1e-5)
-  assert found.loss > 0.1
+  terms = terms_of(rivals.Augment(symmetry=FIXED), w, batch)
+  np.testing.assert_allclose(terms.loss, np.mean(np.square(turned[0] @ w - turned[1])), rtol=1e-5)
+  assert terms.loss > 0.1
 
 
 def test_gradnorm_balances_two_quadratic_tasks():
   # Gradients of norms 4 and 1 that stay in step: w_1 4 = w_2, w_1 + w_2 = 2.
   rule = rivals.GradNorm(weight_lr=0.01, symmetry=FIXED)
-  primal, own = Primal({}, {}, {}), rule.init_state({})
+  primal, constraint_state = Primal({}, {}, {}), rule.init_state({})
 
   @jax.jit
-  def step(own, i):
+  def step(state, i):
     aux = (jnp.array([8.0, 0.5]), jnp.array([4.0, 1.0]))
-    return rule.update(primal, {}, own, aux, i)[2], None
+    return rule.update(primal, {}, state, aux, i)[2], None
 
-  own, _ = jax.lax.scan(step, own, jnp.arange(600))
-  np.testing.assert_allclose(own["weights"], [0.4, 1.6], atol=0.05)
-  np.testing.assert_allclose(own["initial"], [8.0, 0.5])
+  constraint_state, _ = jax.lax.scan(step, constraint_state, jnp.arange(600))
+  np.testing.assert_allclose(constraint_state["weights"], [0.4, 1.6], atol=0.05)
+  np.testing.assert_allclose(constraint_state["initial"], [8.0, 0.5])
 
   # The second loss fell to a half: its pace is 2/3 of the mean, with a = 1 so are its gradients.
   rule = rivals.GradNorm(1.0, 0.003, symmetry=FIXED)
-  own = {**rule.init_state({}), "initial": jnp.ones(2)}
+  constraint_state = {**rule.init_state({}), "initial": jnp.ones(2)}
   aux = (jnp.array([1.0, 0.5]), jnp.ones(2))
-  step = jax.jit(lambda own, i: (rule.update(primal, {}, own, aux, i + 1)[2], None))
-  own, _ = jax.lax.scan(step, own, jnp.arange(1000))
-  np.testing.assert_allclose(own["weights"], [4 / 3, 2 / 3], atol=0.05)
+  step = jax.jit(lambda state, i: (rule.update(primal, {}, state, aux, i + 1)[2], None))
+  constraint_state, _ = jax.lax.scan(step, constraint_state, jnp.arange(1000))
+  np.testing.assert_allclose(constraint_state["weights"], [4 / 3, 2 / 3], atol=0.05)
 
 
 def test_schedule_rises_to_one_and_falls_to_zero():
@@ -147,9 +147,9 @@ def test_schedule_rises_to_one_and_falls_to_zero():
   levels = [float(rule.level(jnp.int32(t))) for t in (0, 1, 5, 7, 10, 11)]
   np.testing.assert_allclose(levels, [0, 0.2, 1, 0.6, 0, 0], atol=1e-6)
   primal = Primal({}, {"a": jnp.ones(3)}, {})
-  after, _, own = rule.update(primal, {}, rule.init_state({}), None, jnp.int32(2))
+  after, _, constraint_state = rule.update(primal, {}, rule.init_state({}), None, jnp.int32(2))
   np.testing.assert_allclose(after.gamma["a"], [0.6] * 3, rtol=1e-6)
-  np.testing.assert_allclose(own["level"], 0.6, rtol=1e-6)
+  np.testing.assert_allclose(constraint_state["level"], 0.6, rtol=1e-6)
 
 
 def penalties(kernel, layout, x, irreps=True, branch=relaxations.Linear):
@@ -164,8 +164,8 @@ def penalties(kernel, layout, x, irreps=True, branch=relaxations.Linear):
   theta = {"layer": {"relaxation": {"linear": {"kernel": kernel}}}}
   if branch is not relaxations.Linear:
     theta = variables["params"]
-  own = {"params": theta, "gamma": variables["gamma"]}
-  _, kept = net.apply(own, x, mutable=["intermediates"])
+  current = {"params": theta, "gamma": variables["gamma"]}
+  _, kept = net.apply(current, x, mutable=["intermediates"])
   layers = traverse_util.flatten_dict(kept["intermediates"])
   return rivals.penalties(theta, variables["gamma"], layers, VECTORS)
 
@@ -323,7 +323,7 @@ class Vectors(nn.Module):
 @pytest.mark.parametrize("rule", [rivals.Schedule, rivals.GradNorm])
 def test_devices_that_share_a_batch_change_nothing(rule):
   data = batch_of(16)
-  found = []
+  states = []
   for devices in (1, 2):
     fit = ace_jax.fit(
       Vectors(),
@@ -336,7 +336,7 @@ def test_devices_that_share_a_batch_change_nothing(rule):
       batch_size=8,
       mesh=parallel.make_mesh(data=devices, devices=jax.devices()[:devices]),
     )
-    found.append((fit.state.primal, fit.state.constraint_state))
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *found)
+    states.append((fit.state.primal, fit.state.constraint_state))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *states)
   if rule is rivals.GradNorm:
-    assert abs(found[0][1]["weights"][0] - 1) > 0.02
+    assert abs(states[0][1]["weights"][0] - 1) > 0.02

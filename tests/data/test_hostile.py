@@ -20,7 +20,15 @@ from data.mocap import acclaim, walker
 from data.mocap import download as mocap_download
 
 LOADERS = (
-  *("nbody_file", "nbody_cache", "mocap_trials", "mocap_split", "skeleton", "motion"),
+  *(
+    "nbody_file",
+    "nbody_folder",
+    "nbody_cache",
+    "mocap_trials",
+    "mocap_split",
+    "skeleton",
+    "motion",
+  ),
   *("mocap_archive", "records", "config", "result", "reference"),
   *("molecule", "molecules", "molecule_rows", "mesh"),
   *(("hdf5",) if importlib.util.find_spec("h5py") else ()),

@@ -13,18 +13,18 @@ VERSION = 1
 
 def main():
   given = dict(word.lstrip("-").partition("=")[::2] for word in sys.argv[1:])
-  place = Path(given["workdir"])
+  workdir = Path(given["workdir"])
   if given.get("fail"):
     sys.exit(f"error: {given['fail']}")
   asked = []
   signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
   settings = {"epochs": int(given["epochs"]), "data_file": given.get("data_file")}
-  (place / "config.json").write_text(json.dumps({"settings": settings}))
+  (workdir / "config.json").write_text(json.dumps({"settings": settings}))
   seeds = given["seeds"].split(",") if "seeds" in given else [given["seed"]]
-  folders = [place / f"seed{seed}" if "seeds" in given else place for seed in seeds]
+  folders = [workdir / f"seed{seed}" if "seeds" in given else workdir for seed in seeds]
   for folder in folders:
     folder.mkdir(exist_ok=True)
-  checkpoint = place / "checkpoint"
+  checkpoint = workdir / "checkpoint"
   begin = int(checkpoint.read_text()) if "resume" in given and checkpoint.exists() else 0
   for epoch in range(begin + 1, settings["epochs"] + 1):
     time.sleep(float(given.get("seconds", 0)))

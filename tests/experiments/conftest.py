@@ -13,10 +13,10 @@ def data_file(tmp_path_factory):
   from data import nbody
   from data.nbody.physics import Physics
 
-  found = nbody.simulate(Physics(), 5, np.arange(60), 0)
+  simulated = nbody.simulate(Physics(), 5, np.arange(60), 0)
   bounds = {"train": slice(0, 40), "valid": slice(40, 50), "test": slice(50, 60)}
   arrays = {
-    f"{split}_{field}": found[field][part]
+    f"{split}_{field}": simulated[field][part]
     for split, part in bounds.items()
     for field in ("positions", "velocities", "charges", "targets")
   }

@@ -12,12 +12,12 @@ from experiments.nbody import run as nbody_run
 
 
 def records(count, evaluated=()):
-  found = []
+  history = []
   for epoch in range(1, count + 1):
     record = {"epoch": epoch, "step": 30 * epoch, "time": 1.7e9 + epoch, "loss": 1 / 3 / epoch}
     record |= {"slack/layers_0/features": 0.1 * epoch, "slack/layers_0/positions": 0.2}
-    found.append(record | ({"valid/projection": 0.5} if epoch in evaluated else {}))
-  return found
+    history.append(record | ({"valid/projection": 0.5} if epoch in evaluated else {}))
+  return history
 
 
 def test_records_of_every_fifth_epoch_the_evaluations_and_the_last(tmp_path):
@@ -64,21 +64,21 @@ def test_samples_are_turned_about_the_vertical_and_about_random_axes():
   shapes = {"positions": (6, 5, 3), "velocities": (6, 5, 3), "targets": (6, 5, 3)}
   test = {name: random.normal(size=size).astype(np.float32) for name, size in shapes.items()}
   test["charges"] = np.ones((6, 5), np.float32)
-  found = artifacts.turned(nbody_run.ROTATIONS, test)
-  assert set(found) == {"vertical", "random_axes"}
-  for name, moved in found.items():
+  turned = artifacts.turned(nbody_run.ROTATIONS, test)
+  assert set(turned) == {"vertical", "random_axes"}
+  for name, moved in turned.items():
     same = np.allclose(moved["positions"][..., 2], test["positions"][..., 2], atol=1e-5)
     assert same == (name == "vertical")
-    lengths = [np.linalg.norm(one["velocities"], axis=-1) for one in (moved, test)]
+    lengths = [np.linalg.norm(batch["velocities"], axis=-1) for batch in (moved, test)]
     np.testing.assert_allclose(*lengths, rtol=1e-5)
   # Every sample by a rotation of its own.
   angles = [
-    np.arctan2(x[:, 0, 1], x[:, 0, 0]) for x in (found["vertical"]["positions"], test["positions"])
+    np.arctan2(x[:, 0, 1], x[:, 0, 0]) for x in (turned["vertical"]["positions"], test["positions"])
   ]
   turns = np.mod(np.subtract(*angles), 2 * np.pi)
   assert len({*np.round(turns, 3)}) == 6
   again = artifacts.turned(nbody_run.ROTATIONS, test)
-  np.testing.assert_array_equal(again["vertical"]["targets"], found["vertical"]["targets"])
+  np.testing.assert_array_equal(again["vertical"]["targets"], turned["vertical"]["targets"])
 
 
 def test_heights_follow_the_turned_poses_where_asked():
@@ -86,8 +86,8 @@ def test_heights_follow_the_turned_poses_where_asked():
   shapes = {"positions": (3, 4, 3), "velocities": (3, 4, 3), "targets": (3, 4, 5, 3)}
   test = {name: random.normal(5, 1, size).astype(np.float32) for name, size in shapes.items()}
   test["heights"] = test["positions"][..., 1:2] / 8
-  found = artifacts.turned(mocap_run.rotations(8.0), test)
-  vertical, held, recomputed = found.values()
+  turned = artifacts.turned(mocap_run.rotations(8.0), test)
+  vertical, held, recomputed = turned.values()
   np.testing.assert_allclose(vertical["positions"][..., 1], test["positions"][..., 1], rtol=1e-5)
   np.testing.assert_array_equal(held["heights"], test["heights"])
   np.testing.assert_array_equal(held["targets"], recomputed["targets"])

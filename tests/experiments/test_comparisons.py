@@ -38,30 +38,30 @@ def run(experiment, *arguments):
 
 def test_a_constraint_and_data_set_is_one_program():
   grids = {"resilient": (0.1, 1.0), "inequality": (0.3,)}
-  found = tradeoff_run.programs(grids, ("none", "gravity:3"), (4, 5))
-  assert [one.name for one in found] == [
+  programs = tradeoff_run.programs(grids, ("none", "gravity:3"), (4, 5))
+  assert [program.name for program in programs] == [
     f"{data}_{constraint}"
     for data in ("none", "gravity3")
     for constraint in ("resilient", "inequality", "strict", "none")
   ]
-  assert [count(one.plan) for one in found] == [4, 2, 2, 2] * 2
-  assert found[5].flags() == (
+  assert [count(program.plan) for program in programs] == [4, 2, 2, 2] * 2
+  assert programs[5].flags() == (
     "--constraint=inequality",
     "--symmetry_breaking=gravity:3",
     "--relaxation_scale=fixed",
     "--grid=epsilon=0.3",
     "--seeds=4,5",
   )
-  assert "relaxation_scale" not in dict(found[2].fixed)
+  assert "relaxation_scale" not in dict(programs[2].fixed)
   only = tradeoff_run.programs({"resilient": (), "inequality": (0.3,)}, ("none",), (0,))
-  assert [one.name for one in only] == ["none_inequality", "none_strict", "none_none"]
+  assert [program.name for program in only] == ["none_inequality", "none_strict", "none_none"]
 
 
 def result(constraint, seed, error, gap, **settings):
-  found = {"test_mse": error, "test_gap": gap, "test_gap_relative": math.sqrt(gap)}
-  predictors = {"projection": {**found, "test_mse": 2 * error, "test_gap": 1e-13}}
+  metrics = {"test_mse": error, "test_gap": gap, "test_gap_relative": math.sqrt(gap)}
+  predictors = {"projection": {**metrics, "test_mse": 2 * error, "test_gap": 1e-13}}
   if constraint != "strict":
-    predictors["relaxed"] = found
+    predictors["relaxed"] = metrics
   gamma = {} if constraint == "strict" else {"layers_0/update_1": -0.4, "layers_0/update_2": 0.2}
   shared = {"constraint": constraint, "seed": seed, "rho": None, "epsilon": None}
   return {
@@ -86,7 +86,7 @@ def test_the_curve_joins_seeds_and_draws_what_it_prints(tmp_path, capsys):
     *(result("strict", seed, 0.05, 1e-13) for seed in (0, 1)),
     result("none", 0, 0.01, 1e-2),
   ]
-  points = [tradeoff_run.point(one) for one in results]
+  points = [tradeoff_run.point(outcome) for outcome in results]
   assert [p["seconds"] for p in points] == [4.0] * 6
   rows = tradeoff_run.rows(points)
   assert rows[0] == [
@@ -96,7 +96,7 @@ def test_the_curve_joins_seeds_and_draws_what_it_prints(tmp_path, capsys):
   assert rows[1][:4] == ["gravity:3", "inequality, epsilon=0.3", "0", "0.04"]
   assert rows[2][3:5] == ["0.1 +- 0", "0.1 +- 0"]  # the strict model is its own projection
   marks = tradeoff_run.curves(points)
-  assert {data: len(own) for data, own in marks.items()} == {"none": 3, "gravity:3": 1}
+  assert {data: len(curve) for data, curve in marks.items()} == {"none": 3, "gravity:3": 1}
   assert marks["none"][0].errors == [0.02, 0.03]
   tradeoff_run.write(tmp_path, {}, points)
   assert json.loads((tmp_path / "result.json").read_text())["points"] == points
@@ -126,8 +126,8 @@ def test_parameters_of_branches(data_file):
   data = nbody_run.load(settings, None)
 
   def parameters(variant):
-    own = settings.replace(**variant.settings())
-    return branch_sizes.count(nbody_run.make_problem(own, data), own)
+    changed = settings.replace(**variant.settings())
+    return branch_sizes.count(nbody_run.make_problem(changed, data), changed)
 
   n = 32  # 8x0e+8x1o; a layer maps 2 n to n and n to n
   assert parameters(Variant("linear")) == 2 * 3 * n * n + 4
@@ -153,18 +153,22 @@ def test_a_variant_of_two_budgets_is_trained_once_and_shown_twice(tmp_path, caps
     entry("time", "mlp", "layer", None),
     entry("time", "low_rank", "layer", 60),
   ]
-  found = relaxations_run.programs(sizes, (0, 1))
-  assert [one.name for one in found] == [
+  programs = relaxations_run.programs(sizes, (0, 1))
+  assert [program.name for program in programs] == [
     *("linear_layer", "mlp_12_layer", "mlp_layer", "low_rank_60_layer", "linear_channel"),
   ]
-  assert found[1].flags()[:3] == ("--relaxation=mlp", "--gamma=layer", "--relaxation_features=12")
-  assert found[3].flags()[2] == "--rank=60"
+  assert programs[1].flags()[:3] == (
+    "--relaxation=mlp",
+    "--gamma=layer",
+    "--relaxation_features=12",
+  )
+  assert programs[3].flags()[2] == "--rank=60"
   trained = [result("resilient", seed, 0.02, 1e-4, rho=0.1) for seed in (0, 1)]
-  relaxations_run.write(tmp_path, {}, [{**one, "runs": trained} for one in sizes])
+  relaxations_run.write(tmp_path, {}, [{**row, "runs": trained} for row in sizes])
   shown = [line.split() for line in capsys.readouterr().out.splitlines()]
   assert [line[0] for line in shown if line[1:2] == ["linear"]] == ["parameters"] * 2 + ["time"]
   kept = json.loads((tmp_path / "result.json").read_text())["entries"]
-  assert [one["runs"][1]["seeds"] for one in kept] == [[1]] * 6
+  assert [row["runs"][1]["seeds"] for row in kept] == [[1]] * 6
   assert (tmp_path / "relaxations.png").stat().st_size > 10_000
 
 
@@ -178,9 +182,9 @@ def test_relative_error_of_a_fixed_vector():
   act = actions.act_on({"x": actions.vector})
   so3 = Symmetry(groups.so3(), act, lambda g, y, batch: actions.vector(g, y))
   measure = gaps.compile_measure(learned, so3, 500)
-  found = measure({"params": {}}, {"x": jnp.ones((2000, 1, 3))})
-  assert found["gap"] == pytest.approx(2 * 25 / 3, rel=0.03)
-  assert found["gap_relative"] == pytest.approx(math.sqrt(2), rel=0.02)
+  metrics = measure({"params": {}}, {"x": jnp.ones((2000, 1, 3))})
+  assert metrics["gap"] == pytest.approx(2 * 25 / 3, rel=0.03)
+  assert metrics["gap_relative"] == pytest.approx(math.sqrt(2), rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -225,14 +229,14 @@ def test_a_curve_end_to_end_repeats_nothing(data_file, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["nbody", "mocap"])
 def test_branches_end_to_end(experiment, data_file, tmp_path):
-  own = [f"--data_file={data_file}", "--train_samples=40"]
-  own = own if experiment == "nbody" else ["--source=synthetic", "--train_samples=40"]
+  data_flags = [f"--data_file={data_file}", "--train_samples=40"]
+  data_flags = data_flags if experiment == "nbody" else ["--source=synthetic", "--train_samples=40"]
   flags = [f"--experiment={experiment}", "--branch=linear", "--branch=low_rank", "--seeds=0"]
-  done = run("relaxations", *flags, f"--workdir={tmp_path}", "--", *TINY, *own)
+  done = run("relaxations", *flags, f"--workdir={tmp_path}", "--", *TINY, *data_flags)
   assert done.returncode == 0, done.stderr
   entries = json.loads((tmp_path / "result.json").read_text())["entries"]
   assert len(entries) == 8
-  linear, _, low_rank, _ = [one["parameters"] for one in entries[:4]]
+  linear, _, low_rank, _ = [row["parameters"] for row in entries[:4]]
   assert abs(low_rank / linear - 1) < 0.3  # these branches are tiny
-  assert all(one["step_ms"] > 0 for one in entries)
+  assert all(row["step_ms"] > 0 for row in entries)
   assert entries[1]["runs"][0]["settings"]["gamma"] == "channel"

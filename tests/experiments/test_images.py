@@ -45,12 +45,12 @@ def test_shifts_act_on_images_and_not_on_labels():
 def test_seeds_are_joined_and_a_bias_along_x_is_named():
   random = np.random.default_rng(0)
   lost = {"shift_y": random.normal(0, 0.5, 300), "shift_x": random.normal(1, 0.5, 300)}
-  one = report.Measured({"shift_y": 0.1, "shift_x": 0.3}, lost, 0.5)
-  found = {r.name: r for r in report.generator_reports([one, one])}
-  assert {name for name, r in found.items() if r.broken} == images_bias.BROKEN["x"]
-  assert found["shift_x"].loss == pytest.approx(2, abs=0.2)
-  assert found["shift_x"].lie_error == pytest.approx(0.3)
-  assert found["shift_x"].seeds == 2
+  measured = report.Measured({"shift_y": 0.1, "shift_x": 0.3}, lost, 0.5)
+  reports = {r.name: r for r in report.generator_reports([measured, measured])}
+  assert {name for name, r in reports.items() if r.broken} == images_bias.BROKEN["x"]
+  assert reports["shift_x"].loss == pytest.approx(2, abs=0.2)
+  assert reports["shift_x"].lie_error == pytest.approx(0.3)
+  assert reports["shift_x"].seeds == 2
 
 
 @pytest.mark.slow
@@ -70,7 +70,7 @@ def test_both_parts_end_to_end(run, tmp_path):
   assert set(resilient["gamma"]) == {"layers_0", "layers_1", "layers_2"}
   assert set(resilient["multipliers"]) == set(resilient["slack"]) == set(resilient["gamma"])
   (report,) = result["reports"]
-  assert {one["name"] for one in report["generators"]} == {"shift_x", "shift_y"}
+  assert {generator["name"] for generator in report["generators"]} == {"shift_x", "shift_y"}
   names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
   assert names == {
     "flips.png",
@@ -109,6 +109,6 @@ def test_the_report_finds_the_bias_and_raises_no_alarm_without(run, tmp_path):
   assert run(*flags).returncode == 0  # reads one training back, and repeats the other
   again = json.loads((tmp_path / "run" / "result.json").read_text())
   assert again["reports"] == first["reports"]
-  found = again["constraints"]
-  called = {row["bias"]: row["called_broken"] for row in found}
+  rows = again["constraints"]
+  called = {row["bias"]: row["called_broken"] for row in rows}
   assert called == {"none": [], "x": ["shift_x"]}

@@ -27,24 +27,30 @@ def run(module, *arguments):
 
 
 def test_a_run_and_its_figures_from_end_to_end(tmp_path):
-  place = tmp_path / "run"
-  done = run("mocap", *TINY, "--constraint=resilient", f"--workdir={place}")
+  workdir = tmp_path / "run"
+  done = run("mocap", *TINY, "--constraint=resilient", f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
   assert "SYNTHETIC DATA" in done.stdout
-  result = json.loads((place / "result.json").read_text())
+  result = json.loads((workdir / "result.json").read_text())
   assert set(result["final"]["slack"]) == {"layers_0/features", "layers_0/positions"}
   last = result["curve"][-1]
   assert last["equivariance/projection"] < 1e-5
   # The height feature, computed anew, knows what is up.
   assert last["equivariance_recomputed/projection"] > 20 * last["equivariance/projection"]
-  assert all((place / name).exists() for name in artifacts.FILES)
-  turned = result["predictors"]["relaxed"]["test_mse_turned"]
+  assert all((workdir / name).exists() for name in artifacts.FILES)
+  relaxed = result["predictors"]["relaxed"]
+  assert relaxed["final_equivariance_error_about_origin"] == pytest.approx(
+    last["equivariance/relaxed"], rel=1e-5
+  )
+  assert "final_equivariance_error" not in relaxed
+  assert "equiv. error (origin)" in done.stdout
+  turned = relaxed["test_mse_turned"]
   assert {*turned} == {"vertical", "random_axes", "random_axes_recomputed"}
   assert turned["random_axes"] != turned["random_axes_recomputed"]
-  names = {path.name for path in (place / "figures").iterdir()}
+  names = {path.name for path in (workdir / "figures").iterdir()}
   assert names == {"validation.png", "equivariance_error.png", "gamma.png", "poses.png"}
   out = tmp_path / "figures"
-  done = run("mocap_figures", f"--runs={place}", f"--out={out}")
+  done = run("mocap_figures", f"--runs={workdir}", f"--out={out}")
   assert done.returncode == 0, done.stderr
   assert {path.name for path in out.iterdir()} == {"poses_run.png", "poses_run.gif"}
 
@@ -66,11 +72,11 @@ def test_a_run_and_its_figures_from_end_to_end(tmp_path):
   ],
 )
 def test_every_model_runs(tmp_path, flags):
-  place = tmp_path / "run"
-  done = run("mocap", *TINY, *flags, f"--workdir={place}")
+  workdir = tmp_path / "run"
+  done = run("mocap", *TINY, *flags, f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
-  result = json.loads((place / "result.json").read_text())
-  assert np.isfinite([found["test_mse"] for found in result["predictors"].values()]).all()
+  result = json.loads((workdir / "result.json").read_text())
+  assert np.isfinite([metrics["test_mse"] for metrics in result["predictors"].values()]).all()
 
 
 def test_turning_about_the_mean_joint_keeps_it_and_all_lengths():
@@ -82,14 +88,14 @@ def test_turning_about_the_mean_joint_keeps_it_and_all_lengths():
   shapes["heights"] = (2, 4, 1)
   batch = {name: random.normal(5, 1, size).astype(np.float32) for name, size in shapes.items()}
   element = groups.Motion(groups.rotation("z", np.pi / 2), np.zeros(3))
-  found = mocap_run.turn(element, batch)
+  turned = mocap_run.turn(element, batch)
   centre = batch["positions"].mean(1)
-  np.testing.assert_allclose(found["positions"].mean(1), centre, rtol=1e-5)
-  np.testing.assert_array_equal(found["heights"], batch["heights"])
+  np.testing.assert_allclose(turned["positions"].mean(1), centre, rtol=1e-5)
+  np.testing.assert_array_equal(turned["heights"], batch["heights"])
   x, y, z = np.moveaxis(batch["targets"] - centre[:, None, None], -1, 0)
   expected = np.stack([-y, x, z], -1) + centre[:, None, None]
-  np.testing.assert_allclose(found["targets"], expected, rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(found["velocities"][..., 2], batch["velocities"][..., 2], rtol=1e-5)
+  np.testing.assert_allclose(turned["targets"], expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(turned["velocities"][..., 2], batch["velocities"][..., 2], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

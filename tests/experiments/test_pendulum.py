@@ -57,9 +57,9 @@ def test_the_experiment_tells_damped_from_undamped(tmp_path):
   report = json.loads((tmp_path / "run" / "result.json").read_text())
   assert "keep time reversal" in report["verdicts"]["0"]
   assert "break time reversal" in report["verdicts"]["1"]
-  found = {(r["constraint"], r["damping"]): r for r in report["results"]}
+  results = {(r["constraint"], r["damping"]): r for r in report["results"]}
   # The best odd part of the field misses c p: mean c^2 p^2 / 2 = 2.5^2 / 6.
-  assert found["strict", 1.0]["projection_test_mse"] == pytest.approx(2.5**2 / 6, rel=0.1)
+  assert results["strict", 1.0]["projection_test_mse"] == pytest.approx(2.5**2 / 6, rel=0.1)
   names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
   assert {"phase_portraits.png", "error_by_damping.png", "gamma_equality_damping1.png"} <= names
 

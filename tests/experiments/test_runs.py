@@ -56,17 +56,17 @@ def test_what_a_gpu_is_told_of_a_precision(name, says):
 
 
 def test_precision_is_a_setting_unless_it_is_that_of_earlier_versions():
-  found = {}
+  settings = {}
   for name in ("float32", "tf32"):
     command = [sys.executable, "-m", "experiments.nbody", "--dry_run", f"--precision={name}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found[name] = json.loads(said)[0]["settings"]
-  assert workdirs.differences(found["float32"], found["tf32"]) == ["precision"]
-  assert "precision" not in found["float32"]
+    settings[name] = json.loads(said)[0]["settings"]
+  assert workdirs.differences(settings["float32"], settings["tf32"]) == ["precision"]
+  assert "precision" not in settings["float32"]
 
 
 def test_portable_results_name_no_folder_of_this_machine():
   value = {"command": "python -m x --workdir=/a/b/run --data_file=/c/d.npz", "n": [1, "/e/f"]}
-  found = workdirs.portable(value)
-  assert found == {"command": "python -m x --workdir=run --data_file=d.npz", "n": [1, "f"]}
+  portable = workdirs.portable(value)
+  assert portable == {"command": "python -m x --workdir=run --data_file=d.npz", "n": [1, "f"]}
   assert workdirs.portable("../data/x.npz 1e-3/2") == "../data/x.npz 1e-3/2"

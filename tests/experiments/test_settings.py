@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.harness import result_files, workdirs
+from data import machine
+from experiments.harness import replicas, result_files, tables, workdirs
 from experiments.harness.settings import Branch, PrimalOptimizer
 from experiments.harness.usage import UsageError
 from experiments.mocap import settings as mocap
@@ -38,8 +39,8 @@ def test_flat_keys_and_what_is_left_out():
   absent = {"precision", "gamma_optimizer", "weight_decay", "dropout", "finish_epochs"}
   assert not absent & {*flat}
   asked = plain.replace(weight_decay=0.1, gamma_optimizer="sgd", train_samples=[10, 20])
-  found = asked.to_json()
-  assert {**flat, "weight_decay": 0.1, "gamma_optimizer": "sgd", "train_samples": [10, 20]} == found
+  saved = asked.to_json()
+  assert {**flat, "weight_decay": 0.1, "gamma_optimizer": "sgd", "train_samples": [10, 20]} == saved
   assert asked.data.train_samples == (10, 20)
   swing = plain.replace(constraint="swing", swing_period=10.0)
   assert swing.constraint.constants == {"swing_period": 10.0}
@@ -69,3 +70,34 @@ def test_numbers_are_checked_when_settings_are_made(change, says):
 def test_a_key_without_a_default_is_missed():
   with pytest.raises(UsageError, match="the settings name no lr"):
     PrimalOptimizer.from_json({})
+
+
+def test_numbers_that_differ_name_different_replicas():
+  values = (0.1, 0.1000001, 0.10000011, 1e-4, 1.0000001e-4, 2.0)
+  plan = replicas.Plan((1, 2), (("rho", values),))
+  names = [name for name, _ in plan.points(seed=0)]
+  assert len({*names}) == 12
+  assert names[:3] == ["rho0.1_seed1", "rho0.1_seed2", "rho0.1000001_seed1"]
+  assert [names[i] for i in (6, 8, 10)] == [
+    "rho0.0001_seed1",
+    "rho0.00010000001_seed1",
+    "rho2_seed1",
+  ]
+  for number in (0.3, 1e-5, 2.5e-7, 1 / 3, 1e300):
+    assert float(replicas.exact(number)) == number
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+  monkeypatch.setattr("os.sched_getaffinity", lambda process: {1, 5, 7}, raising=False)
+  monkeypatch.setattr("os.cpu_count", lambda: 64)
+  assert machine.cores() == workdirs.environment()["cores"] == 3
+  monkeypatch.delattr("os.sched_getaffinity")
+  assert machine.cores() == 64
+
+
+def test_a_mean_over_seeds_is_written_with_its_deviation():
+  assert tables.spread([]) == ""
+  assert tables.spread([2.0]) == "2"
+  assert tables.spread([1.0, 2.0, 3.0]) == "2 +- 1"
+  assert tables.spread([1.0, 2.5], ".2f", ".1f") == "1.75 +- 1.1"
+  assert tables.spread([1.0, 2.5], deviation=None) == "1.75"

@@ -9,6 +9,7 @@ from ace_jax.errors import ConfigurationError
 from data.errors import DataError
 from experiments.harness import result_files, workdirs
 from experiments.sweep import run as sweep_run
+from experiments.table import rivals as rivals_table
 
 RIVALS = Path(__file__).parent.parent.parent / "results" / "rivals"
 
@@ -21,13 +22,13 @@ def test_remul_of_a_file_without_a_format_is_the_gap_penalty(name):
   written = json.loads(path.read_text())
   assert "format" not in written
   assert written["constraint"] == written["settings"]["constraint"] == "remul"
-  found = result_files.read_result(path)
-  assert found["constraint"] == found["settings"]["constraint"] == "gap_penalty"
+  result = result_files.read_result(path)
+  assert result["constraint"] == result["settings"]["constraint"] == "gap_penalty"
   others = ("predictors", "curve", "environment")
-  assert all(found[other] == written[other] for other in others)
-  assert found["settings"] == {**written["settings"], "constraint": "gap_penalty"}
-  trial = sweep_run.Trial(path.parent, "", {}, 1, found["settings"])
-  assert trial.result() == found
+  assert all(result[other] == written[other] for other in others)
+  assert result["settings"] == {**written["settings"], "constraint": "gap_penalty"}
+  trial = sweep_run.Trial(path.parent, "", {}, 1, result["settings"])
+  assert trial.result() == result
 
 
 def test_remul_of_format_2_is_remul(tmp_path):
@@ -70,4 +71,28 @@ def test_a_sweep_of_before_goes_on(tmp_path):
   assert workdirs.read_settings(tmp_path) == {
     "given": ["--constraint=gap_penalty", "--lr=1e-3"],
     "grid": {"constraint": ["strict", "gap_penalty"]},
+  }
+
+
+def test_the_error_about_the_origin_of_motion_capture_has_a_name_of_its_own():
+  path = RIVALS.parent / "mocap" / "run_equality_published_seed1" / "result.json"
+  written = json.loads(path.read_text())["predictors"]["relaxed"]["final_equivariance_error"]
+  relaxed = result_files.read_result(path)["predictors"]["relaxed"]
+  assert "final_equivariance_error" not in relaxed
+  assert relaxed["final_equivariance_error_about_origin"] == written > 0
+  assert result_files.equivariance_error(relaxed) == written
+  molecules = {"final_equivariance_error": 0.5}
+  assert result_files.equivariance_error(molecules) == 0.5
+  assert result_files.about_origin(relaxed) and not result_files.about_origin(molecules)
+
+
+def test_a_table_says_which_error_is_about_the_origin():
+  names = ("strict_seed2", "equality_published_seed1")
+  paths = [RIVALS.parent / "mocap" / f"run_{name}" / "result.json" for name in names]
+  paths.append(RIVALS / "mpnn_gap_penalty_beta1_seed1" / "result.json")
+  rows = rivals_table.rows([result_files.read_result(path) for path in paths])
+  errors = {row[0]: row[rivals_table.HEADER.index("equiv. error")] for row in rows}
+  assert {label.split(",")[0]: error.endswith(" (origin)") for label, error in errors.items()} == {
+    "egno": True,
+    "mpnn": False,
   }

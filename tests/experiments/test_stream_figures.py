@@ -12,15 +12,15 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def records(shift, epochs=(1, 2, 3, 6), layers=2):
-  found = []
+  history = []
   for epoch in epochs:
     record = {"epoch": epoch, "step": epoch, "loss": 1.0, "valid/projection": 1.0}
     record |= {"equivariance/relaxed": 0.5 / epoch, "equivariance/projection": 1e-7}
     for layer in range(layers):
       record[f"slack/layers_{layer}/features"] = shift + layer + 1 / epoch
       record[f"slack/layers_{layer}/positions"] = shift + layer / 10
-    found.append(record)
-  return found
+    history.append(record)
+  return history
 
 
 def test_slack_is_sorted_by_stream_and_layer():

@@ -39,10 +39,10 @@ GRID = sweep_plan.parse_grid(["layers=1,2", "rho=0.1,1,10", "dual_lr=1e-4,1e-3"]
 
 
 def test_replicas_share_a_program_unless_the_program_changes():
-  found = sweep_plan.programs(GRID, (0, 1, 2), 1000)
-  assert [one.name for one in found] == ["000_layers1", "001_layers2"]
-  assert [sweep_plan.count(one.plan) for one in found] == [18, 18]
-  assert found[1].flags() == (
+  program_list = sweep_plan.programs(GRID, (0, 1, 2), 1000)
+  assert [program.name for program in program_list] == ["000_layers1", "001_layers2"]
+  assert [sweep_plan.count(program.plan) for program in program_list] == [18, 18]
+  assert program_list[1].flags() == (
     "--layers=2",
     "--grid=rho=0.1,1.0,10.0",
     "--grid=dual_lr=0.0001,0.001",
@@ -55,26 +55,30 @@ def test_replicas_share_a_program_unless_the_program_changes():
   [(18, [18] * 2), (12, [12, 6] * 2), (6, [6] * 6), (3, [3] * 12), (2, [2, 1] * 12), (1, [1] * 36)],
 )
 def test_large_programs_are_split_and_seeds_last(most, sizes):
-  found = sweep_plan.programs(GRID, (0, 1, 2), most)
-  assert [sweep_plan.count(one.plan) for one in found] == sizes
-  names = [(one.fixed, name) for one in found for name, _ in one.plan.points(seed=0)]
+  program_list = sweep_plan.programs(GRID, (0, 1, 2), most)
+  assert [sweep_plan.count(program.plan) for program in program_list] == sizes
+  names = [
+    (program.fixed, name) for program in program_list for name, _ in program.plan.points(seed=0)
+  ]
   assert len({*names}) == 36
 
 
 def test_ranges_and_what_a_grid_may_hold():
-  found = sweep_plan.parse_ranges(["lr=1e-4..1e-2:log", "layers=1..4", "rho=1..2"])
-  assert found == {"lr": Range(1e-4, 1e-2, True), "layers": Range(1, 4), "rho": Range(1.0, 2.0)}
-  assert [type(found[name].low) for name in ("layers", "rho")] == [int, float]
+  ranges = sweep_plan.parse_ranges(["lr=1e-4..1e-2:log", "layers=1..4", "rho=1..2"])
+  assert ranges == {"lr": Range(1e-4, 1e-2, True), "layers": Range(1, 4), "rho": Range(1.0, 2.0)}
+  assert [type(ranges[name].low) for name in ("layers", "rho")] == [int, float]
   assert sweep_plan.parse_grid(["constraint=strict,none"]) == (("constraint", ("strict", "none")),)
 
 
 def test_devices_are_shared_out():
   assert programs.share("cpu", 1, None, {}) == [{}]
   assert programs.share("cpu", 1, 3, {}) == [{}, {}, {}]
-  shown = [one["CUDA_VISIBLE_DEVICES"] for one in programs.share("cuda", 3, None, {})]
+  shown = [
+    environment["CUDA_VISIBLE_DEVICES"] for environment in programs.share("cuda", 3, None, {})
+  ]
   assert shown == ["0", "1", "2"]
   chosen = programs.share("cuda", 2, 3, {"CUDA_VISIBLE_DEVICES": "4,7"})
-  assert [one["CUDA_VISIBLE_DEVICES"] for one in chosen] == ["4", "7", "4"]
+  assert [environment["CUDA_VISIBLE_DEVICES"] for environment in chosen] == ["4", "7", "4"]
 
 
 def test_a_slot_is_filled_when_one_is_free_and_a_failure_stops_nothing():
@@ -149,7 +153,7 @@ def test_help_needs_no_jax():
   assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def planned(place, **changes):
+def planned(workdir, **changes):
   """Runs a sweep on an engine that trains nothing; returns the folders that it was asked for."""
   fields = {"grid": sweep_plan.parse_grid(["layers=1,2", "rho=0.5,2"]), "seeds": (0, 1)}
   fields |= {"given": ("--constraint=resilient",), **changes}
@@ -165,8 +169,8 @@ def planned(place, **changes):
         bad = True
         continue
       (folder / name).mkdir(exist_ok=True)
-      found = {"valid_mse": settings["layers"] + settings["seed"]}
-      result = {"settings": settings, "predictors": {"projection": found}}
+      metrics = {"valid_mse": settings["layers"] + settings["seed"]}
+      result = {"settings": settings, "predictors": {"projection": metrics}}
       (folder / name / "result.json").write_text(json.dumps(result))
     (folder / programs.LOG).write_text("error: the loss is not finite\n" if bad else "")
     future = Future()
@@ -175,14 +179,14 @@ def planned(place, **changes):
 
   machine = contextlib.nullcontext(programs.Engine(1, submit))
   with mock.patch.object(sweep_run, "_engine", lambda *_: machine):
-    sweep_run.run(sweep, str(place), 3, None, "local", None, None)
+    sweep_run.run(sweep, str(workdir), 3, None, "local", None, None)
   return asked
 
 
 def test_only_what_is_missing_is_run_again(tmp_path, capsys):
   assert planned(tmp_path) == ["000_layers1", "001_layers2"]
-  found = json.loads((tmp_path / "sweep.json").read_text())["trials"]
-  assert [trial["objective"] for trial in found] == [1, 2, 1, 2, 2, 3, 2, 3]
+  trials = json.loads((tmp_path / "sweep.json").read_text())["trials"]
+  assert [trial["objective"] for trial in trials] == [1, 2, 1, 2, 2, 3, 2, 3]
   (best,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1 ")]
   assert best.split() == ["1", "1", "0.5", "2", "of", "2", "1.5", "7.1e-01"]
   assert planned(tmp_path) == []
@@ -219,32 +223,32 @@ def test_a_search_runs_its_points_once(tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_from_end_to_end_and_what_is_run_again(tmp_path, data_file):
-  place = tmp_path / "sweep"
-  flags = ["--grid=layers=1,2", "--grid=rho=0.5,2", f"--workdir={place}", "--"]
+  workdir = tmp_path / "sweep"
+  flags = ["--grid=layers=1,2", "--grid=rho=0.5,2", f"--workdir={workdir}", "--"]
   flags += ["--constraint=resilient", f"--data_file={data_file}", *TINY]
   done = run(*flags)
   assert done.returncode == 0, done.stderr
-  found = json.loads((place / "sweep.json").read_text())["trials"]
-  assert len(found) == 4
-  for trial in found:
-    result = json.loads((place / trial["folder"] / "result.json").read_text())
+  trials = json.loads((workdir / "sweep.json").read_text())["trials"]
+  assert len(trials) == 4
+  for trial in trials:
+    result = json.loads((workdir / trial["folder"] / "result.json").read_text())
     assert trial["objective"] == result["predictors"]["projection"]["valid_mse"]
     assert {name: result["settings"][name] for name in ("layers", "rho")} == trial["parameters"]
-  assert (place / "sensitivity.png").exists()
-  assert (place / "parallel.png").exists()
-  assert len(table.nbody_rows(table.read([str(place)]))) == 8
+  assert (workdir / "sensitivity.png").exists()
+  assert (workdir / "parallel.png").exists()
+  assert len(table.nbody_rows(table.read([str(workdir)]))) == 8
 
-  logs = {path.parent.name: path for path in place.glob("*/log.txt")}
+  logs = {path.parent.name: path for path in workdir.glob("*/log.txt")}
   before = {name: path.stat().st_mtime_ns for name, path in logs.items()}
   assert len(before) == 2
   assert run(*flags).returncode == 0
   assert {name: path.stat().st_mtime_ns for name, path in logs.items()} == before
 
-  (place / "001_layers2" / "rho2_seed0" / "result.json").unlink()
+  (workdir / "001_layers2" / "rho2_seed0" / "result.json").unlink()
   assert run(*flags).returncode == 0
   changed = {name for name, path in logs.items() if path.stat().st_mtime_ns != before[name]}
   assert changed == {"001_layers2"}
-  assert json.loads((place / "sweep.json").read_text())["trials"] == found
+  assert json.loads((workdir / "sweep.json").read_text())["trials"] == trials
 
   done = run(*flags, "--lr=0.5")
   assert done.returncode == 2

@@ -10,7 +10,7 @@ from experiments.table import rivals as rivals_table
 
 
 def result(seed, test, constraint="equality"):
-  found = {"test_mse": test, "valid_mse": test, "final_equivariance_error": 1e-7}
+  metrics = {"test_mse": test, "valid_mse": test, "final_equivariance_error": 1e-7}
   return {
     "experiment": "nbody",
     "model": "segnn",
@@ -23,7 +23,7 @@ def result(seed, test, constraint="equality"):
       **{"dual_lr": 1e-3, "augmented": 0.0},
       **{"hidden_features": 8, "layers": 1, "batch_size": 10},
     },
-    "predictors": {"projection": found},
+    "predictors": {"projection": metrics},
     "train_samples": 3000,
     "epochs": 5,
     "seconds": 3.0,
@@ -70,12 +70,12 @@ def test_damaged_results_are_named(tmp_path, changed, says):
 
 def test_matching_is_against_mean_minus_two_deviations():
   seeds = [{1: 1.0, 2: 1.0}, {1: 3.0, 2: 1.0}]
-  found = reference.compare(seeds, {1: 0.0, 2: 0.5, 3: 9.0}, last=1)
+  comparison = reference.compare(seeds, {1: 0.0, 2: 0.5, 3: 9.0}, last=1)
   # At epoch 1: 2 - 2 sqrt(2) = -0.83 <= 0; at epoch 2: 1 > 0.5.
-  assert found["share_matched"] == 0.5
-  assert found["epochs"] == [1, 2]
-  assert found["ours_at_the_end"] == [1.0, 1.0]
-  assert found["reference_at_the_end"] == 0.5
+  assert comparison["share_matched"] == 0.5
+  assert comparison["epochs"] == [1, 2]
+  assert comparison["ours_at_the_end"] == [1.0, 1.0]
+  assert comparison["reference_at_the_end"] == 0.5
 
 
 def test_reference_epochs_count_finished_ones(tmp_path):
@@ -112,7 +112,7 @@ def test_only_runs_of_the_reference_model_are_held_against_it():
 def rival(seed, constraint, test, gap, model="mpnn", predictors=("projection",), **settings):
   shared = {"seed": seed, "hidden_features": 8, "layers": 1, "batch_size": 10, **settings}
   shared |= {"constraint": constraint, "dual_optimizer": "adam", "dual_lr": 0.01}
-  found = {
+  errors = {
     name: {"test_mse": test, "test_gap": gap, "final_equivariance_error": 0.1}
     for name in predictors
   }
@@ -121,7 +121,7 @@ def rival(seed, constraint, test, gap, model="mpnn", predictors=("projection",),
     asked["functional"] = {"asked": settings["epsilon"], "final": {"test_gap": gap}}
   return {
     **{"experiment": "nbody", "model": model, "constraint": constraint, "settings": shared},
-    **{"predictors": found, "seeds": [seed], "train_samples": 40, "epochs": 2},
+    **{"predictors": errors, "seeds": [seed], "train_samples": 40, "epochs": 2},
     **{"seconds": 10.0, "replicas": 2, **asked},
   }
 

@@ -9,9 +9,11 @@ from experiments.table import __main__ as table
 from experiments.table import variants as variants_table
 
 
-def result(constraint, seed, test, relaxed=None, epochs=300, seconds=100.0, differs=None, **own):
+def result(
+  constraint, seed, test, relaxed=None, epochs=300, seconds=100.0, differs=None, **changes
+):
   settings = {"constraint": constraint, "preset": "paper", "seed": seed, "epochs": epochs}
-  settings |= {"hidden_features": 64, "layers": 4, "batch_size": 100, **own}
+  settings |= {"hidden_features": 64, "layers": 4, "batch_size": 100, **changes}
   errors = {"projection": test} | ({} if relaxed is None else {"relaxed": relaxed})
   return {
     **{"experiment": "nbody", "model": "segnn", "constraint": constraint, "settings": settings},

@@ -64,9 +64,9 @@ def test_a_trous_is_the_strided_network_at_every_pixel():
 
     dense = maps(small(), x)
     for shift in ([0, 0], [1, 0], [0, 1]):
-      found = maps(strided, act(jnp.array(shift), x))
+      outputs = maps(strided, act(jnp.array(shift), x))
       expected = act(jnp.array(shift), dense)[:, ::2, ::2]
-      np.testing.assert_allclose(found, expected, atol=1e-12)
+      np.testing.assert_allclose(outputs, expected, atol=1e-12)
 
 
 def test_waves_are_orthonormal_and_have_no_mean():
@@ -93,8 +93,8 @@ def test_translations_by_whole_pixels_are_shifts_and_others_interpolate():
     rows = jnp.arange(SIDE)[:, None]
     wave = jnp.cos(2 * jnp.pi * rows / SIDE) * jnp.ones((1, SIDE))
     moved = jnp.cos(2 * jnp.pi * (rows - 1) / SIDE) * jnp.ones((1, SIDE))
-    found = actions.translated((0, 1), stride=2)(jnp.array([1.0, 0.0]), wave[::2, ::2])
-    np.testing.assert_allclose(found, moved[::2, ::2], atol=1e-12)
+    shifted = actions.translated((0, 1), stride=2)(jnp.array([1.0, 0.0]), wave[::2, ::2])
+    np.testing.assert_allclose(shifted, moved[::2, ::2], atol=1e-12)
 
 
 def test_generators_of_shifts_move_one_axis():
@@ -111,7 +111,7 @@ def test_generators_of_shifts_move_one_axis():
       return jnp.sum(x * jnp.sin(columns)[:, None], (1, 2))
 
     move = actions.translated((1, 2))
-    found = lie_derivatives(project, wave, curves, move, actions.invariant)
+    derivatives = lie_derivatives(project, wave, curves, move, actions.invariant)
     # The wave is moved to cos(columns - 2 pi t / 8): the sum becomes 32 sin(2 pi t / 8).
-    np.testing.assert_allclose(found["shift_x"], 32 * 2 * np.pi / SIDE, rtol=1e-12)
-    np.testing.assert_allclose(found["shift_y"], 0, atol=1e-10)
+    np.testing.assert_allclose(derivatives["shift_x"], 32 * 2 * np.pi / SIDE, rtol=1e-12)
+    np.testing.assert_allclose(derivatives["shift_y"], 0, atol=1e-10)

@@ -92,13 +92,13 @@ def test_symmetries(name):
     assert error(variables, g) > 1e-3
 
     order = np.array([3, 1, 4, 0, 2])  # new node i is old node order[i]
-    place = np.argsort(order)
-    turned = graph_of([(place[a], place[b]) for a, b in PAIRS])
+    new_index = np.argsort(order)
+    turned = graph_of([(new_index[a], new_index[b]) for a, b in PAIRS])
     permuted = (h[:, order], edge_features(x[:, order], turned), turned)
     for chosen in (strict, variables):
       expected = output(model, chosen, x, v, *arguments)[:, order]
-      found = output(model, chosen, x[:, order], v[:, order], *permuted)
-      assert largest(found - expected) < 1e-9
+      result = output(model, chosen, x[:, order], v[:, order], *permuted)
+      assert largest(result - expected) < 1e-9
 
 
 def test_egno_keeps_translations_for_any_gamma_if_centred():
@@ -128,8 +128,8 @@ def test_egno_strict_neither_creates_nor_computes_streams():
   pruned = homotopy.prune(relaxed)
   assert jax.tree.structure(pruned) == jax.tree.structure(strict)
   jax.tree.map(np.testing.assert_array_equal, pruned, strict)
-  found = model.apply(strict, *arguments)[0]
-  np.testing.assert_array_equal(found, model.apply(homotopy.project(relaxed), *arguments)[0])
+  result = model.apply(strict, *arguments)[0]
+  np.testing.assert_array_equal(result, model.apply(homotopy.project(relaxed), *arguments)[0])
   assert homotopy.names(relaxed["gamma"]) == [
     *("layers_0/features", "layers_0/positions", "layers_1/features", "layers_1/positions"),
   ]
@@ -144,8 +144,8 @@ def test_mpnn_keeps_permutations():
     variables = model.init(jax.random.key(1), nodes, edge_features(x, graph), graph)
     variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)
     order = np.array([3, 1, 4, 0, 2])
-    place = np.argsort(order)
-    turned = graph_of([(place[a], place[b]) for a, b in PAIRS])
+    new_index = np.argsort(order)
+    turned = graph_of([(new_index[a], new_index[b]) for a, b in PAIRS])
     expected = model.apply(variables, nodes, edge_features(x, graph), graph)[:, order]
-    found = model.apply(variables, nodes[:, order], edge_features(x[:, order], turned), turned)
-    assert largest(found - expected) < 1e-9
+    result = model.apply(variables, nodes[:, order], edge_features(x[:, order], turned), turned)
+    assert largest(result - expected) < 1e-9

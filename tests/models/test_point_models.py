@@ -155,9 +155,9 @@ def cast(tree, dtype):
   return jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
 
 
-def close(found, expected, tolerance):
+def close(actual, expected, tolerance):
   scale = np.abs(expected).max()
-  np.testing.assert_allclose(np.asarray(found) / scale, expected / scale, atol=tolerance, rtol=0)
+  np.testing.assert_allclose(np.asarray(actual) / scale, expected / scale, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("layout", ["dense", "sparse"])
@@ -210,9 +210,9 @@ def test_egno_has_the_published_outputs_and_gradients(egno_fixture, layout, monk
       close(by_time(output), arrays[f"out/{field}_{name}"], 2e-5)
   close(position_grad.reshape(-1, 3), arrays["grad/positions"], 2e-5)
   layers = range(config["layers"])
-  found = [gamma_grad[f"layers_{i}"]["features"]["gamma"] for i in layers]
-  found += [gamma_grad[f"layers_{i}"]["positions"]["gamma"] for i in layers]
-  close(np.array(found), arrays["grad/gammas"], 2e-5)
+  gradients = [gamma_grad[f"layers_{i}"]["features"]["gamma"] for i in layers]
+  gradients += [gamma_grad[f"layers_{i}"]["positions"]["gamma"] for i in layers]
+  close(np.array(gradients), arrays["grad/gammas"], 2e-5)
 
 
 @pytest.mark.parametrize("layout", ["dense", "sparse"])
@@ -235,8 +235,8 @@ def test_mpnn_has_the_published_outputs(mpnn_fixture, layout):
   assert not published.unused
   with jax.enable_x64(True):
     _, _, *rest = inputs(arrays, layout, jnp.float64)
-    found = MPNN(hidden, layers).apply({"params": cast(params, jnp.float64)}, *rest)
-    close(found.reshape(-1, 3), arrays["out/vectors"], 1e-9)
+    outputs = MPNN(hidden, layers).apply({"params": cast(params, jnp.float64)}, *rest)
+    close(outputs.reshape(-1, 3), arrays["out/vectors"], 1e-9)
 
 
 @pytest.mark.parametrize("layout", ["dense", "sparse"])

@@ -130,13 +130,13 @@ def test_published_outputs_and_gradients(schnet_fixture, layout, bits):
       return jnp.mean(jnp.square(energies(gamma, positions)))
 
     gradients = jax.jit(jax.grad(square, argnums=(0, 1)))(variables["gamma"], positions)
-    found = {
+    outputs = {
       "out/energy_projection": model.apply(homotopy.project(variables), numbers, positions, graph),
       "out/energy_relaxed": energies(variables["gamma"], positions),
       "grad/positions": gradients[1],
       "grad/gammas": jnp.stack(list(homotopy.by_name(gradients[0]).values())),
     }
-    for name, value in found.items():
+    for name, value in outputs.items():
       expected = arrays[name]
       np.testing.assert_allclose(
         np.reshape(value, expected.shape),
@@ -216,18 +216,18 @@ def test_atoms_that_do_not_exist_change_nothing(scale):
 
     def train(held, numbers, positions):
       stats = {"batch_stats": variables["batch_stats"]}
-      found, moved = apply(
+      energy, moved = apply(
         model, {**held, **stats}, numbers, positions, train=True, mutable=["batch_stats"]
       )
-      return jnp.sum(jnp.sin(found)), (found, moved)
+      return jnp.sum(jnp.sin(energy)), (energy, moved)
 
     step = jax.jit(jax.value_and_grad(train, has_aux=True))
-    (_, (found, moved)), gradients = step(held, numbers, positions)
+    (_, (energy, moved)), gradients = step(held, numbers, positions)
     wide = [(0, 0), (0, 4)]
     junk = jnp.pad(positions, [*wide, (0, 0)], constant_values=1e3)
     junk = jnp.where(jnp.pad(numbers > 0, wide)[..., None], junk, 1e3)
     (_, (expected, others)), slopes = step(held, jnp.pad(numbers, wide), junk)
-    for a, b in ((found, expected), (moved, others), (gradients, slopes)):
+    for a, b in ((energy, expected), (moved, others), (gradients, slopes)):
       jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11), a, b)
 
 
@@ -242,12 +242,12 @@ def test_statistics_of_devices_with_different_numbers_of_atoms(scale):
     def train(numbers, positions):
       return apply(model, variables, numbers, positions, train=True, mutable=["batch_stats"])
 
-    one = jax.vmap(train, axis_name="data")(numbers[None], positions[None])
+    single = jax.vmap(train, axis_name="data")(numbers[None], positions[None])
     two = jax.vmap(train, axis_name="data")(numbers[:, None], positions[:, None])
-    np.testing.assert_allclose(two[0].ravel(), one[0].ravel(), rtol=1e-9)
+    np.testing.assert_allclose(two[0].ravel(), single[0].ravel(), rtol=1e-9)
     for k in range(2):
       device = jax.tree.map(lambda a, k=k: a[k], two[1])
-      alone = jax.tree.map(lambda a: a[0], one[1])
+      alone = jax.tree.map(lambda a: a[0], single[1])
       jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9), device, alone)
 
 

@@ -158,13 +158,13 @@ def test_published_outputs_and_gradients(segnn_fixture, layout, bits):
 
     projection = model.apply(homotopy.project(variables), positions, *rest)
     gradients = jax.jit(jax.grad(energy, argnums=(0, 1)))(variables["gamma"], positions)
-    found = {
+    outputs = {
       "out/positions_projection": projection,
       "out/positions_relaxed": relaxed(variables["gamma"], positions),
       "grad/positions": gradients[1],
       "grad/gammas": jnp.stack(list(homotopy.by_name(gradients[0]).values())),
     }
-    for name, value in found.items():
+    for name, value in outputs.items():
       expected = arrays[name]
       scale = np.abs(expected).max()
       np.testing.assert_allclose(
@@ -213,8 +213,8 @@ def test_the_projection_is_equivariant_and_the_relaxed_model_is_not(options):
       errors[name] = 0.0
       for rotation in random_rotations(jax.random.key(2), 2):
         for g in (rotation.T, -rotation.T):
-          found = apply(chosen, positions @ g, velocities @ g, charges)
-          errors[name] = max(errors[name], float(jnp.max(jnp.abs(found - expected @ g))))
+          outputs = apply(chosen, positions @ g, velocities @ g, charges)
+          errors[name] = max(errors[name], float(jnp.max(jnp.abs(outputs - expected @ g))))
   assert errors["strict"] < 1e-9
   assert errors["relaxed"] > 1e-3
 
@@ -227,8 +227,8 @@ def test_translations(centring, keeps):
     variables = homotopy.strict(model.init)(jax.random.key(1), positions, velocities, charges)
     variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)
     expected = model.apply(variables, positions, velocities, charges)
-    found = model.apply(variables, positions + 3.0, velocities, charges) - 3.0
-    error = float(jnp.max(jnp.abs(found - expected)))
+    outputs = model.apply(variables, positions + 3.0, velocities, charges) - 3.0
+    error = float(jnp.max(jnp.abs(outputs - expected)))
   assert (error < 1e-9) == keeps
 
 
@@ -243,10 +243,10 @@ def test_the_fast_formulation_is_the_general_one():
     def energy(model, variables):
       return jnp.mean(jnp.square(model.apply(variables, *inputs)))
 
-    found, expected = (
+    actual, expected = (
       jax.jit(jax.value_and_grad(partial(energy, model)))(variables) for model in (fast, general)
     )
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), found, expected)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), actual, expected)
 
 
 def test_gradients_are_finite_where_particles_rest_or_coincide():
@@ -335,8 +335,8 @@ def test_with_its_mask_given_dropout_keeps_the_symmetry_and_evaluation_is_withou
     expected = train(key, positions, velocities)
     for rotation in random_rotations(jax.random.key(2), 2):
       for g in (rotation.T, -rotation.T):
-        found = train(key, positions @ g, velocities @ g)
-        assert float(jnp.max(jnp.abs(found - expected @ g))) < 1e-9
+        outputs = train(key, positions @ g, velocities @ g)
+        assert float(jnp.max(jnp.abs(outputs - expected @ g))) < 1e-9
     np.testing.assert_array_equal(train(key, positions, velocities), expected)
     other = train(jax.random.key(4), positions, velocities)
     assert float(jnp.max(jnp.abs(other - expected))) > 1e-3

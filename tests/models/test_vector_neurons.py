@@ -53,9 +53,9 @@ def component_major(size):
   return np.arange(size).reshape(-1, 3).T.ravel()
 
 
-def close(found, expected):
+def close(actual, expected):
   scale = np.abs(expected).max()
-  np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-9, atol=1e-9 * scale)
+  np.testing.assert_allclose(np.asarray(actual), expected, rtol=1e-9, atol=1e-9 * scale)
 
 
 def test_the_published_edge_block_and_pool(vector_neurons_fixture):
@@ -75,8 +75,8 @@ def test_the_published_edge_block_and_pool(vector_neurons_fixture):
 
     gradient = jax.jit(jax.grad(square, (0, 1), has_aux=True))
     (gammas, slope), relaxed = gradient(variables["gamma"], jnp.asarray(x))
-    found = {"projection": model.apply(homotopy.project(variables), x), "relaxed": relaxed}
-    for name, y in found.items():
+    outputs = {"projection": model.apply(homotopy.project(variables), x), "relaxed": relaxed}
+    for name, y in outputs.items():
       close(y, last(arrays[f"out/edge_{name}"]))
       close(vn.VNMaxPool().apply(pooling, y), last(arrays[f"out/max_pool_{name}"]))
     close(slope, last(arrays["grad/x"]))
@@ -113,8 +113,8 @@ def test_the_published_graph_feature(vn_graph_feature_fixture):
     neighbours = vn.nearest(points, expected.shape[-1])
     np.testing.assert_array_equal(np.sort(neighbours), np.sort(expected))
     assert (neighbours[..., 0] == np.arange(points.shape[1])).all()
-    found = vn.graph_feature(points, jnp.asarray(expected))
-    close(found, last(arrays["out/graph_feature"]))
+    feature = vn.graph_feature(points, jnp.asarray(expected))
+    close(feature, last(arrays["out/graph_feature"]))
 
 
 def cloud(points=12, dtype=jnp.float64):
@@ -129,7 +129,7 @@ def test_a_block_on_edges_is_that_on_the_edge_features(shared):
     block = vn.VNLinearLeakyReLU(5, shared=shared)
     variables = block.init(jax.random.key(1), x, neighbours)
     variables = jax.tree.map(lambda a: a.astype(float), variables)
-    found = block.apply(variables, x, neighbours)
+    outputs = block.apply(variables, x, neighbours)
     # The branch sees the differences, then the centres; joined features have them by component.
     order = np.concatenate([np.arange(12).reshape(3, 4), 12 + np.arange(12).reshape(3, 4)], 1)
     flat = jax.tree_util.tree_map_with_path(
@@ -137,7 +137,7 @@ def test_a_block_on_edges_is_that_on_the_edge_features(shared):
       variables,
     )
     expected = block.apply(flat, vn.graph_feature(x, neighbours))
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])

@@ -91,9 +91,9 @@ def test_the_bound_in_numbers():
   first = bounds.LayerConstants(0.5, 2.0, 3.0, 4.0, True)
   second = bounds.LayerConstants(jnp.array([0.1, -0.2]), 1.0, 5.0, 6.0, False)
   # 0.5 * 4 * (1 + 0.2 * 5) + 0.2 * 6 = 5.2
-  found = bounds.projection_bound([first, second])
-  assert found.value == pytest.approx(5.2)
-  assert not found.certified
+  bound = bounds.projection_bound([first, second])
+  assert bound.value == pytest.approx(5.2)
+  assert not bound.certified
   assert bounds.equivariance_bound([first, second]).value == pytest.approx(10.4)
   assert bounds.output_radius(first, 3.0) == pytest.approx(8.0)
 
@@ -101,10 +101,10 @@ def test_the_bound_in_numbers():
 def test_estimates_of_a_linear_map_are_exact():
   matrix = jax.random.normal(jax.random.key(0), (4, 3))
   points = jax.random.normal(jax.random.key(1), (3, 4))
-  found = bounds.estimate_lipschitz(lambda x: x @ matrix, points, jax.random.key(2), 100)
-  assert found == pytest.approx(float(bounds.operator_norm(matrix)), rel=1e-4)
-  found = bounds.estimate_size(lambda x: x @ matrix, points)
-  assert found == pytest.approx(float(jnp.linalg.norm(points @ matrix, axis=1).max()), rel=1e-5)
+  estimate = bounds.estimate_lipschitz(lambda x: x @ matrix, points, jax.random.key(2), 100)
+  assert estimate == pytest.approx(float(bounds.operator_norm(matrix)), rel=1e-4)
+  estimate = bounds.estimate_size(lambda x: x @ matrix, points)
+  assert estimate == pytest.approx(float(jnp.linalg.norm(points @ matrix, axis=1).max()), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", bounds.ACTIVATION_LIPSCHITZ)

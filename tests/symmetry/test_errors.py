@@ -20,30 +20,30 @@ def test_errors_in_closed_form():
   # f(x) = x + b under rotations: f(R x) - R f(x) = b - R b.
   x = jax.random.normal(jax.random.key(0), (6, 3))
   elements = groups.so3().sample(jax.random.key(1), 5)
-  found = symmetry.equivariance_statistics(
+  statistics = symmetry.equivariance_statistics(
     shifted_identity, x, elements, actions.vector, actions.vector
   )
   each = np.linalg.norm(BIAS - elements.matrix @ BIAS, axis=1)
-  assert found.mean == pytest.approx(each.mean(), rel=1e-5)
-  assert found.largest == pytest.approx(each.max(), rel=1e-5)
-  assert found.quantiles[2] == pytest.approx(np.median(each), rel=1e-5)
+  assert statistics.mean == pytest.approx(each.mean(), rel=1e-5)
+  assert statistics.largest == pytest.approx(each.max(), rel=1e-5)
+  assert statistics.quantiles[2] == pytest.approx(np.median(each), rel=1e-5)
   norms = np.linalg.norm(x + BIAS, axis=1)
-  assert found.relative == pytest.approx(each.mean() / norms.mean(), rel=1e-5)
+  assert statistics.relative == pytest.approx(each.mean() / norms.mean(), rel=1e-5)
 
 
 def test_lie_derivatives_in_closed_form():
   # d/dt R(-t) (R(t) x + b) = -A b: the distance of b from the axis.
   x = jax.random.normal(jax.random.key(0), (6, 3))
-  found = symmetry.lie_derivatives(
+  derivatives = symmetry.lie_derivatives(
     shifted_identity, x, groups.so3().generators, actions.vector, actions.vector
   )
   for axis, length in {"x": 160.0, "y": 153.0, "z": 25.0}.items():
-    np.testing.assert_allclose(found[f"rotation_{axis}"], np.full(6, length**0.5), rtol=1e-5)
+    np.testing.assert_allclose(derivatives[f"rotation_{axis}"], np.full(6, length**0.5), rtol=1e-5)
   # Of f(x) = 2 x as a map of positions to positions under translations: d/dt (2 (x + t e) - t e).
-  found = symmetry.lie_derivatives(
+  derivatives = symmetry.lie_derivatives(
     lambda x: 2 * x, x, groups.translations().generators, actions.position, actions.position
   )
-  np.testing.assert_allclose(found["translation_y"], np.ones(6), rtol=1e-6)
+  np.testing.assert_allclose(derivatives["translation_y"], np.ones(6), rtol=1e-6)
 
 
 def test_lie_derivatives_are_limits_of_differences():
@@ -57,14 +57,14 @@ def test_lie_derivatives_are_limits_of_differences():
     def function(x):
       return model.apply(variables, x)
 
-    found = symmetry.lie_derivatives(function, x, curves, actions.position, actions.vector)
+    derivatives = symmetry.lie_derivatives(function, x, curves, actions.position, actions.vector)
     step = jnp.float64(1e-5)
     for name, curve in curves.items():
       ends = [
         actions.vector(curve(-t), function(actions.position(curve(t), x))) for t in (step, -step)
       ]
       expected = jnp.linalg.norm((ends[0] - ends[1]) / (2 * step), axis=1)
-      np.testing.assert_allclose(found[name], expected, rtol=1e-7)
+      np.testing.assert_allclose(derivatives[name], expected, rtol=1e-7)
 
 
 class Vectors(nn.Module):
@@ -115,7 +115,7 @@ def test_the_fit_of_symmetric_data_loses_by_a_broken_model_alone():
 
   np.testing.assert_allclose(lost(lambda x: 1.5 * x), np.zeros(50), atol=1e-4)
   # This one fits where x_0 > 0 alone; turned by a uniform angle, a point is there half the time.
-  found = lost(lambda x: 2 * x * (x[:, :1] > 0))
+  losses = lost(lambda x: 2 * x * (x[:, :1] > 0))
   square = 4 * jnp.sum(jnp.square(x), -1)
   half = np.mean(jnp.cos(times[:, None] + jnp.arctan2(x[:, 1], x[:, 0])) <= 0, axis=0)
-  np.testing.assert_allclose(found, square * (half - (x[:, 0] <= 0)), rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(losses, square * (half - (x[:, 0] <= 0)), rtol=1e-4, atol=1e-4)

@@ -22,13 +22,13 @@ KEY = jax.random.key(0)
   ],
 )
 def test_motions_are_orthogonal_and_bounded(group, determinants):
-  found = group.sample(KEY, 64)
-  matrix = np.asarray(found.matrix, np.float64)
+  motions = group.sample(KEY, 64)
+  matrix = np.asarray(motions.matrix, np.float64)
   np.testing.assert_allclose(
     matrix @ matrix.swapaxes(1, 2), np.broadcast_to(np.eye(3), (64, 3, 3)), atol=1e-6
   )
   assert set(np.round(np.linalg.det(matrix)).astype(int)) == determinants
-  assert np.linalg.norm(found.shift, axis=1).max() <= 2.0
+  assert np.linalg.norm(motions.shift, axis=1).max() <= 2.0
   for curve in group.generators.values():
     start = curve(jnp.zeros(()))
     np.testing.assert_allclose(start.matrix, np.eye(3))
@@ -37,9 +37,9 @@ def test_motions_are_orthogonal_and_bounded(group, determinants):
 
 def test_rotations_are_uniform():
   # Under the Haar measure E[R] = 0 and E[trace(R)^2] = 1.
-  found = groups.so3().sample(KEY, 20_000).matrix
-  np.testing.assert_allclose(found.mean(0), np.zeros((3, 3)), atol=0.02)
-  assert np.mean(np.trace(found, axis1=1, axis2=2) ** 2) == pytest.approx(1, abs=0.03)
+  matrices = groups.so3().sample(KEY, 20_000).matrix
+  np.testing.assert_allclose(matrices.mean(0), np.zeros((3, 3)), atol=0.02)
+  assert np.mean(np.trace(matrices, axis1=1, axis2=2) ** 2) == pytest.approx(1, abs=0.03)
 
 
 def test_rotation_about_an_axis_follows_the_right_hand():
@@ -65,18 +65,18 @@ def test_permutations_shifts_and_time_reversal_act():
   signs = groups.time_reversal().sample(KEY, 20)
   assert set(np.asarray(signs)) == {-1.0, 1.0}
   act = actions.act_on({"q": actions.invariant, "p": actions.odd})
-  found = act(jnp.float32(-1), {"q": x, "p": x})
-  np.testing.assert_array_equal(found["q"], x)
-  np.testing.assert_array_equal(found["p"], -x)
+  reversed_state = act(jnp.float32(-1), {"q": x, "p": x})
+  np.testing.assert_array_equal(reversed_state["q"], x)
+  np.testing.assert_array_equal(reversed_state["p"], -x)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 @pytest.mark.parametrize("parity", [-1, 1])
 def test_irreps_turn_as_e3nn_says(degree, parity):
   for matrix in groups.o3().sample(KEY, 4).matrix:
-    found = actions.wigner(degree, parity, matrix)
+    wigner = actions.wigner(degree, parity, matrix)
     expected = e3nn.Irrep(degree, parity).D_from_matrix(matrix)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    np.testing.assert_allclose(wigner, expected, atol=2e-5)
 
 
 def test_harmonics_are_equivariant_under_the_action():
@@ -87,16 +87,16 @@ def test_harmonics_are_equivariant_under_the_action():
   def harmonics(x):
     return e3nn.spherical_harmonics(layout, x, normalize=True).array
 
-  found = actions.irreps(str(layout))(element, harmonics(x))
-  np.testing.assert_allclose(found, harmonics(actions.vector(element, x)), atol=1e-5)
+  turned = actions.irreps(str(layout))(element, harmonics(x))
+  np.testing.assert_allclose(turned, harmonics(actions.vector(element, x)), atol=1e-5)
 
 
 def test_component_major_irreps():
   x = jax.random.normal(KEY, (7, 3, 2))  # component, channel
   element = jax.tree.map(lambda a: a[0], groups.so3().sample(KEY, 1))
-  found = actions.irreps("2x1o", component_major=True)(element, x.reshape(7, 6))
+  turned = actions.irreps("2x1o", component_major=True)(element, x.reshape(7, 6))
   expected = jnp.einsum("ij,nju->niu", element.matrix, x).reshape(7, 6)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  np.testing.assert_allclose(turned, expected, atol=1e-5)
 
 
 def test_actions_that_do_not_fit():

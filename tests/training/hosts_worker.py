@@ -41,7 +41,7 @@ def main(coordinator, processes, process, replicas, folder):
   jax.config.update("jax_enable_x64", True)
   if int(processes) > 1:
     hosts.join(coordinator, int(processes), int(process), timeout_seconds=60)
-  samples, place = data(80), Path(folder)
+  samples, workdir = data(80), Path(folder)
   inputs = lambda batch: (batch["positions"], batch["velocities"], batch["charges"])  # noqa: E731
   model = NBodySEGNN(
     SEGNN(
@@ -64,15 +64,15 @@ def main(coordinator, processes, process, replicas, folder):
     train,
     valid,
     loop.Settings(epochs=4, batch_size=16, checkpoint_every=2),
-    workdir=place,
+    workdir=workdir,
     names=[f"seed{seed}" for seed in seeds],
     resume=True,
   )
   errors = loop.test_errors(learned, end, valid)
   leaves = jax.tree.leaves((end.primal, end.multipliers, end.best))
-  found = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-  np.savez(place / f"end{process}.npz", **found)
-  files.write_json(place / f"errors{process}.json", {"errors": errors, "records": records})
+  arrays = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+  np.savez(workdir / f"end{process}.npz", **arrays)
+  files.write_json(workdir / f"errors{process}.json", {"errors": errors, "records": records})
 
 
 if __name__ == "__main__":

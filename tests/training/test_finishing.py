@@ -74,15 +74,17 @@ def run(rule="equality", length=LENGTH, after=AFTER, source="best", **options):
   )
 
 
-def assert_same(found, expected):
-  assert jax.tree.structure(found) == jax.tree.structure(expected)
-  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def assert_same(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
     np.testing.assert_array_equal(a, b)
 
 
 def numbers(records):
   timed = ("time", "seconds", "steps_per_second")
-  return [{k: v for k, v in r.items() if k not in timed} for one in records for r in one]
+  return [
+    {k: v for k, v in r.items() if k not in timed} for run_records in records for r in run_records
+  ]
 
 
 @pytest.mark.parametrize("source", ["best", "last"])
@@ -113,31 +115,33 @@ def test_the_finish_is_a_strict_run_from_the_weights_it_begins_with(source):
   np.testing.assert_allclose(rates, RATES, rtol=1e-6)
   # What was before stays as it was.
   assert_same(end.best["relaxed"], before.best["relaxed"])
-  assert numbers([own[:AFTER] for own in records]) == [
+  assert numbers([run_records[:AFTER] for run_records in records]) == [
     {**record, "finish": 0} for record in numbers(old_records)
   ]
-  for i, own in enumerate(records):
-    assert [record["finish"] for record in own] == [0, 0, 0, 1, 1, 1]
-    assert [record["epoch"] for record in own] == [1, 2, 3, 4, 5, 6]
-    assert "gamma/layer" in own[AFTER - 1]
-    assert not {"gamma/layer", "multiplier/layer", "valid/relaxed"} & {*own[AFTER]}
-    np.testing.assert_allclose([r["loss"] for r in own[AFTER:]], np.array(losses)[:, i], rtol=1e-6)
+  for i, run_records in enumerate(records):
+    assert [record["finish"] for record in run_records] == [0, 0, 0, 1, 1, 1]
+    assert [record["epoch"] for record in run_records] == [1, 2, 3, 4, 5, 6]
+    assert "gamma/layer" in run_records[AFTER - 1]
+    assert not {"gamma/layer", "multiplier/layer", "valid/relaxed"} & {*run_records[AFTER]}
+    np.testing.assert_allclose(
+      [r["loss"] for r in run_records[AFTER:]], np.array(losses)[:, i], rtol=1e-6
+    )
 
 
 def test_the_projection_keeps_its_best_until_the_finish_beats_it():
   before, _ = run(length=AFTER, after=None)
   end, records = run()
-  for i, own in enumerate(records):
-    errors = [record["valid/projection"] for record in own]
+  for i, run_records in enumerate(records):
+    errors = [record["valid/projection"] for record in run_records]
     best = parallel.select(end.best["projection"], i)
     assert float(best.error) == pytest.approx(min(errors))
     assert int(best.epoch) == 1 + int(np.argmin(errors))
     assert "layer" not in best.variables["params"]
   assert np.all(end.best["projection"].error <= before.best["projection"].error)
   tests = loop.test_errors(LEARNED, end, VALID)
-  for i, found in enumerate(tests):
-    assert set(found) == {"projection", "relaxed"}
-    for name, error in found.items():
+  for i, test_errors in enumerate(tests):
+    assert set(test_errors) == {"projection", "relaxed"}
+    for name, error in test_errors.items():
       assert error == pytest.approx(float(end.best[name].error[i]), rel=1e-5)
 
 
@@ -146,16 +150,16 @@ def test_a_run_killed_before_at_or_after_the_switch_resumes_bit_for_bit(tmp_path
   whole = tmp_path / "whole"
   end, records = run(rule, workdir=whole)
   for epoch in (AFTER - 1, AFTER, AFTER + 1, LENGTH):
-    place = tmp_path / str(epoch)
-    shutil.copytree(whole, place)
-    for folder in (place / loop.CHECKPOINTS).iterdir():
+    workdir = tmp_path / str(epoch)
+    shutil.copytree(whole, workdir)
+    for folder in (workdir / loop.CHECKPOINTS).iterdir():
       if int(folder.name) > epoch:
         shutil.rmtree(folder)
-    resumed, again = run(rule, workdir=place, resume=True)
+    resumed, again = run(rule, workdir=workdir, resume=True)
     assert_same(resumed, end)
     assert numbers(again) == numbers(records)
     for i, name in enumerate("ab"):
-      assert numbers([history.read(place / name / history.FILE)]) == numbers([records[i]])
+      assert numbers([history.read(workdir / name / history.FILE)]) == numbers([records[i]])
 
 
 def test_what_a_finish_refuses():

@@ -54,8 +54,8 @@ def test_tensorboard_outlives_clocks_that_jump(tmp_path, monkeypatch):
   events = list(_events(path.read_bytes()))
   assert events[1].session_log.status == 1
   assert events[1].step == 4
-  found = {event.step: event.summary.value[0].simple_value for event in events[2:]}
-  assert found == {epoch: pytest.approx(1.0 / epoch) for epoch in range(4, 60)}
+  values = {event.step: event.summary.value[0].simple_value for event in events[2:]}
+  assert values == {epoch: pytest.approx(1.0 / epoch) for epoch in range(4, 60)}
 
 
 def _events(content):

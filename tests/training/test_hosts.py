@@ -18,9 +18,9 @@ _SECONDS = 60  # in which the others must notice that one is gone
 
 
 def free_port():
-  with socket.socket() as found:
-    found.bind(("127.0.0.1", 0))
-    return found.getsockname()[1]
+  with socket.socket() as sock:
+    sock.bind(("127.0.0.1", 0))
+    return sock.getsockname()[1]
 
 
 def start(*command, **environment):
@@ -38,9 +38,9 @@ def train(processes, replicas, folder):
   """Trains with so many processes; returns the arrays and errors that each of them ended with."""
   worker, address = ROOT / "tests" / "training" / "hosts_worker.py", f"127.0.0.1:{free_port()}"
   running = [start(worker, address, processes, i, replicas, folder) for i in range(processes)]
-  for one in running:
-    _, said = one.communicate(timeout=400)
-    assert one.returncode == 0, said[-3000:]
+  for process in running:
+    _, said = process.communicate(timeout=400)
+    assert process.returncode == 0, said[-3000:]
   arrays = [dict(np.load(folder / f"end{i}.npz")) for i in range(processes)]
   return arrays, [json.loads((folder / f"errors{i}.json").read_text()) for i in range(processes)]
 
@@ -57,12 +57,12 @@ def test_processes_find_the_parameters_of_one(alone, tmp_path, processes, replic
   # One replica: the processes share each batch. Two: replicas first, then batches.
   (expected,), (told,) = alone[replicas]
   arrays, errors = train(processes, replicas, tmp_path)
-  for found, says in zip(arrays, errors, strict=True):
-    assert found.keys() == expected.keys()
+  for parameters, says in zip(arrays, errors, strict=True):
+    assert parameters.keys() == expected.keys()
     for name, value in expected.items():
-      np.testing.assert_allclose(found[name], value, rtol=1e-9, atol=1e-12)
-    for one, other in zip(says["errors"], told["errors"], strict=True):
-      assert one == pytest.approx(other, rel=1e-9)
+      np.testing.assert_allclose(parameters[name], value, rtol=1e-9, atol=1e-12)
+    for error, other in zip(says["errors"], told["errors"], strict=True):
+      assert error == pytest.approx(other, rel=1e-9)
   first = [json.loads(line) for line in (tmp_path / "seed0/metrics.jsonl").read_text().splitlines()]
   assert [record["epoch"] for record in first] == [1, 2, 3, 4]
   assert first[-1]["loss"] == pytest.approx(told["records"][0][-1]["loss"], rel=1e-9)
@@ -78,9 +78,9 @@ def test_processes_continue_what_one_began_and_one_what_they_began(alone, tmp_pa
   for name, value in expected.items():
     np.testing.assert_allclose(arrays[0][name], value, rtol=1e-9, atol=1e-12)
   (tmp_path / "checkpoints/000004/manifest.json").unlink()
-  for found in train(2, 2, tmp_path)[0]:
+  for parameters in train(2, 2, tmp_path)[0]:
     for name, value in expected.items():
-      np.testing.assert_allclose(found[name], value, rtol=1e-9, atol=1e-12)
+      np.testing.assert_allclose(parameters[name], value, rtol=1e-9, atol=1e-12)
 
 
 NBODY = [
@@ -103,15 +103,15 @@ def wait_for(condition, seconds=300):
     time.sleep(0.2)
 
 
-def small_data(place):
+def small_data(folder):
   rng = np.random.default_rng(0)
   arrays = {}
   for split, size in {"train": 40, "valid": 10, "test": 10}.items():
     for field in ("positions", "velocities", "targets"):
       arrays[f"{split}_{field}"] = rng.normal(size=(size, 5, 3)).astype(np.float32)
     arrays[f"{split}_charges"] = rng.choice([-1.0, 1.0], (size, 5)).astype(np.float32)
-  np.savez(place / "small.npz", **arrays)
-  return place / "small.npz"
+  np.savez(folder / "small.npz", **arrays)
+  return folder / "small.npz"
 
 
 @pytest.mark.slow
@@ -132,9 +132,9 @@ def test_a_killed_process_stops_the_others_and_a_restart_continues(tmp_path, kil
   assert killed == 0 or other.returncode == 1
   assert "Traceback" not in said
   saved = max(int(p.parent.name) for p in seal.parent.parent.glob("*/manifest.json"))
-  for one in launch(2, workdir, data_file, f"--epochs={saved + 3}", "--resume"):
-    _, said = one.communicate(timeout=300)
-    assert one.returncode == 0, said[-3000:]
+  for process in launch(2, workdir, data_file, f"--epochs={saved + 3}", "--resume"):
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said[-3000:]
   result = json.loads((workdir / "result.json").read_text())
   assert result["epochs"] == saved + 3
   assert result["environment"]["processes"] == 2
@@ -155,9 +155,9 @@ def test_slurm_says_who_is_who_and_sigterm_to_one_saves_all(tmp_path):
   ]
   wait_for((workdir / "checkpoints" / "000002" / "manifest.json").exists)
   running[1].send_signal(signal.SIGTERM)
-  for one in running:
-    _, said = one.communicate(timeout=_SECONDS)
-    assert one.returncode == 0, said[-3000:]
+  for process in running:
+    _, said = process.communicate(timeout=_SECONDS)
+    assert process.returncode == 0, said[-3000:]
     assert "asked to end (SIGTERM)" in said
 
 

@@ -52,6 +52,24 @@ def assert_same(state, other):
     np.testing.assert_array_equal(a, b)
 
 
+def test_a_run_may_end_by_what_it_is_asked_after_every_epoch(tmp_path):
+  asked = []
+
+  def until(epoch):
+    asked.append(epoch)
+    return epoch == 2
+
+  found = fit(RADIUS, 5, eval_every=4, workdir=tmp_path, until=until)
+  assert asked == [1, 2]
+  # The second epoch is evaluated, as the last of two is, and saved.
+  assert ["valid/projection" in record for record in found.history] == [True, True]
+  whole = fit(RADIUS, 2, eval_every=4)
+  assert_same(found.state.primal, whole.state.primal)
+  assert found.test == whole.test
+  resumed = fit(RADIUS, 3, eval_every=4, workdir=tmp_path, resume=True)
+  assert [record["epoch"] for record in resumed.history] == [1, 2, 3]
+
+
 def test_a_decay_to_zero_stands_still(capfd):
   begin = jax.jit(Radial().init)(jax.random.key(3), X[:2])
   found = fit(RADIUS, 2, variables=begin, decay=lambda count: 0.0 * count, progress=None)

@@ -38,11 +38,11 @@ def fit(**options):
 def test_peak_of_a_run_and_that_nothing_is_compiled_twice(tmp_path, capfd, caplog):
   mesh = parallel.make_mesh(2)
   with jax.log_compiles(), caplog.at_level("WARNING", "jax"):
-    found = fit(workdir=tmp_path, mesh=mesh)
+    result = fit(workdir=tmp_path, mesh=mesh)
   compiled = [r for r in caplog.messages if "Finished XLA compilation of jit(mapped)" in r]
   assert len(compiled) == 2  # epoch and evaluation, each once
-  peak = found.memory
-  assert peak.state == 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(found.state))
+  peak = result.memory
+  assert peak.state == 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(result.state))
   assert peak.data == 2 * 400 * 4 * 4  # both devices hold all of it
   assert peak.buffers["checkpoint"] == 2 * peak.state
   # Each of two devices keeps two arrays of 40 x 256 x 256 float32 at once, or one.
@@ -73,12 +73,12 @@ def test_a_batch_that_cannot_fit_is_refused_with_one_that_does(monkeypatch):
   assert 10 < fits < 80
   monkeypatch.undo()
   monkeypatch.setattr(memory, "available", lambda mesh: 20_000_000)
-  found = fit(
+  result = fit(
     mesh=mesh,
     progress=lambda *_: seen.append(1) or SimpleNamespace(log=seen.append, close=list),
     batch_size=fits,
   )
-  assert 15_000_000 < found.memory.buffers["epoch"] <= 20_000_000
+  assert 15_000_000 < result.memory.buffers["epoch"] <= 20_000_000
   assert seen
 
 
@@ -128,8 +128,8 @@ def test_memory_that_an_accelerator_can_give():
   def mesh(*devices):
     return SimpleNamespace(devices=np.array(devices), local_devices=devices)
 
-  one, other = device(bytes_limit=100, bytes_in_use=30), device(bytes_limit=100, bytes_in_use=60)
-  assert memory.available(mesh(one, other)) == 40
+  first, other = device(bytes_limit=100, bytes_in_use=30), device(bytes_limit=100, bytes_in_use=60)
+  assert memory.available(mesh(first, other)) == 40
   assert memory.available(mesh(device())) is None
 
 

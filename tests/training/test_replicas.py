@@ -78,11 +78,11 @@ def test_every_mesh_gives_each_replica_what_it_finds_alone(shape):
       alone, alone_records = trained([pair], parallel.make_mesh(1))
       close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-11)
       for name in ("primal", "multipliers", "model_state", "best"):
-        found = parallel.select(getattr(together, name), i)
-        jax.tree.map(close, found, parallel.select(getattr(alone, name), 0))
-      for one, other in zip(records[i], alone_records[0], strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-9)
-        assert one["slack/layer"] == pytest.approx(other["slack/layer"], rel=1e-8, abs=1e-12)
+        tree = parallel.select(getattr(together, name), i)
+        jax.tree.map(close, tree, parallel.select(getattr(alone, name), 0))
+      for record, other in zip(records[i], alone_records[0], strict=True):
+        assert record["loss"] == pytest.approx(other["loss"], rel=1e-9)
+        assert record["slack/layer"] == pytest.approx(other["slack/layer"], rel=1e-8, abs=1e-12)
 
 
 def test_accelerators_vmap_their_replicas_to_the_same_end(monkeypatch):
@@ -95,11 +95,11 @@ def test_a_replica_that_stops_early_is_frozen_while_the_others_go_on():
   mesh = parallel.make_mesh(1)
   with jax.enable_x64(True):
     together, records = trained(replicas, mesh, 60, patience=3)
-    lengths = [len(own) for own in records]
+    lengths = [len(run_records) for run_records in records]
     assert len({*lengths}) > 1
     for i, pair in enumerate(replicas):
-      alone, own = trained([pair], mesh, 60, patience=3)
-      assert lengths[i] == len(own[0]) == int(together.epoch[i])
+      alone, alone_records = trained([pair], mesh, 60, patience=3)
+      assert lengths[i] == len(alone_records[0]) == int(together.epoch[i])
       close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-9)
       jax.tree.map(close, parallel.select(together.primal, i), parallel.select(alone.primal, 0))
 
@@ -117,7 +117,7 @@ def test_a_replica_with_nan_is_left_behind_as_it_was_and_named(caplog):
   )
   assert end.failed.tolist() == [0, 1]
   assert end.step.tolist() == [18, 0]
-  assert [len(own) for own in records] == [3, 0]
+  assert [len(run_records) for run_records in records] == [3, 0]
   assert "replica spoiled: the loss is not finite in epoch 1, step 1 of 6" in caplog.text
   with pytest.raises(errors.NonFiniteError, match="in epoch 1, step 1 of 6"):
     loop.train(method, parallel.stack(starts[1:]), train, valid, settings)
@@ -127,12 +127,12 @@ def test_resumed_replicas_are_bit_for_bit_the_uninterrupted_ones(tmp_path):
   train, valid = data()
   method = make_method()
 
-  def run(place, epochs, resume=False):
+  def run(folder, epochs, resume=False):
     starts = parallel.stack([begin(seed, 1.0, method) for seed in (0, 1)])
     settings = loop.Settings(epochs=epochs, batch_size=8)
     names = ("a", "b")
     return loop.train(
-      method, starts, train, valid, settings, workdir=tmp_path / place, names=names, resume=resume
+      method, starts, train, valid, settings, workdir=tmp_path / folder, names=names, resume=resume
     )[0]
 
   whole = run("whole", 6)

@@ -1,0 +1,278 @@
+"""Homotopic layers for Equinox, and Equinox modules as a `Model`. Needs the extra `equinox`."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from ace_jax import homotopy, paths
+from ace_jax.errors import ConfigurationError, MissingPackageError
+from ace_jax.homotopy import GAMMA, RELAXATION, LayerCall
+from ace_jax.model import Model, Variables
+
+try:
+  import equinox as eqx
+except ImportError as error:
+  raise MissingPackageError(
+    "ace_jax.equinox needs the package equinox; pip install 'ace_jax[equinox]'."
+  ) from error
+
+__all__ = ["Homotopic", "as_model", "prune", "relax", "update", "variables"]
+
+
+class Homotopic(eqx.Module):
+  """Adds a non-equivariant branch, weighted by a trained gamma: y = f_eq(x) + gamma f_neq(x).
+
+  Called on the output of the equivariant map and its input, as `ace_jax.Homotopic` is; without
+  gamma (None) it returns y_eq untouched.
+
+  Attributes:
+    relaxation: f_neq, what maps the features of x to those of y_eq, such as `eqx.nn.MLP`.
+    gamma: Its weight, one number or [out]; None in a projection.
+    axes: Number of trailing axes that are features; the branch sees them as one.
+    name: What reports call the layer; set from its place in the model.
+  """
+
+  relaxation: Any
+  gamma: Array | None
+  axes: int = eqx.field(static=True)
+  name: str = eqx.field(static=True)
+
+  def __init__(
+    self,
+    branch: Callable[..., Any],
+    *,
+    gamma_shape: tuple[int, ...] = (),
+    initial_gamma: float = 1.0,
+    axes: int = 1,
+  ):
+    self.relaxation = branch
+    self.gamma = jnp.full(gamma_shape, initial_gamma, jnp.float32)
+    self.axes = axes
+    self.name = ""
+
+  def __call__(self, y_eq: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Returns f_eq(x) + gamma f_neq(x), of y_eq's shape and dtype, or y_eq for a projection.
+
+    Args:
+      y_eq: Output of the equivariant map.
+      x: What f_neq sees; its leading axes are y_eq's.
+      *args: Passed on to the branch after x.
+      **kwargs: Passed on to the branch.
+
+    Raises:
+      ValueError: the branch returns another shape.
+    """
+    flat_y = homotopy.flatten(y_eq, self.axes)
+    if self.gamma is None:
+      homotopy.record_call(LayerCall(self.name, flat_y, None, flat_y, None))
+      return y_eq
+    f_neq = self.relaxation(homotopy.flatten(x, self.axes), *args, **kwargs)
+    y = homotopy.combine(self.name, flat_y, f_neq, self.gamma)
+    homotopy.record_call(LayerCall(self.name, flat_y, f_neq, y, self.gamma))
+    return y.reshape(y_eq.shape)
+
+
+class Relaxed(eqx.Module):
+  """A submodule with a homotopic layer around it (`relax`)."""
+
+  wrapped: Any
+  layer: Homotopic
+
+  def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Returns wrapped(x) + gamma branch(x)."""
+    return self.layer(self.wrapped(x, *args, **kwargs), x)
+
+
+def variables(module: eqx.Module) -> dict[str, Any]:
+  """Returns {"params": ..., "gamma": ...} of a module, paths as in Linen.
+
+  `params` are all inexact arrays but gammas; integers and functions stay in the module.
+  """
+  leaves: dict[str, list[tuple[tuple[str, ...], Array]]] = {"params": []}
+  for collection, name, leaf in _named_leaves(module):
+    if collection is not None:
+      leaves.setdefault(collection, []).append((name, leaf))
+  return {collection: paths.nest(some) for collection, some in leaves.items()}
+
+
+def update(module: Any, variables: Variables) -> Any:
+  """Returns a module with variables in it; a layer without gamma among them is its projection.
+
+  Args:
+    module: Not changed.
+    variables: In the form of `variables(module)`; those of branches may be missing (`prune`).
+
+  Raises:
+    ConfigurationError: another one is missing.
+  """
+  new = []
+  for collection, name, leaf in _named_leaves(module):
+    value = leaf
+    if collection is not None:
+      value = paths.lookup(variables.get(collection, {}), name)
+      if value is None and collection != GAMMA:
+        if RELAXATION not in name:
+          raise ConfigurationError(f"the variables have no {collection}/{'/'.join(name)}.")
+        value = leaf
+    new.append(value)
+  return jax.tree.unflatten(jax.tree.structure(module), new)
+
+
+def prune(module: Any) -> Any:
+  """Returns a module in which every homotopic layer is f_eq alone, without branch.
+
+  What `relax` put around submodules is gone from it.
+  """
+
+  def strip(node: Any) -> Any:
+    if isinstance(node, Relaxed):
+      return prune(node.wrapped)
+    if isinstance(node, Homotopic):
+      bare = eqx.tree_at(lambda layer: layer.gamma, node, None, is_leaf=lambda x: x is None)
+      return eqx.tree_at(lambda layer: layer.relaxation, bare, None, is_leaf=lambda x: x is None)
+    return node
+
+  return jax.tree.map(strip, module, is_leaf=lambda node: isinstance(node, Homotopic | Relaxed))
+
+
+def relax(
+  module: Any, where: Callable[[Any], bool], branch: Callable[[Any], Any], **layer: Any
+) -> Any:
+  """Returns a module with homotopic layers around chosen submodules.
+
+  Args:
+    module: The model; not changed.
+    where: Which submodules.
+    branch: `branch(submodule) -> callable`, what maps the submodule's input to its output.
+    **layer: Further arguments of `Homotopic`.
+
+  Raises:
+    ConfigurationError: no submodule is chosen.
+  """
+  chosen = 0
+
+  def stop(node: Any) -> bool:
+    is_module = isinstance(node, eqx.Module) and node is not module
+    return isinstance(node, Homotopic) or (is_module and where(node))
+
+  def wrap(node: Any) -> Any:
+    nonlocal chosen
+    if isinstance(node, Homotopic) or not isinstance(node, eqx.Module):
+      return node
+    chosen += 1
+    return Relaxed(node, Homotopic(branch(node), **layer))
+
+  relaxed = jax.tree.map(wrap, module, is_leaf=stop)
+  if not chosen:
+    raise ConfigurationError("relax: `where` chooses no submodule of the model.")
+  return relaxed
+
+
+def as_model(module: Any) -> Model:
+  """Turns an Equinox module into a `Model`; it starts from the weights that it has.
+
+  The module is called on one sample at a time, as Equinox has it: `jax.vmap(module)(*inputs)`,
+  with `key=` in training if its `__call__` takes it; evaluation has `eqx.nn.inference_mode`. A
+  module that takes whole batches goes through `Model`, with `variables` and `update`.
+  """
+  named = _with_names(module)
+  start = variables(module)
+  takes_key = "key" in inspect.signature(type(module).__call__).parameters
+
+  def run(values: Variables, inputs: tuple[Any, ...], key: PRNGKeyArray | None) -> Any:
+    built = eqx.nn.inference_mode(update(named, values), value=key is None)
+    arrays, static = eqx.partition(inputs, eqx.is_array)
+    samples = len(jax.tree.leaves(arrays)[0])
+
+    def on_sample(arrays: Any, key: PRNGKeyArray | None) -> tuple[Any, dict[str, tuple]]:
+      keywords = {"key": key} if takes_key else {}
+      with homotopy.layer_calls() as seen:
+        y = built(*eqx.combine(arrays, static), **keywords)
+      return y, {call.name: (call.y_eq, call.f_neq, call.y) for call in seen}
+
+    keys = None if key is None else jax.random.split(key, samples)
+    return jax.vmap(on_sample)(arrays, keys)
+
+  def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
+    del key, inputs
+    return start
+
+  def apply(
+    values: Variables, *inputs: Any, key: PRNGKeyArray | None = None
+  ) -> tuple[Any, dict[str, Any]]:
+    kept = {name: tree for name, tree in values.items() if name not in ("params", GAMMA)}
+    return run(values, inputs, key)[0], kept
+
+  def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
+    arrays = run(values, inputs, None)[1]
+    return {
+      name: LayerCall(name, y_eq, f_neq, y, None) for name, (y_eq, f_neq, y) in arrays.items()
+    }
+
+  return Model(init, apply, calls)
+
+
+def _named_leaves(module: Any) -> list[tuple[str | None, tuple[str, ...], Any]]:
+  """Returns (collection, path, leaf) of every leaf; the collection is None of what is constant."""
+  left_out = _wrappers(module)
+  gammas = _paths_of(module, Homotopic)
+  found = []
+  for keys, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
+    path = _entries(keys)
+    trained = eqx.is_inexact_array(leaf)
+    collection = "params" if trained else None
+    if path[-1:] == (GAMMA,) and path[:-1] in gammas:
+      collection = GAMMA
+    found.append((collection, paths.linen_path(path, left_out), leaf))
+  return found
+
+
+def _entries(keys: tuple[Any, ...]) -> paths.Path:
+  kinds = ("name", "idx", "key")
+  return tuple(next(getattr(key, kind) for kind in kinds if hasattr(key, kind)) for key in keys)
+
+
+def _paths_of(module: Any, kind: type) -> dict[paths.Path, Any]:
+  """Returns the submodules of a kind by path, also those within others of the kind."""
+  found: dict[paths.Path, Any] = {}
+
+  def search(node: Any, base: paths.Path) -> None:
+    def stop(child: Any) -> bool:
+      return isinstance(child, kind) and child is not node
+
+    for keys, child in jax.tree_util.tree_flatten_with_path(node, is_leaf=stop)[0]:
+      if isinstance(child, kind):
+        path = (*base, *_entries(keys))
+        found[path] = child
+        search(child, path)
+
+  search(module, ())
+  return found
+
+
+def _wrappers(module: Any) -> frozenset[paths.Path]:
+  relaxed = _paths_of(module, Relaxed)
+  return frozenset((*path, name) for path in relaxed for name in ("wrapped", "layer"))
+
+
+def _with_names(module: Any) -> Any:
+  """Returns the module with the name of every homotopic layer in it."""
+  left_out = _wrappers(module)
+
+  def is_layer(node: Any) -> bool:
+    return isinstance(node, Homotopic)
+
+  def name(keys: Any, node: Any) -> Any:
+    if not is_layer(node):
+      return node
+    named = object.__new__(Homotopic)
+    for field in ("relaxation", "gamma", "axes"):
+      object.__setattr__(named, field, getattr(node, field))
+    object.__setattr__(named, "name", "/".join(paths.linen_path(_entries(keys), left_out)))
+    return named
+
+  return jax.tree_util.tree_map_with_path(name, module, is_leaf=is_layer)

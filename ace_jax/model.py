@@ -1,0 +1,145 @@
+"""A model of any framework as a pair of pure functions: what `fit` and `Task` use."""
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import nnx, traverse_util
+from jaxtyping import Array, PRNGKeyArray
+
+from ace_jax import homotopy
+from ace_jax.errors import ConfigurationError
+
+Variables = homotopy.Variables
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+  """A pair of pure functions; static, and equal only to itself.
+
+  Variables are a dictionary of collections: `params` (theta), `gamma` with one leaf
+  `{layer: {"gamma": value}}` a layer, and any other that the model updates. Without `gamma` the
+  model computes its projection. Parameters of a branch lie below a key `relaxation`.
+
+  Attributes:
+    init: `init(key, *inputs) -> variables`.
+    apply: `apply(variables, *inputs, key=None) -> (prediction, model_state)`. In training `key`
+      drives whatever is random, and model_state holds the new collections beside `params` and
+      `gamma`; in evaluation `key` is None, and model_state as it came.
+    calls: `calls(variables, *inputs) -> {layer: LayerCall}`, what every homotopic layer computes in
+      evaluation; None if the model cannot say (it then has no layer reports).
+  """
+
+  init: Callable[..., Variables]
+  apply: Callable[..., tuple[Any, dict[str, Any]]]
+  calls: Callable[..., dict[str, homotopy.LayerCall]] | None = None
+
+
+def as_model(model: Any, rngs: Sequence[str] = ("dropout",)) -> Model:
+  """Turns a model into a `Model`: a Linen module, or an instance of an NNX or Equinox module.
+
+  Args:
+    model: Any of them; a `Model` comes back as it is.
+    rngs: Names of a Linen module's streams of random numbers in training.
+
+  Raises:
+    ConfigurationError: it is something else.
+  """
+  if isinstance(model, Model):
+    return model
+  if isinstance(model, nn.Module):
+    return from_linen(model, rngs)
+  if isinstance(model, nnx.Module):
+    from ace_jax import nnx as ace_nnx
+
+    return ace_nnx.as_model(model)
+  equinox = sys.modules.get("equinox")
+  if equinox is not None and isinstance(model, equinox.Module):
+    from ace_jax import equinox as ace_equinox
+
+    return ace_equinox.as_model(model)
+  raise ConfigurationError(
+    f"a model of type {type(model).__name__} is unknown; give a Linen module, an instance of an "
+    "NNX or Equinox module, or ace_jax.Model(init, apply)."
+  )
+
+
+def mode_keywords(call: Callable[..., Any], training: bool) -> dict[str, Any]:
+  """Returns the keywords by which a model is told whether it trains, of those that it takes.
+
+  Args:
+    call: Its `__call__`.
+    training: Whether it trains.
+  """
+  modes = {"train": training, "training": training, "deterministic": not training}
+  modes["is_training"] = training
+  taken = inspect.signature(call).parameters
+  return {name: value for name, value in modes.items() if name in taken}
+
+
+def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
+  """Turns a Linen module into a `Model`.
+
+  Args:
+    module: Called as `module(*inputs)`, with `train`, `training`, `is_training` or `deterministic`
+      if its `__call__` takes one of them.
+    rngs: Names of its streams of random numbers in training.
+  """
+  call = type(getattr(module, "relaxed_model", module)).__call__
+
+  def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
+    # Modes that have no default are given; others stay as the module's author left them.
+    taken = inspect.signature(call).parameters
+    modes = {
+      name: value
+      for name, value in mode_keywords(call, False).items()
+      if taken[name].default is inspect.Parameter.empty
+    }
+    return homotopy.unbox(module.init(key, *inputs, **modes))
+
+  def apply(
+    variables: Variables, *inputs: Any, key: PRNGKeyArray | None = None
+  ) -> tuple[Any, dict[str, Any]]:
+    model_state = {k: v for k, v in variables.items() if k not in ("params", homotopy.GAMMA)}
+    modes = mode_keywords(call, key is not None)
+    if key is None:
+      return module.apply(variables, *inputs, **modes), model_state
+    prediction, updated = module.apply(
+      variables, *inputs, **modes, rngs=_streams(key, rngs), mutable=list(model_state)
+    )
+    # What is sown into a collection that is carried too would make the carry grow.
+    return prediction, {**model_state, **homotopy.without_sown(updated)}
+
+  def calls(variables: Variables, *inputs: Any) -> dict[str, homotopy.LayerCall]:
+    modes = mode_keywords(call, False)
+    _, kept = module.apply(variables, *inputs, **modes, mutable=["intermediates"])
+    return _sown_calls(kept.get("intermediates", {}))
+
+  return Model(init, apply, calls)
+
+
+def _streams(key: PRNGKeyArray, names: Sequence[str]) -> dict[str, PRNGKeyArray]:
+  # The first is the key itself: dropout alone draws as it always has.
+  return {name: key if i == 0 else jax.random.fold_in(key, i) for i, name in enumerate(names)}
+
+
+def _sown_calls(tree: Any) -> dict[str, homotopy.LayerCall]:
+  flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(tree)
+  calls = {}
+  for path, value in flat.items():
+    if path[-1] == homotopy.OUTPUT:
+      layer = path[:-1]
+
+      def entry(name: str, layer=layer) -> Array | None:
+        return flat[(*layer, name)][-1] if (*layer, name) in flat else None
+
+      y = value[-1]
+      y_eq = entry("equivariant")
+      calls["/".join(layer)] = homotopy.LayerCall(
+        "/".join(layer), y if y_eq is None else y_eq, entry("non_equivariant"), y, None
+      )
+  return calls

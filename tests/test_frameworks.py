@@ -1,0 +1,233 @@
+"""One model in Linen, NNX and Equinox, from the same weights."""
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import ace_jax
+from ace_jax import homotopy
+from ace_jax.errors import ConfigurationError
+from ace_jax.symmetry import report
+
+WIDTH = 3
+X = jax.random.normal(jax.random.key(1), (24, 4))
+Y = X[:, :WIDTH] ** 2
+SPLITS = (X[:16], Y[:16]), (X[16:], Y[16:])
+
+
+class LinenNet(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    for i in range(2):
+      y = nn.Dense(WIDTH, name=f"dense_{i}")(x)
+      x = jnp.tanh(ace_jax.Homotopic(nn.Dense, name=f"layers_{i}")(y, x))
+    return x
+
+
+class NnxNet(nnx.Module):
+  def __init__(self, rngs):
+    self.dense = nnx.List([nnx.Linear(n, WIDTH, rngs=rngs) for n in (4, WIDTH)])
+    self.layers = nnx.List(
+      [ace_jax.nnx.Homotopic(nnx.Linear(n, WIDTH, rngs=rngs)) for n in (4, WIDTH)]
+    )
+
+  def __call__(self, x):
+    for dense, layer in zip(self.dense, self.layers, strict=True):
+      x = jnp.tanh(layer(dense(x), x))
+    return x
+
+
+class Affine(eqx.Module):
+  kernel: jax.Array
+  bias: jax.Array
+
+  def __init__(self, inputs):
+    self.kernel, self.bias = jnp.zeros((inputs, WIDTH)), jnp.zeros(WIDTH)
+
+  def __call__(self, x):
+    return x @ self.kernel + self.bias
+
+
+class EquinoxNet(eqx.Module):
+  dense: list
+  layers: list
+
+  def __init__(self):
+    self.dense = [Affine(n) for n in (4, WIDTH)]
+    self.layers = [ace_jax.equinox.Homotopic(Affine(n)) for n in (4, WIDTH)]
+
+  def __call__(self, x):
+    for dense, layer in zip(self.dense, self.layers, strict=True):
+      x = jnp.tanh(layer(dense(x), x))
+    return x
+
+
+VARIABLES = LinenNet().init(jax.random.key(0), X)
+
+
+def models():
+  linen = LinenNet()
+  flax_nnx = NnxNet(nnx.Rngs(0))
+  ace_jax.nnx.update(flax_nnx, VARIABLES)
+  equinox = ace_jax.equinox.update(EquinoxNet(), VARIABLES)
+  return {"linen": linen, "nnx": flax_nnx, "equinox": equinox}
+
+
+def loss(prediction, batch):
+  return (prediction - batch[1]) ** 2
+
+
+def train(model, **options):
+  options = {"epochs": 3, "batch_size": 8, "variables": None, **options}
+  return ace_jax.fit(model, loss, *SPLITS, SPLITS[1], progress=None, **options)
+
+
+def close(a, b, **tolerance):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def test_three_frameworks_give_the_same_losses_gammas_and_names():
+  runs = {
+    name: train(model, variables=VARIABLES if name == "linen" else None)
+    for name, model in models().items()
+  }
+  expected = runs["linen"]
+  assert list(expected.gamma) == ["layers_0", "layers_1"]
+  assert abs(expected.gamma["layers_0"] - 1) > 1e-4
+  assert expected.history[-1]["loss"] < expected.history[0]["loss"]
+  for name in ("nnx", "equinox"):
+    close(runs[name].gamma, expected.gamma, rtol=1e-5)
+    close(runs[name].multipliers, expected.multipliers, rtol=1e-4)
+    close(runs[name].relaxed, expected.relaxed, rtol=1e-4, atol=1e-6)
+    close(runs[name].test, expected.test, rtol=1e-5)
+    losses = [[record["loss"] for record in run.history] for run in (runs[name], expected)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nnx", "equinox"])
+def test_layer_reports_are_those_of_linen(name):
+  records = [{f"gamma/layers_{i}": 0.5, f"multiplier/layers_{i}": 2.0} for i in range(2)]
+  records = [{k: v for record in records for k, v in record.items()}]
+  reports = {
+    key: report.layer_reports(models()[key], VARIABLES, (X,), records) for key in ("linen", name)
+  }
+  for a, b in zip(reports["linen"], reports[name], strict=True):
+    assert a.name == b.name
+    np.testing.assert_allclose(
+      [a.admixture, a.sensitivity], [b.admixture, b.sensitivity], rtol=1e-5
+    )
+  outputs = [ace_jax.symmetry.layer_outputs(models()[key], VARIABLES, X) for key in reports]
+  close(outputs[1], outputs[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nnx", "equinox"])
+def test_projection_and_prune(name):
+  model = ace_jax.model.as_model(models()[name])
+  expected = LinenNet().apply(homotopy.project(VARIABLES), X)
+  for variables in (homotopy.project(VARIABLES), ace_jax.prune(VARIABLES)):
+    np.testing.assert_allclose(model.apply(variables, X)[0], expected, rtol=1e-5, atol=1e-6)
+  close(dict(model.init(jax.random.key(0), X)), dict(VARIABLES), rtol=0)
+  pruned = getattr(ace_jax, name).prune(models()[name])
+  close(getattr(ace_jax, name).variables(pruned), ace_jax.prune(VARIABLES), rtol=0)
+  batched = pruned if name == "nnx" else jax.vmap(pruned)
+  np.testing.assert_allclose(batched(X), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nnx", "equinox"])
+def test_missing_variables_are_named(name):
+  broken = {**VARIABLES, "params": {"dense_0": VARIABLES["params"]["dense_0"]}}
+  with pytest.raises(ConfigurationError, match="no params/dense_1/"):
+    ace_jax.model.as_model(models()[name]).apply(broken, X)
+
+
+@pytest.mark.parametrize("name", ["nnx", "equinox"])
+def test_resume_is_bit_for_bit(name, tmp_path):
+  options = {"checkpoint_every": 1}
+  whole = train(models()[name], epochs=4, **options)
+  train(models()[name], epochs=2, workdir=tmp_path, **options)
+  rest = train(models()[name], epochs=4, workdir=tmp_path, resume=True, **options)
+  jax.tree.map(np.testing.assert_array_equal, whole.relaxed, rest.relaxed)
+
+
+@pytest.mark.parametrize("name", ["linen", "nnx", "equinox"])
+def test_export_loads_back(name, tmp_path):
+  model = ace_jax.model.as_model(models()[name])
+  ace_jax.export.save_parameters(tmp_path / "a.npz", VARIABLES)
+  loaded = ace_jax.export.load_parameters(tmp_path / "a.npz")
+  expected = LinenNet().apply(homotopy.project(VARIABLES), X)
+  np.testing.assert_allclose(model.apply(loaded, X)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pair_of_functions():
+  def init(key, x):
+    theta = jax.random.normal(key, (x.shape[-1], WIDTH))
+    branch = {"kernel": jnp.ones((x.shape[-1], WIDTH))}
+    return {
+      "params": {"kernel": theta, "layer": {"relaxation": branch}},
+      "gamma": {"layer": {"gamma": jnp.ones(())}},
+    }
+
+  def apply(variables, x, key=None):
+    del key
+    y = x @ variables["params"]["kernel"]
+    if "gamma" in variables:
+      branch = variables["params"]["layer"]["relaxation"]["kernel"]
+      y = y + variables["gamma"]["layer"]["gamma"] * (x @ branch)
+    return y, {}
+
+  end = train(ace_jax.Model(init, apply))
+  assert list(end.gamma) == ["layer"]
+  assert set(ace_jax.prune(end.relaxed)["params"]) == {"kernel"}
+  with pytest.raises(ConfigurationError, match="Linen module"):
+    train(lambda x: x)
+
+
+def test_nnx_dropout_batch_stats_and_random_streams():
+  class Noisy(nnx.Module):
+    def __init__(self, rngs):
+      self.norm = nnx.BatchNorm(4, rngs=rngs)
+      self.dropout = nnx.Dropout(0.5, rngs=rngs)
+      self.dense = nnx.Linear(4, WIDTH, rngs=rngs)
+      self.layer = ace_jax.nnx.Homotopic(nnx.Linear(4, WIDTH, rngs=rngs))
+
+    def __call__(self, x):
+      x = self.dropout(self.norm(x))
+      return self.layer(self.dense(x), x)
+
+  model = ace_jax.model.as_model(Noisy(nnx.Rngs(0)))
+  variables = model.init(jax.random.key(0), X)
+  assert set(variables) == {"params", "gamma", "batch_stats"}
+  first, state = model.apply(variables, X, key=jax.random.key(0))
+  again, _ = model.apply(variables, X, key=jax.random.key(0))
+  other, _ = model.apply(variables, X, key=jax.random.key(1))
+  np.testing.assert_array_equal(first, again)
+  assert jnp.abs(first - other).max() > 0.1
+  mean = state["batch_stats"]["norm"]["mean"]
+  np.testing.assert_allclose(mean, 0.01 * X.mean(axis=0), rtol=1e-3, atol=1e-6)
+  evaluated, kept = model.apply(variables, X)
+  np.testing.assert_array_equal(evaluated, model.apply(variables, X)[0])
+  assert (kept["batch_stats"]["norm"]["mean"] == 0).all()
+
+
+def test_equinox_dropout_draws_for_each_sample_in_training_alone():
+  class Noisy(eqx.Module):
+    dropout: eqx.nn.Dropout
+    layer: ace_jax.equinox.Homotopic
+
+    def __call__(self, x, *, key=None):
+      x = self.dropout(x, key=key)
+      return self.layer(x, x)
+
+  layer = ace_jax.equinox.Homotopic(eqx.nn.Linear(50, 50, key=jax.random.key(0)))
+  model = ace_jax.model.as_model(Noisy(eqx.nn.Dropout(0.5), layer))
+  variables = ace_jax.project(model.init(jax.random.key(0)))
+  ones = jnp.ones((40, 50))
+  np.testing.assert_array_equal(model.apply(variables, ones)[0], ones)
+  kept = model.apply(variables, ones, key=jax.random.key(0))[0] > 0
+  assert 0.4 < kept.mean() < 0.6
+  assert (kept[0] != kept[1]).any()

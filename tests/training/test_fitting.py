@@ -1,0 +1,247 @@
+"""What `fit` takes: optimizers, metrics to be high, callbacks, and names that it does not know."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ace_jax
+from ace_jax.errors import ConfigurationError
+from ace_jax.optimizers import primal_optimizer
+from ace_jax.training import make_mesh
+
+X = jax.random.normal(jax.random.key(0), (24, 3))
+Y = jnp.linalg.norm(X, axis=-1, keepdims=True) + 0.3 * X[:, :1]
+
+
+class Radial(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    h = nn.Dense(4, name="hidden")(jnp.linalg.norm(x, axis=-1, keepdims=True))
+    return ace_jax.Homotopic(nn.Dense, name="layer")(nn.Dense(1, name="out")(nn.tanh(h)), x)
+
+
+def squared_error(prediction, batch):
+  return jnp.square(prediction - batch[1])
+
+
+def fit(epochs=2, **options):
+  options = {"batch_size": 12, "mesh": make_mesh(devices=jax.devices()[:1]), **options}
+  return ace_jax.fit(
+    Radial(), squared_error, (X, Y), (X, Y), epochs=epochs, progress=None, **options
+  )
+
+
+def assert_same(tree, other, **tolerance):
+  assert jax.tree.structure(tree) == jax.tree.structure(other)
+  for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+    np.testing.assert_allclose(a, b, **{"rtol": 0, "atol": 0, **tolerance})
+
+
+@pytest.mark.parametrize(
+  ("name", "says"),
+  [
+    ("epoch", "fit takes no argument epoch; did you mean epochs?"),
+    ("batchsize", "fit takes no argument batchsize; did you mean batch_size?"),
+    ("constrain", "fit takes no argument constrain; did you mean constraint?"),
+    ("callback", "fit takes no argument callback; did you mean callbacks?"),
+    ("xyz", "fit takes no argument xyz; it takes epochs, batch_size, "),
+  ],
+)
+def test_unknown_keywords_are_refused_at_once(name, says):
+  with pytest.raises(ConfigurationError) as error:
+    ace_jax.fit(None, None, None, None, **{name: 3})  # nothing else is looked at
+  assert str(error.value).startswith(says) and "\n" not in str(error.value)
+
+
+def hits(prediction, batch):
+  """Whether the sign of y - 1.5 is right: an accuracy."""
+  return jnp.float32((prediction > 1.5) == (batch[1] > 1.5))
+
+
+def test_a_metric_that_should_be_high_selects_its_highest_epoch():
+  trained = fit(8, lr=0.05, metric=hits, mode="max")
+  for name, best in trained.state.best.items():
+    curve = [record[f"valid/{name}"] for record in trained.history]
+    assert min(curve) < max(curve) == float(best.error)
+    assert int(best.epoch) == 1 + int(np.argmax(curve))
+    accuracy = float(jnp.mean(hits(Radial().apply(best.variables, X), (X, Y))))
+    assert accuracy == pytest.approx(max(curve))
+  lowest = fit(8, lr=0.05, metric=hits)
+  curve = [record["valid/projection"] for record in lowest.history]
+  assert int(lowest.state.best["projection"].epoch) == 1 + int(np.argmin(curve))
+
+
+def test_patience_counts_from_the_highest_metric():
+  trained = fit(30, lr=0.0, gamma_lr=0.0, metric=hits, mode="max", patience=3)
+  assert len(trained.history) == 4 and int(trained.state.best["projection"].epoch) == 1
+
+
+def test_a_mode_that_is_neither():
+  with pytest.raises(ConfigurationError, match="mode is 'maximum'; it must be 'min' or 'max'"):
+    fit(mode="maximum")
+
+
+class Keeps:
+  def __init__(self):
+    self.records, self.closed = [], 0
+
+  def log(self, record):
+    self.records.append(record)
+
+  def close(self):
+    self.closed += 1
+
+
+def test_callbacks_get_every_record():
+  records, keeps = [], Keeps()
+
+  def callback(record):
+    records.append(dict(record))
+    record.clear()  # which changes no other's
+
+  trained = fit(3, eval_every=2, callbacks=[callback, keeps])
+  assert records == keeps.records == trained.history
+  assert [record["epoch"] for record in records] == [1, 2, 3]
+  assert ["valid/projection" in record for record in records] == [True, False, True]
+  assert keeps.closed == 1
+  with pytest.raises(ConfigurationError, match="a str takes no records; give a function"):
+    fit(callbacks=["wandb"])
+
+
+def test_adam_by_hand_is_the_default():
+  adam = fit(3, lr=5e-3, gamma_lr=2e-3)
+  blocks = {"theta": optax.adam(5e-3), "gamma": optax.adam(2e-3)}
+  assert_same(fit(3, optimizer=blocks).state.primal, adam.state.primal, rtol=1e-6, atol=1e-7)
+  alone = fit(3, optimizer=optax.adam(5e-3), gamma_lr=2e-3)
+  assert_same(alone.state.primal, adam.state.primal, rtol=1e-6, atol=1e-7)
+  assert alone.settings.lr is None and alone.settings.gamma_lr == 2e-3
+  assert adam.settings.lr == 5e-3 and fit(1).settings.lr == 1e-3
+
+
+def one_step(optimizer, **options):
+  """Returns theta before and after the only step, and the gradient of its loss."""
+  begin = Radial().init(jax.random.key(3), X)
+  trained = fit(
+    1, optimizer=optimizer, variables=begin, batch_size=24, constraint=ace_jax.Unconstrained(),
+    **options,
+  )  # fmt: skip
+
+  def loss(theta):
+    return jnp.mean(squared_error(Radial().apply({**begin, "params": theta}, X), (X, Y)))
+
+  value, gradient = jax.value_and_grad(loss)(begin["params"])
+  return begin["params"], trained.state.primal.theta, gradient, value
+
+
+@pytest.mark.parametrize(
+  "optimizer",
+  [
+    optax.sgd(0.1),
+    optax.adamw(optax.cosine_decay_schedule(0.1, 10), weight_decay=0.5),
+    optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)),
+    optax.polyak_sgd(max_learning_rate=10.0),  # divides by the gradient's norm: takes the loss
+    optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+    optax.contrib.muon(0.1),
+  ],
+  ids=["sgd", "adamw", "clipped", "polyak", "plateau", "muon"],
+)
+def test_any_transformation_moves_theta(optimizer):
+  before, after, gradient, value = one_step(optimizer)
+  optimizer = optax.with_extra_args_support(optimizer)
+  updates, _ = optimizer.update(gradient, optimizer.init(before), before, value=value)
+  expected = optax.apply_updates(before, updates)
+  assert_same(after, expected, rtol=2e-4, atol=2e-5)
+  assert max(float(jnp.max(jnp.abs(u))) for u in jax.tree.leaves(updates)) > 1e-3
+
+
+def test_layers_are_frozen_by_their_names():
+  def labels(theta):
+    return {name: "frozen" if name == "hidden" else "moved" for name in theta}
+
+  moves = {"moved": optax.sgd(0.1), "frozen": optax.set_to_zero()}
+  before, after, gradient, _ = one_step(optax.partition(moves, labels))
+  assert_same(after["hidden"], before["hidden"])
+  expected = before["out"]["bias"] - 0.1 * gradient["out"]["bias"]
+  np.testing.assert_allclose(after["out"]["bias"], expected, rtol=1e-5)
+
+
+def test_several_steps_resume_with_their_own_state(tmp_path):
+  optimizer = {"theta": optax.chain(optax.adamw(1e-2), optax.contrib.reduce_on_plateau()),
+               "gamma": optax.sgd(1e-2, momentum=0.9), "slack": optax.sgd(0.1)}  # fmt: skip
+  options = {"optimizer": optimizer, "constraint": ace_jax.Resilient(rho=0.5), "clip_norm": 1.0}
+  whole = fit(4, **options)
+  fit(2, **options, workdir=tmp_path)
+  again = fit(4, **options, workdir=tmp_path, resume=True)
+  assert_same(again.state, whole.state)
+
+
+@pytest.mark.parametrize(
+  ("options", "says"),
+  [
+    ({"optimizer": optax.sgd(0.1), "lr": 0.1}, "lr is a step size of Adam, but theta has an"),
+    (
+      {"optimizer": {"gamma": optax.sgd(0.1)}, "gamma_lr": 0.1},
+      "gamma_lr is a step size of Adam, but gamma has an optimizer; leave one out",
+    ),
+    ({"optimizer": {"weights": optax.sgd(0.1)}}, "optimizer has 'weights'; it moves theta, gamma"),
+    ({"optimizer": "adamw"}, "the optimizer of theta is a str; give a transformation"),
+    (
+      {"optimizer": optax.masked(optax.sgd(0.1), {"other": True})},
+      "the optimizer cannot move these parameters",
+    ),
+    (
+      {"optimizer": optax.scale_by_backtracking_linesearch(5)},
+      "the optimizer cannot move these parameters .*the training loss as `value`",
+    ),
+  ],
+)
+def test_optimizers_that_do_not_fit(options, says):
+  with pytest.raises(ConfigurationError, match=says) as error:
+    fit(**options)
+  assert "\n" not in str(error.value)
+
+
+def test_blocks_without_an_optimizer_keep_adam():
+  transformation = primal_optimizer({"slack": optax.sgd(0.5)}, lr=1e-2)
+  primal = ace_jax.Primal(jnp.ones(2), jnp.ones(1), jnp.ones(1))
+  state = transformation.init(primal)
+  updates, _ = transformation.update(primal, state, primal)
+  np.testing.assert_allclose(updates.theta, -1e-2, rtol=1e-5)
+  np.testing.assert_allclose(updates.gamma, -1e-2, rtol=1e-5)
+  np.testing.assert_allclose(updates.slack, -0.5)
+
+
+def test_seeds_are_replicas_each_equal_to_its_own_fit(tmp_path):
+  records = []
+  options = {"constraint": ace_jax.Resilient(rho=0.5), "lr": 1e-2, "batch_size": 8}
+  several = fit(3, seeds=(4, 0, 2), callbacks=[records.append], workdir=tmp_path, **options)
+  assert [trained.settings.seed for trained in several] == [4, 0, 2]
+  for trained in (several[0], several[2]):
+    alone = fit(3, seed=trained.settings.seed, **options)
+    assert_same(trained.state.primal, alone.state.primal)
+    assert_same(trained.relaxed, alone.relaxed)
+    assert_same(trained.multipliers, alone.multipliers)
+    assert trained.history[2]["valid/relaxed"] == alone.history[2]["valid/relaxed"]
+    seed = trained.settings.seed
+    logged = [record for record in records if record["seed"] == seed]
+    assert logged == [{**record, "seed": seed} for record in trained.history]
+  assert {path.name for path in tmp_path.iterdir()} >= {"seed4", "seed0", "seed2", "checkpoints"}
+  again = fit(3, seeds=(4, 0, 2), workdir=tmp_path, resume=True, **options)
+  assert_same(again[1].state, several[1].state)
+
+
+@pytest.mark.parametrize(
+  ("options", "says"),
+  [
+    ({"seeds": ()}, r"seeds are \[\]; give some that differ"),
+    ({"seeds": (1, 1)}, r"seeds are \[1, 1\]; give some that differ"),
+    ({"seeds": (1, 2), "seed": 3}, r"seed=3 and seeds=\[1, 2\] contradict each other"),
+    ({"seeds": (1, 2), "callbacks": [Keeps()]}, "a Keeps cannot log several seeds"),
+  ],
+)
+def test_seeds_that_contradict(options, says):
+  with pytest.raises(ConfigurationError, match=says):
+    fit(**options)
