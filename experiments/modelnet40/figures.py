@@ -31,8 +31,9 @@ def accuracy(label: str, records: Sequence[Record], about: Mapping[str, Any]) ->
     if len(epochs):
       look = style.look(predictor)
       axes.plot(epochs, 100 * (1 - errors), color=look.color, ls=look.dash, lw=1.4)
-      best = int(np.nanargmin(errors))
-      axes.plot(epochs[best], 100 * (1 - errors[best]), look.marker, color=look.color, ms=6)
+      if np.isfinite(errors).any():
+        best = int(np.nanargmin(errors))
+        axes.plot(epochs[best], 100 * (1 - errors[best]), look.marker, color=look.color, ms=6)
       handles.append(style.handle(f"{label}, {predictor}", look))
   look = style.LOOKS["linear"]
   axes.axhline(100 * (1 - about["linear_mse"]["valid"]), color=look.color, ls=look.dash, lw=1.2)
