@@ -56,9 +56,10 @@ def preset(name: str, **changes: Any) -> Settings:
 
 GAMMAS = 14
 """Of VN-DGCNN."""
-# Published: Manolache et al., 2025; 300 points with point dropout, 1024 without. Its Lagrangian has
+# Published: Manolache et al., 2025; 300 points (robustness), or 1024. Its Lagrangian has
 # sum_i lambda_i gamma_i / 14. With mu = lambda / 14 that is the Lagrangian of this library, and
-# Adam, which sees no scale of its gradients, moves mu by 1 / 14 of what it moves lambda by.
+# Adam, which sees no scale of its gradients, moves mu by 1 / 14 of what it moves lambda by. That
+# the multipliers are moved by Adam is assumed, as in the other experiments.
 _PAPER: dict[str, Any] = {
   "model": "vn_dgcnn",
   "hidden_features": 64,
