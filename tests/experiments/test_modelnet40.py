@@ -22,12 +22,18 @@ TINY = ["--epochs=1", "--hidden_features=6", "--batch_size=11", "--eval_every=1"
 TINY += ["--neighbours=4", "--train_samples=22", "--held_out=11"]
 
 
-def test_a_run_from_end_to_end_and_its_report(run, tmp_path):
-  place = tmp_path / "run"
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+  place = tmp_path_factory.mktemp("modelnet40") / "run"
   flags = ["--rotations=none", "--dropout=0.5", "--constraint=resilient", f"--workdir={place}"]
   done = run(*TINY, *flags)
   assert done.returncode == 0, done.stderr
-  assert "made-up shapes, not ModelNet40" in done.stdout
+  return place, done.stdout
+
+
+def test_a_run_from_end_to_end(finished):
+  place, stdout = finished
+  assert "made-up shapes, not ModelNet40" in stdout
   result = json.loads((place / "result.json").read_text())
   assert result["metric"] == "error rate"
   assert result["linear_mse"] == pytest.approx(10 / 11)
@@ -49,6 +55,10 @@ def test_a_run_from_end_to_end_and_its_report(run, tmp_path):
       assert np.mean(arrays[f"projection{suffix}"] != arrays["truth"]) == pytest.approx(error)
   names = {path.name for path in (place / "figures").iterdir()}
   assert names == {"accuracy.png", "equivariance_error.png", "gamma.png", "confusion.png"}
+
+
+def test_the_report_of_a_run(finished):
+  place, _ = finished
   command = [sys.executable, "-m", "experiments.report", f"--runs={place}", "--angles=2"]
   done = subprocess.run(command, capture_output=True, text=True, timeout=600)
   assert done.returncode == 0, done.stderr
