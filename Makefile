@@ -1,15 +1,18 @@
 # make demo: set up, then train an equality-constrained SEGNN on charged particles.
 # make test: set up, then run the fast tests.
+# make docs: the site, into docs/_build; installing its packages needs a network, building it none.
+# make release: sdist and wheel into dist/, checked, each tried in empty environments.
 # make versions PYTHONS="python3.11 python3.13": the fast tests under each, with the newest packages.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/installed
+DOCS_STAMP := $(VENV)/installed_docs
 FIND := for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	if $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null; then echo $$p; break; fi; done
 
-.PHONY: demo test slow versions install lint format types wheel clean
+.PHONY: demo test slow versions install lint format types wheel docs release clean
 
 demo: install
 	$(PYTHON) -m experiments.nbody --constraint=equality
@@ -32,7 +35,7 @@ $(STAMP): setup.py constraints.txt
 	exit 2; fi; \
 	[ -x $(PYTHON) ] || $$python -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[dev,experiments,plots,sweep,tensorboard]'
+		-e '.[dev]'
 	@touch $@
 
 lint: install
@@ -49,5 +52,16 @@ types: install
 wheel: install
 	bash .ci/wheel $(PYTHON)
 
+docs: $(DOCS_STAMP)
+	$(PYTHON) -m sphinx --quiet -W --keep-going -d .cache/doctrees -b html docs docs/_build
+	$(PYTHON) docs/check_links.py docs/_build
+
+$(DOCS_STAMP): $(STAMP)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+release: install
+	bash .ci/release $(PYTHON)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/gathered *.egg-info .pytest_cache .ruff_cache

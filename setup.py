@@ -1,15 +1,17 @@
-"""Packages `ace_jax`; data, experiments and benchmarks run from the checkout."""
+"""Packages `ace_jax` as ace-equivariance; data and experiments run from the checkout."""
 
 import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# PyPI gives the name ace-jax to another project (ace_jax/installation.py).
+NAME = "ace-equivariance"
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ace_jax" / "__init__.py").read_text())[1]
 
 setup(
-  name="ace_jax",
+  name=NAME,
   version=VERSION,
   description="Learning (approximately) equivariant networks by constrained optimization, in JAX",
   long_description=(HERE / "README.md").read_text(),
@@ -35,7 +37,8 @@ setup(
   ],
   extras_require={
     "dev": [
-      "equinox>=0.13",
+      # What the tests import beyond the library.
+      f"{NAME}[equinox,experiments,images,modelnet,plots,sweep,tensorboard]",
       "hypothesis>=6.100",
       "ipykernel>=6.29",
       "nbmake>=1.5",
@@ -45,8 +48,13 @@ setup(
       "pytest>=8.0",
       "pytest-xdist>=3.6",
       "ruff>=0.9",
-      "scikit-learn>=1.5",
       "scipy>=1.13",
+    ],
+    "docs": [
+      f"{NAME}[equinox,plots]",
+      "myst-nb>=1.2",
+      "sphinx>=8.0",
+      "sphinx-book-theme>=1.1.4",
     ],
     "equinox": ["equinox>=0.13"],
     "experiments": ["matplotlib>=3.9", "platformdirs>=4.0"],

@@ -12,6 +12,8 @@ Optimization", NeurIPS 2025, arXiv:2505.13631.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# First: it refuses a mixture with another project.
+import ace_jax.installation  # noqa: F401
 from ace_jax import (
   constraints,
   export,

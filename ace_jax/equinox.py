@@ -17,7 +17,7 @@ try:
   import equinox as eqx
 except ImportError as error:
   raise MissingPackageError(
-    "ace_jax.equinox needs the package equinox; pip install 'ace_jax[equinox]'."
+    "ace_jax.equinox needs the package equinox; pip install 'ace-equivariance[equinox]'."
   ) from error
 
 __all__ = ["Homotopic", "as_model", "prune", "relax", "update", "variables"]

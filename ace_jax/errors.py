@@ -26,6 +26,12 @@ class MissingPackageError(AceError, ImportError):
   """An optional package is not installed; names the extra that brings it."""
 
 
+class InstallationError(AceError, ImportError):
+  """Another project has written into this package's folder; says how to part the two."""
+
+  exit_code = 2
+
+
 class RecordsError(AceError):
   """The records of a run cannot be read; names the line."""
 
@@ -39,6 +45,15 @@ class NonFiniteError(AceError, ArithmeticError):
 
 
 class Interrupted(AceError):
-  """Training was asked to end (SIGTERM) and has saved its state."""
+  """A program was asked to end by a signal, and has saved what it could.
+
+  Args:
+    message: What was asked for, and what was saved.
+    number: The signal, from which a shell's exit code follows; None if it ended as planned.
+  """
 
   exit_code = 0
+
+  def __init__(self, message: str, number: int | None = None):
+    super().__init__(message)
+    self.exit_code = 0 if number is None else 128 + number

@@ -14,6 +14,8 @@ from flax import traverse_util
 from flax.core import meta, tracers
 from jaxtyping import Array, Bool, Float
 
+# Here too: where the other project was installed last, its __init__.py takes the place of ours.
+import ace_jax.installation  # noqa: F401
 from ace_jax import padding
 from ace_jax.errors import ConfigurationError
 

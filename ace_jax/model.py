@@ -112,7 +112,10 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
       variables, *inputs, **modes, rngs=_streams(key, rngs), mutable=list(model_state)
     )
     # What is sown into a collection that is carried too would make the carry grow.
-    return prediction, {**model_state, **homotopy.without_sown(updated)}
+    carried = {**model_state, **homotopy.without_sown(updated)}
+    if "intermediates" in model_state:  # who passes it asks what the layers sow (`rivals.Schedule`)
+      carried["intermediates"] = updated.get("intermediates", {})
+    return prediction, carried
 
   def calls(variables: Variables, *inputs: Any) -> dict[str, homotopy.LayerCall]:
     modes = mode_keywords(call, False)

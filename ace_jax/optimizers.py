@@ -184,12 +184,20 @@ def check_moves(optimizer: optax.GradientTransformation, primal: Primal) -> None
     ConfigurationError: it does not; says why.
   """
 
-  def moved(primal: Any) -> Any:
-    state = optimizer.init(primal)
-    return optax.with_extra_args_support(optimizer).update(primal, state, primal, value=0.0)
+  inner = optax.with_extra_args_support(optimizer)
 
+  def moved(arguments: Any) -> Any:
+    primal, state, value = jax.tree.map(lambda x: x[0], arguments)
+    updates = inner.update(primal, state, primal, value=value)
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], updates)
+
+  # On a mesh, as the training step runs: there both branches of a lax.cond must vary over it.
+  mesh = jax.sharding.Mesh(jax.devices()[:1], ("replica",))
+  spec = jax.sharding.PartitionSpec("replica")
   try:
-    jax.eval_shape(moved, primal)
+    arguments = (primal, jax.eval_shape(inner.init, primal), jnp.zeros(()))
+    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), arguments)
+    jax.eval_shape(jax.shard_map(moved, mesh=mesh, in_specs=spec, out_specs=spec), stacked)
   except Exception as error:
     raise ConfigurationError(
       f"the optimizer cannot move these parameters ({first_line(error)}); it gets gradients, "
@@ -225,7 +233,9 @@ def _clipped_and_decayed(
   return in_real_float32(move)
 
 
-def in_real_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def in_real_float32(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
   """Runs a transformation on real numbers of 32 bits at least; moments and step sizes too.
 
   In bfloat16 Adam's b2 = 0.999 is 1, in float16 its eps = 1e-8 is 0: both end in NaN. A complex
@@ -253,7 +263,7 @@ def in_real_float32(inner: optax.GradientTransformation) -> optax.GradientTransf
 
     return jax.tree.map(back, moved, gradients), state
 
-  return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _decaying_sgd(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:

@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
+def name(number: int) -> str:
+  """Returns what messages call a signal."""
+  return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
 @contextlib.contextmanager
 def handling(handler: Callable[[int, Any], Any], *numbers: int) -> Iterator[None]:
   """Handles signals while the context lasts; then the handlers of before are back.
@@ -28,9 +33,31 @@ def handling(handler: Callable[[int, Any], Any], *numbers: int) -> Iterator[None
       signal.signal(number, old)
 
 
+class Asked:
+  """Whether a program was asked to end.
+
+  Attributes:
+    number: The signal that asked; 0 as long as none did.
+  """
+
+  number: int = 0
+
+
 @contextlib.contextmanager
-def asked_to_end() -> Iterator[threading.Event]:
-  """Turns SIGTERM into an event while the context lasts."""
-  asked = threading.Event()
-  with handling(lambda *_: asked.set(), signal.SIGTERM):
+def asked_to_end(*numbers: int) -> Iterator[Asked]:
+  """Takes note of the first of some signals while the context lasts.
+
+  The handlers of before take the next one, so that who asks twice does not wait.
+
+  Args:
+    *numbers: The signals.
+  """
+  asked = Asked()
+  with contextlib.ExitStack() as stack:
+
+    def note(number: int, _: Any) -> None:
+      asked.number = number
+      stack.close()
+
+    stack.enter_context(handling(note, *numbers))
     yield asked

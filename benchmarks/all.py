@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import app, flags
 
 from ace_jax import files
-from benchmarks import machine, speed_table
+from benchmarks import launching, machine, speed_table
 from experiments.harness import paths
 from experiments.harness.programs import last_line
 
@@ -110,8 +110,7 @@ def write_tables(results: Path, readme: Path | None) -> dict[str, speed_table.Ta
 
 def main(argv: list[str]) -> None:
   """Runs what is asked for, and writes the table."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
+  del argv
   names = [*BENCHMARKS] if FLAGS.only is None else FLAGS.only
   unknown = [name for name in names if name not in BENCHMARKS]
   if unknown:
@@ -135,4 +134,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main)

@@ -23,10 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from ace_jax import signals
-from benchmarks import steps
+from benchmarks import launching, steps
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("model", ["segnn"], f"Training steps, of {', '.join(steps.MODELS)}.")
@@ -307,4 +307,4 @@ def main(argv: list[str], root: Path = ROOT) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main, arguments=9)

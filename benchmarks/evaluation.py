@@ -8,11 +8,11 @@ import statistics
 import time
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from ace_jax import task
 from ace_jax.training import epochs, parallel
-from benchmarks import machine, steps
+from benchmarks import launching, machine, steps
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "segnn", steps.MODELS, "Which model.")
@@ -56,4 +56,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main)

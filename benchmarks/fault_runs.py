@@ -19,7 +19,7 @@ from ace_jax.training import checkpoints, history, loop, parallel
 from benchmarks import fault_problem
 from data import nbody
 from data.nbody.physics import Physics
-from experiments.harness import problems, workdirs
+from experiments.harness import problems, programs, workdirs
 
 LONGEST = 300.0
 """Seconds after which a run counts as hung."""
@@ -40,12 +40,16 @@ class Ended:
   said: str
 
   def complaint(self) -> str:
-    """What is wrong with the ending; "" for 0, a signal, or a clear refusal."""
+    """What is wrong with the ending; "" for 0, a signal that was heard, or a clear refusal."""
     if "Traceback" in self.said:
       return f"a traceback: {self.last()}"
     if self.code in (1, 2) and self.last().startswith("error: "):
       return ""
-    return "" if self.code <= 0 else f"exit code {self.code}: {self.last()}"
+    return (
+      ""
+      if self.code <= 0 or self.code in programs.INTERRUPTED
+      else f"exit code {self.code}: {self.last()}"
+    )
 
   def refused(self) -> bool:
     """Whether it ended in a refusal of one line."""

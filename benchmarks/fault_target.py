@@ -5,11 +5,9 @@ checkpoints, records, result and figures are those of every experiment. `--fault
 what cannot be done from outside.
 """
 
-from pathlib import Path
-
 from absl import flags
 
-from experiments.harness import app, paths
+from experiments.harness import app, folders, paths
 
 FLAGS = flags.FLAGS
 paths.DEFINE_path("data_file", None, "Trajectories.", required=True)
@@ -79,6 +77,7 @@ def disturb(fault: str, at: int, seconds: float) -> None:
 
 def main() -> None:
   """Trains, or goes on with what is in the workdir."""
+  folder = folders.chosen(FLAGS.workdir, "fault_target")
   app.set_up_jax()
   import jax
 
@@ -89,7 +88,7 @@ def main() -> None:
 
   disturb(FLAGS.fault, FLAGS.fault_epoch, FLAGS.fault_seconds)
   data = nbody.load_file(FLAGS.data_file)
-  training.train(problem(data), SETTINGS, Path(FLAGS.workdir), resume=True)
+  training.train(problem(data), SETTINGS, folder, resume=True)
   print("done")
 
 

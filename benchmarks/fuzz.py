@@ -20,7 +20,7 @@ from typing import Any
 import hypothesis
 from absl import app, flags
 
-from benchmarks import fuzz_loader, fuzz_loaders, machine
+from benchmarks import fuzz_loader, fuzz_loaders, launching, machine
 from experiments.harness import paths, workdirs
 
 FLAGS = flags.FLAGS
@@ -76,8 +76,7 @@ def attack(name: str, cases: int, seed: int, gigabytes: float, real: str | None)
 
 def main(argv: list[str]) -> None:
   """Runs the campaign, writes the report, prints its summary."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
+  del argv
   with tempfile.TemporaryDirectory() as folder:
     names = list(fuzz_loaders.make(Path(folder), None))
   unknown = [name for name in FLAGS.loaders or [] if name not in names]
@@ -99,4 +98,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main)

@@ -10,15 +10,16 @@ import time
 
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import launching, machine
 from data import nbody
 from data.nbody.physics import Physics
 
 TRAJECTORIES = 14_000
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
   """Prints the JSON line."""
+  del argv
   before = machine.product_ms()
   seconds = []
   for seed in range(3):
@@ -38,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  launching.launch(main)

@@ -8,9 +8,9 @@ standard error.
 import json
 import statistics
 
-from absl import app, flags
+from absl import flags
 
-from benchmarks import machine, steps
+from benchmarks import launching, machine, steps
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
@@ -53,4 +53,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main)

@@ -9,10 +9,10 @@ import json
 import statistics
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from ace_jax.training import parallel
-from benchmarks import machine, steps
+from benchmarks import launching, machine, steps
 from data.machine import cores
 
 FLAGS = flags.FLAGS
@@ -59,4 +59,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main)

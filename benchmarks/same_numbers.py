@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import compare
+from benchmarks import compare, launching
 from experiments.harness.programs import last_line
 
 FLAGS = flags.FLAGS
@@ -141,4 +141,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main, arguments=1)

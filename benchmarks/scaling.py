@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags
 
 from ace_jax import files, plots
-from benchmarks import machine, scaling_figure
+from benchmarks import launching, machine, scaling_figure
 from experiments.harness import paths, programs, result_files, tables
 
 FLAGS = flags.FLAGS
@@ -93,8 +93,7 @@ def table(report: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> None:
   """Measures what is asked for, and writes the report and the figure."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
+  del argv
   names = FLAGS.axes or [*AXES]
   unknown = [name for name in names if name not in AXES]
   if unknown:
@@ -117,4 +116,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main)

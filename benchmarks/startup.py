@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from ace_jax.training import history
-from benchmarks import machine
+from benchmarks import launching, machine
 
 
 def first_steps(home: str) -> float:
@@ -37,13 +37,14 @@ def help_seconds(experiment: str) -> float:
   for _ in range(3):
     begin = time.perf_counter()
     command = [sys.executable, "-m", f"experiments.{experiment}", "--help"]
-    subprocess.run(command, capture_output=True, check=False)  # absl ends it with code 1
+    subprocess.run(command, capture_output=True, check=True)
     times.append(time.perf_counter() - begin)
   return round(statistics.median(times), 2)
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
   """Prints the JSON line."""
+  del argv
   answers = {name: help_seconds(name) for name in ("nbody", "mocap", "sweep")}
   with tempfile.TemporaryDirectory() as home:
     cold = first_steps(home)
@@ -55,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  launching.launch(main)

@@ -11,9 +11,9 @@ import statistics
 import sys
 
 import jax
-from absl import app, flags
+from absl import flags
 
-from benchmarks import kernels, machine, steps
+from benchmarks import kernels, launching, machine, steps
 from experiments.harness import paths
 
 FLAGS = flags.FLAGS
@@ -70,4 +70,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launching.launch(main)

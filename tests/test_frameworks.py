@@ -157,7 +157,7 @@ def test_resume_is_bit_for_bit(name, tmp_path):
 @pytest.mark.parametrize("name", ["linen", "nnx", "equinox"])
 def test_export_loads_back(name, tmp_path):
   model = ace_jax.model.as_model(models()[name])
-  ace_jax.export.save_parameters(tmp_path / "a.npz", VARIABLES)
+  ace_jax.export.save_parameters(tmp_path / "a.npz", homotopy.project(VARIABLES))
   loaded = ace_jax.export.load_parameters(tmp_path / "a.npz")
   expected = LinenNet().apply(homotopy.project(VARIABLES), X)
   np.testing.assert_allclose(model.apply(loaded, X)[0], expected, rtol=1e-5, atol=1e-6)

@@ -92,4 +92,4 @@ except ace_jax.AceError as error:
     [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
   )
   assert done.stderr == ""
-  assert done.stdout == "figures need Matplotlib: pip install 'ace_jax[plots]'.\n"
+  assert done.stdout == "figures need Matplotlib: pip install 'ace-equivariance[plots]'.\n"

@@ -96,7 +96,8 @@ def test_a_file_of_another_model_is_refused(tmp_path, trained):
 class NnxRadial(nnx.Module):
   def __init__(self, width):
     rngs = nnx.Rngs(3)
-    self.hidden = [nnx.Linear(1, width, rngs=rngs), nnx.Linear(width, 1, rngs=rngs)]
+    layers = (nnx.Linear(1, width, rngs=rngs), nnx.Linear(width, 1, rngs=rngs))
+    self.hidden = nnx.List(layers)
     self.layer = ace_jax.nnx.Homotopic(nnx.Linear(3, 1, rngs=rngs))
 
   def __call__(self, x):

@@ -1,7 +1,7 @@
 """Constrained problems and rival training rules, each a pytree of its constants.
 
 `base` says what a rule consists of, `on_gamma` and `on_error` are the constraints on layers and on
-a network's equivariance error, `rivals` the training rules to compare with.
+a network's equivariance error, `rivals` and `on_weights` the training rules to compare with.
 """
 
 from ace_jax.constraints.base import Constraint, Terms, Unconstrained
@@ -15,6 +15,7 @@ from ace_jax.constraints.on_gamma import (
   Ridge,
   magnitude,
 )
+from ace_jax.constraints.on_weights import ProjectionRegulariser, ResidualPathway
 from ace_jax.constraints.prescribed import RandomHomotopy, Swing
 from ace_jax.constraints.rivals import Augment, GapPenalty, GradNorm, Remul, Schedule
 
@@ -27,9 +28,11 @@ __all__ = [
   "GradNorm",
   "Inequality",
   "OneSided",
+  "ProjectionRegulariser",
   "PublishedResilient",
   "RandomHomotopy",
   "Remul",
+  "ResidualPathway",
   "Resilient",
   "ResilientFunctional",
   "Ridge",

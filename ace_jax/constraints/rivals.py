@@ -23,9 +23,8 @@ from flax import struct, traverse_util
 from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy
-from ace_jax.constraints import on_error
+from ace_jax.constraints import linear_branches, on_error
 from ace_jax.constraints.base import Terms, UnderSymmetry
-from ace_jax.errors import ConfigurationError
 from ace_jax.state import Primal
 from ace_jax.symmetry import actions
 from ace_jax.symmetry.data import Symmetry
@@ -270,26 +269,12 @@ def penalties(
   Raises:
     ConfigurationError: a layer's branch is not linear, or its representations are not known.
   """
-  flat: Any = traverse_util.flatten_dict(theta)
   bracket, total = jnp.zeros(()), jnp.zeros(())
-  for name in homotopy.names(gamma):
-    path = tuple(name.split("/"))
-    kernel = flat.get((*path, homotopy.RELAXATION, "linear", "kernel"))
-    if kernel is None:
-      raise ConfigurationError(
-        f"layer {name}: the schedule needs a branch that is linear without bias; take "
-        "relaxations.Linear."
-      )
-    irreps = layers.get((*path, homotopy.IRREPS))
-    if irreps is None:
-      raise ConfigurationError(
-        f"layer {name}: the Lie bracket penalty needs the representations of its input and "
-        "output; name them by Homotopic(irreps=...)."
-      )
+  for kernel, irreps, x in linear_branches.of_layers(theta, gamma, layers):
     inputs, outputs = (
-      actions.irreps(layout, component_major=True) for layout in (irreps[-1].x, irreps[-1].y)
+      actions.irreps(layout, component_major=True) for layout in (irreps.x, irreps.y)
     )
-    x = jax.lax.stop_gradient(layers[(*path, "input")][-1])
+    x = jax.lax.stop_gradient(x)
     mapped = x @ kernel
     total = total + jnp.sum(jnp.square(mapped))
     for curve in symmetry.group.generators.values():

@@ -59,15 +59,18 @@ class EGNNLayer(nn.Module):
       + v_i \\phi_v(h_i) \\\\
     h_i' &= \\phi_h(h_i, \\textstyle\\sum_j m_{ij})
 
-  with i the receiver, j the sender, and phi perceptrons with one hidden layer and SiLU.
+  with i the receiver, j the sender, and phi perceptrons with one hidden layer and SiLU. With a
+  fixed direction e, phi_e sees e . (x_i - x_j) too, and x_i' gains e phi_d(h_i).
 
   Attributes:
     hidden: Width of features and messages.
+    direction: e, see `EGNN`.
 
   Reference: Satorras et al., ICML 2021, Eqs. (3)-(7), without the residual of h.
   """
 
   hidden: int
+  direction: tuple[float, float, float] | None = None
 
   @nn.compact
   def __call__(
@@ -82,7 +85,10 @@ class EGNNLayer(nn.Module):
     perceptron = partial(relaxations.MLP, hidden=(self.hidden,), activation=relaxations.silu)
     difference = edges.at_receivers(positions) - edges.at_senders(positions)
     square = jnp.sum(jnp.square(difference), -1, keepdims=True)
-    scalars = jnp.concatenate([square, edge_features], -1)
+    scalars = [square, edge_features]
+    if self.direction is not None:
+      scalars.append(component_along(self.direction, difference))
+    scalars = jnp.concatenate(scalars, -1)
     message = relaxations.silu(EdgeLinear(self.hidden, name="message_0")(features, scalars, edges))
     dense = relaxations.torch_dense(self.hidden, self.hidden, name="message_1")
     message = relaxations.silu(dense(message))
@@ -90,7 +96,18 @@ class EGNNLayer(nn.Module):
     moves = jnp.clip(moves, -_LARGEST_MOVE, _LARGEST_MOVE)
     along = velocities * perceptron(1, name="velocity")(features)
     joined = jnp.concatenate([features, edges.sum(message)], -1)
-    return positions + moves + along, perceptron(self.hidden, name="feature")(joined)
+    moved = positions + moves + along
+    if self.direction is not None:
+      unit = jnp.asarray(self.direction, positions.dtype)
+      moved = moved + unit * perceptron(1, name="direction")(features)
+    return moved, perceptron(self.hidden, name="feature")(joined)
+
+
+def component_along(
+  direction: tuple[float, float, float], x: Float[Array, "*axes 3"]
+) -> Float[Array, "*axes 1"]:
+  """Returns e . x for a fixed unit vector e."""
+  return jnp.sum(x * jnp.asarray(direction, x.dtype), -1, keepdims=True)
 
 
 class EGNN(nn.Module):
@@ -102,6 +119,9 @@ class EGNN(nn.Module):
     relaxation: Branches (`relaxations.MLP` by default) and their scale; they see [h, x, v],
       positions centred at the mean of the graph's initial positions, so that translations stay
       exact for any gamma.
+    direction: e, a fixed unit vector that the network knows: of the rotations and reflections it
+      keeps those that leave e as it is, rotations about e and mirrors through planes that contain
+      e. None keeps all.
 
   Reference: Satorras et al., ICML 2021; homotopic form: Manolache et al., NeurIPS 2025.
   """
@@ -109,6 +129,7 @@ class EGNN(nn.Module):
   hidden: int = 64
   num_layers: int = 4
   relaxation: Relaxation = Relaxation()
+  direction: tuple[float, float, float] | None = None
 
   @nn.compact
   def __call__(
@@ -135,9 +156,11 @@ class EGNN(nn.Module):
     edges = Edges(graph, axes[0], math.prod(axes[1:]))
     x, v, h, e = (graphs.flat(a) for a in (x, v, h, e))
     centre = edges.graph_mean(x)
+    if self.direction is not None:
+      h = jnp.concatenate([h, component_along(self.direction, v)], -1)
     h = relaxations.torch_dense(self.hidden, h.shape[-1], name="embedding")(h)
     for i in range(self.num_layers):
-      layer = _HomotopicLayer(self.hidden, self.relaxation, name=f"layers_{i}")
+      layer = _HomotopicLayer(self.hidden, self.relaxation, self.direction, name=f"layers_{i}")
       x, h = layer(x, v, h, e, edges, centre)
     x, h = (graphs.nodes_back(a.reshape(*axes, a.shape[-1]), graph) for a in (x, h))
     return x, h
@@ -146,11 +169,12 @@ class EGNN(nn.Module):
 class _HomotopicLayer(nn.Module):
   hidden: int
   relaxation: Relaxation
+  direction: tuple[float, float, float] | None
 
   @nn.compact
   def __call__(self, positions, velocities, features, edge_features, edges, centre):
     seen = jnp.concatenate([features, positions - centre, velocities], -1)
-    layer = EGNNLayer(self.hidden, name="egnn")
+    layer = EGNNLayer(self.hidden, self.direction, name="egnn")
     x, h = layer(positions, velocities, features, edge_features, edges)
     scalars = f"{self.hidden}x0e"
     sees = f"{scalars}+1x1o+1x1o"

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ace_jax import graphs, homotopy, padding, relaxations, streams
 from ace_jax.edges import Edges
-from ace_jax.models.egnn import EGNNLayer
+from ace_jax.models.egnn import EGNNLayer, component_along
 from ace_jax.relaxations import Relaxation
 
 _CENTRINGS = ("none", "center_of_mass")
@@ -105,6 +105,9 @@ class EGNO(nn.Module):
       initial ones, so that translations stay exact for any gamma.
     relaxation: The scale of the streams, and the mapped axis over which their batch statistics are
       averaged. It has no branch: the streams are.
+    direction: e, a fixed unit vector that the network knows: of the rotations and reflections it
+      keeps those that leave e as it is, rotations about e and mirrors through planes that contain
+      e. None keeps all.
 
   Reference: Xu et al., ICML 2024, Sec. 4; Manolache et al., NeurIPS 2025.
   """
@@ -116,6 +119,7 @@ class EGNO(nn.Module):
   time_features: int = 32
   centring: str = "none"
   relaxation: Relaxation = Relaxation()
+  direction: tuple[float, float, float] | None = None
 
   @nn.compact
   def __call__(
@@ -152,6 +156,8 @@ class EGNO(nn.Module):
       raise ValueError("EGNO.relaxation has a branch; leave it out, EGNO's branches are streams.")
     first = partial(graphs.nodes_first, graph=graph)
     x, v, h = (self._repeat(first(a)) for a in (positions, velocities, node_features))
+    if self.direction is not None:
+      h = jnp.concatenate([h, component_along(self.direction, v)], -1)
     axes = x.shape[:-1]
     edges = Edges(graph, axes[0], math.prod(axes[1:]))
     e = first(edge_features)
@@ -173,6 +179,7 @@ class EGNO(nn.Module):
         first=i == 0,
         centring=self.centring,
         relaxation=self.relaxation,
+        direction=self.direction,
         name=f"layers_{i}",
       )
       x, v, h, stream = layer(x, v, h, stream, e, edges, centre, shared, train)
@@ -191,6 +198,7 @@ class _Layer(nn.Module):
   first: bool
   centring: str
   relaxation: Relaxation
+  direction: tuple[float, float, float] | None
 
   @nn.compact
   def __call__(self, x, v, h, stream, edge_features, edges, centre, shared, train):
@@ -202,7 +210,7 @@ class _Layer(nn.Module):
     moved, v = jnp.moveaxis(pair, -1, 0)
     x = centre + moved
     seen = x - centre if self.centring == "center_of_mass" else x
-    x, h = EGNNLayer(self.hidden, name="egnn")(x, v, h, edge_features, edges)
+    x, h = EGNNLayer(self.hidden, self.direction, name="egnn")(x, v, h, edge_features, edges)
     relax, axis_name = self.relaxation.layer, self.relaxation.axis_name
     features = partial(streams.FeatureStream, first=self.first, axis_name=axis_name)
     positions = partial(

@@ -19,6 +19,7 @@ from ace_jax.models.tfn import (
   HomotopicFeatures,
   NormActivation,
   SelfInteraction,
+  input_vectors,
 )
 from ace_jax.relaxations import Relaxation
 
@@ -91,6 +92,7 @@ class SE3Transformer(nn.Module):
     num_layers: Number of attention layers; a convolution makes the output.
     heads: Number of heads.
     relaxation: Branches (`relaxations.MLP` by default), on flat features, and their scale.
+    direction: See `TFN`.
 
   Reference: Fuchs et al., NeurIPS 2020; homotopic form: Manolache et al., NeurIPS 2025.
   """
@@ -99,6 +101,7 @@ class SE3Transformer(nn.Module):
   num_layers: int = 4
   heads: int = 4
   relaxation: Relaxation = Relaxation()
+  direction: tuple[float, float, float] | None = None
 
   @nn.compact
   def __call__(
@@ -113,7 +116,7 @@ class SE3Transformer(nn.Module):
     first = partial(graphs.nodes_first, graph=graph)
     x, v, h, e = (first(a) for a in (positions, velocities, node_features, edge_features))
     geometry = EdgeGeometry(x, e, Edges(graph, x.shape[0]))
-    features: Features = (h[..., None, :], v[..., :, None])
+    features: Features = (h[..., None, :], input_vectors(v, self.direction))
     for i in range(self.num_layers):
       layer = _Layer(
         channels=(self.channels, self.channels),

@@ -167,7 +167,7 @@ class SelfInteraction(nn.Module):
 
 
 class NormActivation(nn.Module):
-  """Scales each vector by a function of its norm: x / |x| ReLU(|x| a + b), a and b by channel.
+  """Scales each vector by its norm: x / norm(x) ReLU(a norm(x) + b), a and b by channel.
 
   Reference: Thomas et al., 2018, Sec. 4.3; Fuchs et al., NeurIPS 2020, App. D.
   """
@@ -213,6 +213,8 @@ class TFN(nn.Module):
     channels: Channels of each hidden degree.
     num_layers: Number of hidden layers; one more convolution makes the output.
     relaxation: Branches (`relaxations.MLP` by default), on flat features, and their scale.
+    direction: e, a fixed unit vector that is an input at every node: of the rotations the network
+      keeps those about e. None keeps all.
 
   Reference: Thomas et al., 2018; homotopic form: Manolache et al., NeurIPS 2025.
   """
@@ -220,6 +222,7 @@ class TFN(nn.Module):
   channels: int = 16
   num_layers: int = 4
   relaxation: Relaxation = Relaxation()
+  direction: tuple[float, float, float] | None = None
 
   @nn.compact
   def __call__(
@@ -243,12 +246,23 @@ class TFN(nn.Module):
     first = partial(graphs.nodes_first, graph=graph)
     x, v, h, e = (first(a) for a in (positions, velocities, node_features, edge_features))
     geometry = EdgeGeometry(x, e, Edges(graph, x.shape[0]))
-    features: Features = (h[..., None, :], v[..., :, None])
+    features: Features = (h[..., None, :], input_vectors(v, self.direction))
     hidden = (self.channels,) * len(_DEGREES)
     for i in range(self.num_layers):
       features = _Layer(hidden, self.relaxation, name=f"layers_{i}")(features, geometry)
     vectors = _convolve(features, geometry, (0, 1), "output")[1][..., 0]
     return graphs.nodes_back(x + v + vectors, graph)
+
+
+def input_vectors(
+  velocities: Float[Array, "*axes 3"], direction: tuple[float, float, float] | None
+) -> Float[Array, "*axes 3 channels"]:
+  """Returns the velocities, and a fixed direction where there is one, as channels of degree 1."""
+  vectors = velocities[..., :, None]
+  if direction is None:
+    return vectors
+  unit = jnp.broadcast_to(jnp.asarray(direction, vectors.dtype)[:, None], vectors.shape)
+  return jnp.concatenate([vectors, unit], -1)
 
 
 def _convolve(x: Features, geometry: EdgeGeometry, channels: tuple[int, ...], name: str):

@@ -151,7 +151,7 @@ class VNLinearLeakyReLU(nn.Module):
 
 
 class VNBatchNorm(nn.Module):
-  """Scales vectors by the batch normalisation of their norms: x BN(|x|) / |x|.
+  """Scales vectors by the batch normalisation of their norms: x BN(norm(x)) / norm(x).
 
   Attributes:
     axis_name: Mapped axis over which batch statistics are averaged.

@@ -9,7 +9,7 @@ import importlib.util
 from ace_jax.errors import MissingPackageError
 
 if importlib.util.find_spec("matplotlib") is None:
-  raise MissingPackageError("figures need Matplotlib: pip install 'ace_jax[plots]'.")
+  raise MissingPackageError("figures need Matplotlib: pip install 'ace-equivariance[plots]'.")
 
 from ace_jax.plots.curves import (
   against_reference,

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ace_jax.plots import style
 from ace_jax.symmetry.report import SMALLEST_EFFECT, THRESHOLD, GeneratorReport, LayerReport
+from ace_jax.symmetry.verdicts import Verdict
 
 _ROUNDING = 1e-6
 """Relative errors of float32 arithmetic in a network are below this."""
@@ -54,6 +55,7 @@ def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorRe
   handles = [
     style.handle("broken", style.BROKEN, ls=""),
     style.handle("not seen to be broken", style.KEPT, ls="", mfc="white"),
+    style.handle("cannot tell", style.UNKNOWN, ls="", mfc="white"),
     style.handle(f"smallest effect, {SMALLEST_EFFECT:.0%}", style.LOOKS["linear"], marker=""),
   ]
   count = f"{seeds} seed{'s' if seeds > 1 else ''}"
@@ -61,7 +63,7 @@ def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorRe
     f"generators: {count}, numbers with their standard error, bars of {THRESHOLD:g} of them; "
     "layers: one seed"
   )
-  style.legend(figure, handles, note, ncols=3)
+  style.legend(figure, handles, note, ncols=4)
   return figure
 
 
@@ -69,10 +71,17 @@ def _times(exponent: int) -> str:
   return rf"$\times10^{{{exponent}}}$"
 
 
+_LOOKS = {
+  Verdict.BROKEN: style.BROKEN,
+  Verdict.KEPT: style.KEPT,
+  Verdict.CANNOT_TELL: style.UNKNOWN,
+}
+
+
 def _growths(axes: Axes, generators: Sequence[GeneratorReport]) -> None:
   rows = np.arange(len(generators))[::-1]
   for row, report in zip(rows, generators, strict=True):
-    look = style.BROKEN if report.broken else style.KEPT
+    look = _LOOKS[report.judgement.verdict]
     face = look.color if report.broken else "white"
     error = THRESHOLD * report.error
     axes.errorbar(

@@ -40,6 +40,7 @@ class Look(NamedTuple):
 
 
 KEPT, BROKEN = Look(BLUE, "o", ":"), Look(ORANGE, "s", "-")
+UNKNOWN = Look(GREY, "X", "")
 """Symmetries that the data keep, and break."""
 
 LOOKS = {

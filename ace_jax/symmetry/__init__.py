@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ace_jax.symmetry import actions, bounds, groups
+from ace_jax.symmetry import actions, bounds, groups, verdicts
 from ace_jax.symmetry.actions import act_on
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.symmetry.errors import (
@@ -37,6 +37,7 @@ __all__ = [
   "lie_derivatives",
   "random_rotations",
   "report",
+  "verdicts",
 ]
 
 

@@ -62,7 +62,7 @@ def equivariance_bound(layers: Sequence[LayerConstants]) -> Bound:
     layers: First to last.
 
   Reference: Manolache et al., NeurIPS 2025, Theorem on the equivariance error, with the constants
-  written out: E_i <= (M_i + |gamma_i| N_i) E_{i-1} + 2 |gamma_i| B_i, E_0 = 0.
+  written out: E_i <= (M_i + abs(gamma_i) N_i) E_{i-1} + 2 abs(gamma_i) B_i, E_0 = 0.
   """
   projection = projection_bound(layers)
   return Bound(2 * projection.value, projection.certified)

@@ -1,13 +1,14 @@
 """Which layer's symmetry the data resist, and which part of the group: the misalignment report.
 
 Layers are compared by numbers that do not change when gamma and f_neq trade their scale: the
-admixture |gamma| rms(f_neq) / rms(f_eq), and the sensitivity |lambda| rms(f_eq) / rms(f_neq), the
-change of the loss per unit of relative admixture, which means something at gamma = 0 too.
+admixture abs(gamma) rms(f_neq) / rms(f_eq), and the sensitivity abs(lambda) rms(f_eq) / rms(f_neq),
+the change of the loss per unit of relative admixture, which means something at gamma = 0 too.
 
 Generators are compared by what the relaxed model's fit loses on held-out data that are moved along
 them (`data_fit_loss`). If the data are symmetric, moved held-out data are as likely as unmoved
 ones, so that the expected loss is 0 whatever the model has learned: its mean over its standard
-error is a test, and does not mistake a model's own asymmetry for the data's.
+error is a test, and does not mistake a model's own asymmetry for the data's. What is said of a
+generator, and when nothing can be told, `verdicts` decides.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float
 
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
+from ace_jax.symmetry import verdicts
 from ace_jax.symmetry.errors import (
   Action,
   Curve,
@@ -27,12 +29,23 @@ from ace_jax.symmetry.errors import (
   layer_calls,
   lie_derivatives,
 )
+from ace_jax.symmetry.verdicts import SMALLEST_EFFECT, THRESHOLD
 from ace_jax.training.history import Record
 
-THRESHOLD = 4.0
-"""A generator is called broken if its mean loss is more than so many standard errors above 0 ..."""
-SMALLEST_EFFECT = 0.02
-"""... and more than this share of the model's own loss."""
+__all__ = [
+  "SMALLEST_EFFECT",
+  "THRESHOLD",
+  "GeneratorReport",
+  "LayerReport",
+  "Measured",
+  "evidence",
+  "generator_reports",
+  "generator_rows",
+  "layer_reports",
+  "layer_rows",
+  "measure",
+  "verdict",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +58,8 @@ class LayerReport:
     multiplier: Final multiplier; None without a constraint.
     trend: Change of the multiplier over the last fifth of the epochs.
     slack: Final slack; None where there is none.
-    admixture: |gamma| rms(f_neq) / rms(f_eq).
-    sensitivity: |lambda| rms(f_eq) / rms(f_neq).
+    admixture: abs(gamma) rms(f_neq) / rms(f_eq).
+    sensitivity: abs(lambda) rms(f_eq) / rms(f_neq).
   """
 
   name: str
@@ -70,6 +83,8 @@ class GeneratorReport:
     error: Its standard error over samples.
     spread: Its standard deviation over seeds; 0 of one.
     seeds: Number of seeds.
+    samples: Number of held-out samples.
+    doubts: Why the models cannot be taken for ones that have learned the data (`verdicts.doubts`).
   """
 
   name: str
@@ -78,6 +93,8 @@ class GeneratorReport:
   error: float
   spread: float
   seeds: int
+  samples: int
+  doubts: tuple[str, ...] = ()
 
   @property
   def score(self) -> float:
@@ -85,9 +102,14 @@ class GeneratorReport:
     return self.loss / max(self.error, 1e-30)
 
   @property
+  def judgement(self) -> verdicts.Judgement:
+    """What the rule of `verdicts` says."""
+    return verdicts.judge(self.loss, self.error, self.samples, self.lie_error, self.doubts)
+
+  @property
   def broken(self) -> bool:
-    """Whether the rule of `THRESHOLD` and `SMALLEST_EFFECT` calls the symmetry broken."""
-    return self.score > THRESHOLD and self.loss > SMALLEST_EFFECT
+    """Whether the symmetry is called broken."""
+    return self.judgement.verdict == verdicts.Verdict.BROKEN
 
 
 class Measured(NamedTuple):
@@ -195,7 +217,44 @@ def layer_reports(
   return sorted(reports, key=cost, reverse=True)
 
 
-def generator_reports(measured: Sequence[Measured]) -> list[GeneratorReport]:
+def evidence(
+  records: Sequence[Record], baseline: float, predictor: str = "relaxed"
+) -> verdicts.Training:
+  """Returns what the records of a run say of how far its training came.
+
+  Args:
+    records: Of every epoch.
+    baseline: The validation error of a prediction that learns nothing of the inputs.
+    predictor: Whose validation errors count; the projection's where there is no such predictor.
+  """
+  key = f"valid/{predictor}" if any(f"valid/{predictor}" in r for r in records) else _PROJECTION
+  errors = [(index, record[key]) for index, record in enumerate(records) if key in record]
+  tail = int((1 - verdicts.TAIL) * len(records))
+  before = [error for index, error in errors if index < tail]
+  lowest = min((error for _, error in errors), default=float("inf"))
+  # Two evaluations before, and two in the last quarter: of fewer, one may be an outlier.
+  enough = min(len(before), len(errors) - len(before)) >= 2
+  largest, change = None, None
+  last, earlier = records[-1], records[max(0, tail - 1)]
+  names = [name for name in last if name.startswith("gamma/") and name in earlier]
+  if names:
+    largest = max(max(abs(last[name]), abs(earlier[name])) for name in names)
+    change = max(abs(last[name] - earlier[name]) for name in names)
+  return verdicts.Training(
+    error=lowest,
+    baseline=baseline,
+    improvement=1 - lowest / min(before) if enough else None,
+    gamma=largest,
+    gamma_change=change,
+  )
+
+
+_PROJECTION = "valid/projection"
+
+
+def generator_reports(
+  measured: Sequence[Measured], trainings: Sequence[verdicts.Training]
+) -> list[GeneratorReport]:
   """Joins what every seed found, the generator that the data resist most first.
 
   With d_si what sample i loses under seed s, over that seed's own loss, the joint loss is the mean
@@ -207,8 +266,9 @@ def generator_reports(measured: Sequence[Measured]) -> list[GeneratorReport]:
 
   Args:
     measured: Of the predictor of every seed, on the same samples in the same order.
+    trainings: How far the training of every seed came (`evidence`).
   """
-  reports = []
+  reports, doubts = [], verdicts.learned_reasons(trainings)
   for name in measured[0].lost:
     shares = np.array(
       [np.asarray(one.lost[name], np.float64) / float(one.loss) for one in measured]
@@ -222,24 +282,32 @@ def generator_reports(measured: Sequence[Measured]) -> list[GeneratorReport]:
         error=float(joint.std(ddof=1) / np.sqrt(len(joint))),
         spread=float(means.std(ddof=1)) if len(means) > 1 else 0.0,
         seeds=len(means),
+        samples=len(joint),
+        doubts=doubts,
       )
     )
   return sorted(reports, key=lambda report: report.loss, reverse=True)
 
 
 def verdict(generators: Sequence[GeneratorReport]) -> str:
-  """Says in words which symmetries the data keep, by the rule of `GeneratorReport.broken`."""
-  broken = [report.name for report in generators if report.broken]
-  kept = [report.name for report in generators if not report.broken]
+  """Says in words what the data break and keep, of what nothing can be told, and by which rule."""
+  named: dict[verdicts.Judgement, list[str]] = {}
+  for report in generators:
+    named.setdefault(report.judgement, []).append(report.name)
+  kinds = list(verdicts.Verdict)
+  said = []
+  for judgement in sorted(named, key=lambda one: kinds.index(one.verdict)):
+    names, why = ", ".join(named[judgement]), ", ".join(judgement.reasons)
+    said.append(
+      {
+        verdicts.Verdict.BROKEN: f"The data break {names}.",
+        verdicts.Verdict.KEPT: f"Not seen to be broken: {names}.",
+        verdicts.Verdict.CANNOT_TELL: f"Cannot tell of {names}: {why}.",
+      }[judgement.verdict]
+    )
   seeds = generators[0].seeds
-  rule = (
-    f"broken: the relaxed model's held-out loss grows by more than {THRESHOLD:g} standard errors "
-    f"and {SMALLEST_EFFECT:.0%} when the data are moved; {seeds} seed{'s' if seeds > 1 else ''}"
-  )
-  if not broken:
-    return f"No symmetry is seen to be broken ({', '.join(kept)}). Rule: {rule}."
-  kept_text = f" {', '.join(kept)}: not seen to be broken." if kept else ""
-  return f"The data break {', '.join(broken)}.{kept_text} Rule: {rule}."
+  counted = f"{seeds} seed{'s' if seeds > 1 else ''}, {generators[0].samples} samples"
+  return f"{' '.join(said)} Rule: {verdicts.rule()} ({counted})."
 
 
 def layer_rows(reports: Sequence[LayerReport]) -> tuple[list[str], list[list[str]]]:
@@ -262,8 +330,8 @@ def generator_rows(
   rows = []
   for report in reports:
     loss = [f"{report.loss:+.3f} +- {report.error:.3f}", *([f"{report.spread:.3f}"] * several)]
-    verdict = "broken" if report.broken else "kept"
-    rows.append([report.name, f"{report.lie_error:.1e}", *loss, f"{report.score:.1f}", verdict])
+    said = report.judgement.verdict.value
+    rows.append([report.name, f"{report.lie_error:.1e}", *loss, f"{report.score:.1f}", said])
   return header, rows
 
 

@@ -26,7 +26,8 @@ from ace_jax.training import hosts, loop, parallel
 from ace_jax.training.history import Record
 from ace_jax.training.locks import locked
 from ace_jax.training.memory import Peak
-from ace_jax.training.sinks import CallbackLogger, Logger, ProgressBar, as_logger
+from ace_jax.training.progress import ProgressBar
+from ace_jax.training.sinks import CallbackLogger, Logger, as_logger
 
 
 class Fit(NamedTuple):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -84,6 +85,7 @@ def train(
   finish: Finish | None = None,
   report_memory: Callable[[memory.Peak], None] = lambda peak: None,
   until: Callable[[int], bool] = lambda epoch: False,
+  ends_on: Sequence[int] = (signal.SIGTERM,),
 ) -> tuple[AceState, list[list[Record]]]:
   """Trains one or many replicas, as one device program, to the end of their epochs.
 
@@ -112,6 +114,8 @@ def train(
       step; not if there is none left to do.
     until: Called with the number of epochs done after each; true makes it the last, evaluated and
       saved as the last of `settings.epochs` is. So a run may end by the clock.
+    ends_on: Signals of which the first ends the run after its epoch, saved; the handlers of before
+      take the next.
 
   Returns:
     The final state (with each predictor's best variables), and for each replica the record of
@@ -122,7 +126,7 @@ def train(
       workdir that holds a run while not resuming.
     NonFiniteError: a loss or gradient of every replica is not finite; names epoch and step.
     CheckpointError: a checkpoint cannot be written, or none can be read.
-    Interrupted: SIGTERM came; the state was saved.
+    Interrupted: one of the signals came; the state was saved.
     HostError: another process of this run was lost.
   """
   workdir = None if workdir is None else expanded(workdir)
@@ -145,21 +149,23 @@ def train(
   state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
   finish = finish and finish.on(mesh)
   data, valid = parallel.replicate((data, valid), mesh)
-  if epoch < settings.epochs and going.size:
-    # Compiled here, and not again by the calls below.
-    programs = {
-      memory.EPOCH: run_epoch.lower(state, data).compile(),
-      memory.EVALUATION: run_evaluation.lower(state, valid).compile(),
-    }
-    peak = memory.expect(state, (data, valid), programs, mesh, workdir is not None)
-    report_memory(peak)
-    sizes = {memory.EPOCH: settings.batch_size, memory.EVALUATION: settings.eval_batch_size}
-    memory.check_programs(peak, sizes, mesh)
-
-  with (
-    signals.asked_to_end() as asked_to_end,
-    _opened(names, files, epoch, progress, loggers) as log,
-  ):
+  with contextlib.ExitStack() as stack:
+    training = epoch < settings.epochs and going.size > 0
+    bar = progress(epoch) if progress and training and hosts.first() else None
+    if bar:
+      stack.callback(bar.close)
+    if training:
+      # Compiled here, and not again by the calls below.
+      programs = {
+        memory.EPOCH: run_epoch.lower(state, data).compile(),
+        memory.EVALUATION: run_evaluation.lower(state, valid).compile(),
+      }
+      peak = memory.expect(state, (data, valid), programs, mesh, workdir is not None)
+      report_memory(peak)
+      sizes = {memory.EPOCH: settings.batch_size, memory.EVALUATION: settings.eval_batch_size}
+      memory.check_programs(peak, sizes, mesh)
+    asked_to_end = stack.enter_context(signals.asked_to_end(*ends_on))
+    log = stack.enter_context(_opened(names, files, epoch, bar, loggers))
     while epoch < settings.epochs and going.size:
       if finish and run_finish and epoch == finish.after:
         state, run_epoch = finish.begin(state), run_finish
@@ -178,7 +184,7 @@ def train(
         records[i].append(new[i])
       log(new, going)
       going = np.flatnonzero(hosts.fetch(state.active)[:count])
-      asked = hosts.any_of(asked_to_end.is_set())
+      asked = hosts.any_of(asked_to_end.number != 0)
       ending = asked or last or not going.size
       if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
         alive = parallel.select(state, slice(count))
@@ -186,10 +192,10 @@ def train(
         checkpoints.save(folder, alive, keep_period=settings.keep_period, records=files)
         saved = epoch
       if asked and not last:
-        where = (
-          f"saved in {workdir}; resume to continue" if workdir else "nothing saved: no workdir"
-        )
-        raise Interrupted(f"asked to end (SIGTERM) after epoch {epoch}; {where}.")
+        where = f"saved in {workdir}" if workdir else "nothing saved: no workdir"
+        number = asked_to_end.number or signal.SIGTERM  # which came to another process
+        said = f"asked to end ({signals.name(number)}) after epoch {epoch}; {where}"
+        raise Interrupted(said, number)
       if last:
         break
     end = parallel.select(state, slice(count))
@@ -219,16 +225,15 @@ def _opened(
   names: Sequence[str],
   files: Sequence[Path],
   epoch: int,
-  progress: Callable[[int], Logger] | None,
+  bar: Logger | None,
   loggers: Callable[[str, int], Sequence[Logger]],
 ) -> Iterator[Callable[[list[Record], np.ndarray], None]]:
   """Opens the sinks of records; yields what logs an epoch, `log(records, which replicas)`."""
   with contextlib.ExitStack() as stack:
-    bar = progress(epoch) if progress and hosts.first() else None
     sinks = [[*loggers(name, epoch)] if hosts.first() else [] for name in names]
     for mine, file in zip(sinks, files, strict=bool(files)):
       mine.append(JsonlLogger(file))
-    for sink in [*itertools.chain(*sinks), *([bar] if bar else [])]:
+    for sink in itertools.chain(*sinks):
       stack.callback(sink.close)
 
     def log(records: list[Record], going: np.ndarray) -> None:

@@ -1,18 +1,14 @@
-"""Where the records of a run go: a JSONL file, TensorBoard, a progress bar."""
+"""Where the records of a run go: a JSONL file, TensorBoard; `progress` shows them."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import tqdm
-
 from ace_jax import files
 from ace_jax.errors import ConfigurationError
-from ace_jax.training import history
 from ace_jax.training.history import Record
 
 
@@ -70,7 +66,7 @@ class JsonlLogger:
   """
 
   def __init__(self, path: str | Path):
-    self._file = files.expanded(path).open("a")
+    self._file = files.expanded(path).open("a", encoding="utf-8")
 
   def log(self, record: Record) -> None:
     """Appends a line."""
@@ -92,7 +88,7 @@ class TensorBoardLogger:
     resumed_epoch: Epochs that an interrupted run had done; later events in it are hidden.
 
   Raises:
-    ImportError: tensorboardX is not installed (`pip install ace_jax[tensorboard]`).
+    ImportError: tensorboardX is not installed (`pip install 'ace-equivariance[tensorboard]'`).
   """
 
   def __init__(self, folder: str | Path, resumed_epoch: int = 0):
@@ -123,36 +119,3 @@ class TensorBoardLogger:
   def close(self) -> None:
     """Writes out pending events."""
     self._writer.close()
-
-
-class ProgressBar:
-  """Shows epochs done, speed, time left, errors, and how far gamma and multipliers are.
-
-  Args:
-    epochs: Length of the run.
-    done: Epochs that were done before (a resumed run).
-  """
-
-  def __init__(self, epochs: int, done: int = 0):
-    self._bar = tqdm.tqdm(
-      total=epochs, initial=done, unit="epoch", dynamic_ncols=True, mininterval=0.5
-    )
-    self._valid: dict[str, float] = {}
-
-  def log(self, record: Record) -> None:
-    """Advances the bar by an epoch."""
-    new = {k: v for k, v in record.items() if k.startswith("valid/")}
-    self._valid.update({k.removeprefix("valid/"): v for k, v in new.items()})
-    shown = {"loss": f"{record['loss']:.3g}"}
-    shown |= {f"valid {name}": f"{value:.3g}" for name, value in self._valid.items()}
-    for kind, label in (("gamma", "max|gamma|"), ("multiplier", "max|multiplier|")):
-      value = history.largest(record, kind)
-      if value is not None and math.isfinite(value):
-        shown[label] = f"{value:.2g}"
-    shown["steps/s"] = f"{record['steps_per_second']:.0f}"
-    self._bar.set_postfix(shown, refresh=False)
-    self._bar.update()
-
-  def close(self) -> None:
-    """Leaves the bar on the terminal."""
-    self._bar.close()

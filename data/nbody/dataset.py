@@ -23,14 +23,15 @@ from data.errors import RequestError
 from data.machine import cores
 from data.nbody import physics as simulation
 from data.nbody.neighbours import nearest
-from data.nbody.physics import Breaking, Physics
+from data.nbody.physics import Physics
 from data.paths import expanded
+from data.requests import LARGEST_TRAIN, Breaking, check_trajectories
 
 Split = dict[str, np.ndarray]
 
 INPUT_FRAME, TARGET_FRAME = 30, 40
 FIRST_INDEX = {"train": 0, "valid": 10_000, "test": 12_000}
-LARGEST = {"train": 10_000, "valid": 2_000, "test": 2_000}
+LARGEST = {"train": LARGEST_TRAIN, "valid": 2_000, "test": 2_000}
 SHOWN = 4
 """Test trajectories whose frames between input and target are kept, for figures."""
 
@@ -95,11 +96,7 @@ def load(
     DataError: sizes or settings out of range.
   """
   sizes = {"train": train, "valid": LARGEST["valid"], "test": LARGEST["test"]}
-  if not 1 <= train <= LARGEST["train"]:
-    raise RequestError(
-      f"{train} training trajectories asked for; there are 1 to {LARGEST['train']}: lower "
-      "--train_samples."
-    )
+  check_trajectories(train)
   if particles < 2:
     raise RequestError(f"{particles} particles asked for; a trajectory needs at least 2.")
   breaking = Breaking.parse(symmetry_breaking)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from data.errors import RequestError
+from data.requests import Breaking
 
 DT = 0.001
 STEPS_PER_FRAME = 100
@@ -27,41 +27,6 @@ SOFTENING = 0.1
 DRAG = 0.1
 
 Particles = Float[Array, "3 particles trajectories"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Breaking:
-  """A field that breaks a known part of the symmetry; `kind` None breaks nothing.
-
-  Attributes:
-    kind: "gravity": acceleration -strength e_z. "wind": drag -0.1 (v - strength e_x).
-      "anisotropy": the x component of every pair force times 1 + strength.
-    strength: G, W or A.
-  """
-
-  kind: str | None = None
-  strength: float = 0.0
-
-  @classmethod
-  def parse(cls, text: str | None) -> "Breaking":
-    """Reads "gravity:G", "wind:W" or "anisotropy:A"; None or "" break nothing.
-
-    Raises:
-      RequestError: the text has another form.
-    """
-    if not text:
-      return cls()
-    kind, _, value = text.partition(":")
-    try:
-      strength = float(value)
-    except ValueError:
-      strength = float("nan")
-    if kind not in ("gravity", "wind", "anisotropy") or not abs(strength) < float("inf"):
-      raise RequestError(
-        f"symmetry breaking {text!r} is not understood; write gravity:G, wind:W or anisotropy:A "
-        "with a number, such as gravity:0.5."
-      )
-    return cls(kind, strength)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +42,7 @@ class Physics:
 
   system: str = "charged"
   clip: str = "component"
-  breaking: Breaking = Breaking()
+  breaking: Breaking = dataclasses.field(default_factory=Breaking)
 
 
 class Motion(NamedTuple):

@@ -156,7 +156,7 @@ class _Runner:
     seconds = self._stop(task.name)
     if isinstance(code, Exception):
       reason = str(code)
-    elif code:
+    elif code and code not in programs.INTERRUPTED:
       reason = f"exit code {code}: {programs.last_words(task.folder)}"
     elif not task.ended():
       reason = f"interruption: {programs.last_words(task.folder)}"

@@ -6,7 +6,7 @@ one program, and counts how often each run's verdict is right: the detection cur
 
 from absl import flags
 
-from experiments.harness import app, paths
+from experiments.harness import app, folders, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -18,7 +18,9 @@ flags.DEFINE_list(
 flags.DEFINE_integer("seeds", 5, "Seeds of each data set, trained as replicas.", lower_bound=1)
 flags.DEFINE_integer("data_sets", 2, "Data sets of each strength; twice as many at 0.", 1)
 flags.DEFINE_integer("first_data_seed", 0, "Seed of the first data set.", lower_bound=0)
-flags.DEFINE_integer("epochs", 60, "Passes over the 1000 training trajectories.", lower_bound=1)
+flags.DEFINE_list(
+  "epochs", ["15", "30", "60"], "Lengths of training, in passes over the 1000 trajectories."
+)
 flags.DEFINE_float("rho", 0.1, "Price of slack.")
 flags.DEFINE_enum(
   "breaking_from", "input", ["input", "start"], "start: the input already shows the field."
@@ -32,7 +34,7 @@ def main() -> None:
   """Runs the campaign.
 
   Raises:
-    UsageError: a strength is no number, or is negative.
+    UsageError: a strength is no number, or is negative; or there is no such length.
   """
   strengths = {}
   for kind in KINDS:
@@ -47,6 +49,8 @@ def main() -> None:
     raise UsageError(f"--rho={FLAGS.rho:g} must be positive and finite.")
   if not any(strengths.values()):
     raise UsageError("nothing to do; leave out one of --gravity, --wind, --anisotropy.")
+  lengths = _lengths()
+  folder = folders.chosen(FLAGS.workdir, f"detection_{FLAGS.breaking_from}")
   app.set_up_jax()
   from experiments.detection import run as detection_run
 
@@ -55,11 +59,23 @@ def main() -> None:
     seeds=FLAGS.seeds,
     data_sets=FLAGS.data_sets,
     first_data_seed=FLAGS.first_data_seed,
-    epochs=FLAGS.epochs,
+    lengths=lengths,
     rho=FLAGS.rho,
     breaking_from=FLAGS.breaking_from,
   )
-  detection_run.run(campaign, FLAGS.workdir)
+  detection_run.run(campaign, folder)
+
+
+def _lengths() -> tuple[int, ...]:
+  try:
+    lengths = tuple(sorted({int(word) for word in FLAGS.epochs}))
+  except ValueError:
+    lengths = ()
+  if not lengths or lengths[0] < 1:
+    raise UsageError(
+      f"--epochs={','.join(FLAGS.epochs)} must be whole numbers above 0, separated by commas."
+    )
+  return lengths
 
 
 if __name__ == "__main__":

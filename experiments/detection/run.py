@@ -1,14 +1,14 @@
 """What `experiments.detection` does once its flags are checked."""
 
+import collections
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tqdm
-
 from ace_jax import files, plots, task
-from ace_jax.symmetry import actions, report
-from ace_jax.training import history, loop, parallel
+from ace_jax.symmetry import actions, report, verdicts
+from ace_jax.training import history, loop, parallel, progress
 from experiments.detection import figures as detection_figures
 from experiments.harness import problems, result_files, results, tables, workdirs
 from experiments.harness.replicas import exact
@@ -46,6 +46,9 @@ SETTINGS = preset(
 )
 """A reduced SEGNN: what differs from `--preset=quick` is listed after it."""
 
+OUTCOMES = ("right", "wrong", "cannot tell")
+"""Of all verdicts on a run together (`verdicts.outcome`)."""
+
 _HELD_OUT, _ANGLES = 1000, 8
 
 
@@ -58,7 +61,7 @@ class Campaign:
     seeds: Seeds of each data set.
     data_sets: Data sets of each strength; twice as many at 0.
     first_data_seed: Seed of the first of them.
-    epochs: Length of each run.
+    lengths: Epochs after which each run is judged, in ascending order; the last is its length.
     rho: Price of slack: too high, and a weak breaking is not worth it to the model.
     breaking_from: When the field starts to act, "input" or "start".
   """
@@ -67,7 +70,7 @@ class Campaign:
   seeds: int
   data_sets: int
   first_data_seed: int
-  epochs: int
+  lengths: tuple[int, ...]
   rho: float
   breaking_from: str
 
@@ -81,21 +84,18 @@ class Campaign:
     ]
 
 
-def run(campaign: Campaign, workdir: str | None) -> None:
+def run(campaign: Campaign, place: Path) -> None:
   """Runs every program that is not finished, then counts, prints and draws.
 
   Args:
     campaign: What is trained.
-    workdir: Where to write; a new folder under runs/ by default.
+    place: Where to write.
   """
-  place = (
-    Path(workdir) if workdir else workdirs.default_workdir("detection", campaign.breaking_from)
-  )
   with workdirs.opened(
     place, dataclasses.asdict(campaign), resume=(place / workdirs.CONFIG).exists()
   ):
     found = []
-    for kind, strength, data_seed in tqdm.tqdm(campaign.programs(), unit="program"):
+    for kind, strength, data_seed in progress.over(campaign.programs(), "program"):
       path = place / f"{kind}{exact(strength)}_data{data_seed}.json"
       if not path.exists():
         files.write_json(path, train(campaign, kind, strength, data_seed))
@@ -104,11 +104,11 @@ def run(campaign: Campaign, workdir: str | None) -> None:
 
 
 def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> list[dict[str, Any]]:
-  """Trains the seeds of one data set as replicas, and returns the verdict of each alone."""
+  """Trains the seeds of one data set as replicas, and judges each alone after every length."""
   settings = SETTINGS.replace(
     rho=campaign.rho,
-    epochs=campaign.epochs,
-    eval_every=max(1, campaign.epochs // 4),
+    epochs=campaign.lengths[-1],
+    eval_every=max(1, campaign.lengths[0] // 8),
     symmetry_breaking=f"{kind}:{exact(strength)}",
     breaking_from=campaign.breaking_from,
     data_seed=data_seed,
@@ -116,69 +116,92 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
   data = nbody_run.load(settings, max(settings.data.train_samples or ()))
   problem = nbody_run.make_problem(settings, data)
   seeds = range(campaign.seeds)
-  begin = problems.start([settings.replace(seed=seed) for seed in seeds], problem)
-  report_memory, peaks = results.keep_memory()
-  end, records = loop.train(
-    problems.method(settings, problem),
-    begin,
-    data.train,
-    data.valid,
-    problems.training_settings(settings.training, problem),
-    names=[f"seed{seed}" for seed in seeds],
-    report_memory=report_memory,
-  )
-  test = loop.test_errors(problem.task, end, data.test)
+  states = problems.start([settings.replace(seed=seed) for seed in seeds], problem)
   held_out = task.take(data.test, slice(0, _HELD_OUT))
   group = subjects.nbody_group(settings, held_out)
   measure = report_run.compile_measure(problem, group, actions.position, _ANGLES)
-  truth = set(BROKEN[kind]) if strength else set()
+  baseline = data.summary["linear_mse"]["valid"]
+  report_memory, peaks = results.keep_memory()
+  records: list[list[history.Record]] = [[] for _ in seeds]
   rows = []
-  for seed in seeds:
-    relaxed = parallel.select(end.selected()["relaxed"], seed)
-    generators = report.generator_reports([measure(relaxed, held_out)])
-    called = {one.name for one in generators if one.broken}
-    rows.append(
-      {
-        "kind": kind,
-        "strength": strength,
-        "data_seed": data_seed,
-        "seed": seed,
-        "right": called == truth,
-        "called_broken": sorted(called),
-        "test_mse": test[seed],
-        "memory": results.memory(peaks),
-        "largest_gamma": history.largest(records[seed][-1], "gamma"),
-        "largest_multiplier": history.largest(records[seed][-1], "multiplier"),
-        "generators": {
-          one.name: {"lie_error": one.lie_error, "loss": one.loss, "standard_error": one.error}
-          for one in generators
-        },
-      }
+  for epochs in campaign.lengths:
+    states, new = loop.train(
+      problems.method(settings, problem),
+      states,
+      data.train,
+      data.valid,
+      problems.training_settings(settings.replace(epochs=epochs).training, problem),
+      names=[f"seed{seed}" for seed in seeds],
+      report_memory=report_memory,
     )
+    test = loop.test_errors(problem.task, states, data.test)
+    for seed in seeds:
+      records[seed] += new[seed]
+      relaxed = parallel.select(states.selected()["relaxed"], seed)
+      training = report.evidence(records[seed], baseline)
+      generators = report.generator_reports([measure(relaxed, held_out)], [training])
+      rows.append(
+        {
+          **{"kind": kind, "strength": strength, "data_seed": data_seed, "seed": seed},
+          "epochs": epochs,
+          **judged(generators, BROKEN[kind] if strength else ()),
+          "training": dataclasses.asdict(training),
+          "test_mse": test[seed],
+          "memory": results.memory(peaks),
+          "largest_gamma": history.largest(records[seed][-1], "gamma"),
+          "largest_multiplier": history.largest(records[seed][-1], "multiplier"),
+          "generators": {
+            one.name: {"lie_error": one.lie_error, "loss": one.loss, "standard_error": one.error}
+            for one in generators
+          },
+        }
+      )
   return rows
 
 
+def judged(generators: Sequence[report.GeneratorReport], truth: Sequence[str]) -> dict[str, Any]:
+  """Returns whether the verdicts on a run are right, what they are, and why one is missing.
+
+  Args:
+    generators: Of one run.
+    truth: The generators that the data break.
+  """
+  judgements = {one.name: one.judgement for one in generators}
+  reasons = dict.fromkeys(reason for one in judgements.values() for reason in one.reasons)
+  return {
+    "outcome": verdicts.outcome(judgements, truth),
+    "called_broken": sorted(one.name for one in generators if one.broken),
+    "verdicts": {name: one.verdict.value for name, one in judgements.items()},
+    "reasons": [reason for reason in reasons if reason != verdicts.BY_CONSTRUCTION],
+  }
+
+
 def write(place: Path, campaign: Campaign, found: list[dict[str, Any]]) -> None:
-  """Prints the table, and writes result.json and detection.png."""
+  """Prints the table, and writes result.json and detection.png (of the longest training)."""
   table, counts, curves = [], [], {}
   for kind, strengths in campaign.strengths.items():
     for strength in strengths:
-      rows = [row for row in found if (row["kind"], row["strength"]) == (kind, strength)]
-      right = sum(row["right"] for row in rows)
-      names = sorted(rows[0]["generators"])
-      calls = {name: sum(name in row["called_broken"] for row in rows) for name in names}
-      for name, count in calls.items():
-        curves.setdefault(kind, {}).setdefault(name, {})[strength] = (count, len(rows))
-      counts.append(
-        {"kind": kind, "strength": strength, "runs": len(rows), "right": right, "called": calls}
-      )
-      called = ", ".join(f"{name} {count}" for name, count in calls.items() if count)
-      table.append([kind, f"{strength:g}", f"{right} of {len(rows)}", called])
-  header = ["breaking", "strength", "verdict right", "called broken (runs)"]
-  print(f"\n{tables.table(header, table)}\n")
+      for epochs in campaign.lengths:
+        own = (kind, strength, epochs)
+        rows = [row for row in found if (row["kind"], row["strength"], row["epochs"]) == own]
+        outcomes = {name: sum(row["outcome"] == name for row in rows) for name in OUTCOMES}
+        names = sorted(rows[0]["generators"])
+        calls = {name: sum(name in row["called_broken"] for row in rows) for name in names}
+        if epochs == campaign.lengths[-1]:
+          for name, count in calls.items():
+            curves.setdefault(kind, {}).setdefault(name, {})[strength] = (count, len(rows))
+        shared = {"kind": kind, "strength": strength, "epochs": epochs, "runs": len(rows)}
+        counts.append({**shared, "outcomes": outcomes, "called": calls})
+        called = ", ".join(f"{name} {count}" for name, count in calls.items() if count)
+        reasons = collections.Counter(reason for row in rows for reason in row["reasons"])
+        why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        cells = [kind, f"{strength:g}", str(epochs), str(len(rows))]
+        table.append([*cells, *map(str, outcomes.values()), called, why])
+  header = ["breaking", "strength", "epochs", "runs", *OUTCOMES, "called broken", "cannot tell of"]
+  print(f"\n{tables.table(header, table)}\n\nRule: {verdicts.rule()}.\n")
   result = {
     "experiment": "detection",
-    "rule": {"standard_errors": report.THRESHOLD, "smallest_effect": report.SMALLEST_EFFECT},
+    "rule": verdicts.rule(),
     "campaign": dataclasses.asdict(campaign),
     "settings": SETTINGS.to_json(),
     "counts": counts,

@@ -4,9 +4,11 @@ Errors of both predictors under several groups, of every layer, and against gamm
 from exact constants on a network small enough to have them.
 """
 
+from pathlib import Path
+
 from absl import flags
 
-from experiments.harness import app, paths
+from experiments.harness import app, folders, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -25,10 +27,12 @@ def main() -> None:
   """
   if not FLAGS.run:
     raise UsageError("name a finished run: --run=FOLDER.")
+  run = folders.only_run(FLAGS.run, "run")
+  target = folders.tried(Path(FLAGS.out or Path(run) / "equivariance"), "out")
   app.set_up_jax()
   from experiments.equivariance import run as equivariance_run
 
-  equivariance_run.run(FLAGS.run, FLAGS.out, FLAGS.samples, FLAGS.elements, FLAGS.seed)
+  equivariance_run.run(run, target, FLAGS.samples, FLAGS.elements, FLAGS.seed)
 
 
 if __name__ == "__main__":

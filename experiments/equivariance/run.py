@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ace_jax import files, homotopy, plots, relaxations, symmetry, task
-from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, bounds, groups
 from experiments.harness import tables, workdirs
 from experiments.nbody import run as nbody_run
@@ -21,12 +20,12 @@ LEVELS = np.geomspace(1e-4, 1, 9)
 _SMALL = LEVELS <= 1e-2  # where errors are fitted by a power of gamma
 
 
-def run(folder: str, out: str | None, samples: int, elements: int, seed: int) -> None:
+def run(folder: str, target: Path, samples: int, elements: int, seed: int) -> None:
   """Writes equivariance.json and equivariance.png of a run.
 
   Args:
     folder: A finished N-body run with gamma.
-    out: Where to write; equivariance/ in the run by default.
+    target: Where to write.
     samples: Held-out samples to measure on.
     elements: Group elements to draw.
     seed: Draws them.
@@ -34,9 +33,8 @@ def run(folder: str, out: str | None, samples: int, elements: int, seed: int) ->
   Raises:
     ConfigurationError: the run has no gamma.
   """
+  report_run.check_relaxed(folder, report_run.read_settings(Path(folder)))
   trained_run = report_run.restore(Path(folder))
-  if not trained_run.end.primal.gamma:
-    raise ConfigurationError(f"{folder} trained a strict model; name a run with a --constraint.")
   batch = task.take(trained_run.problem.test, slice(0, samples))
   key = jax.random.key(seed)
   by_group = errors_by_group(trained_run, batch, key, elements)
@@ -53,8 +51,6 @@ def run(folder: str, out: str | None, samples: int, elements: int, seed: int) ->
     f"The same of every layer, SO(3)\n{tables.table(['layer', *_predictors(trained_run)], rows)}\n"
   )
   print("Powers of gamma: " + ", ".join(f"{name} {slope:.3f}" for name, slope in slopes.items()))
-  target = Path(out or Path(folder) / "equivariance")
-  target.mkdir(parents=True, exist_ok=True)
   report = {
     "run": folder,
     "samples": samples,

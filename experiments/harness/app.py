@@ -1,19 +1,25 @@
 """How every experiment binary starts and ends: flags first, JAX later, errors in one line."""
 
+import contextlib
 import errno
 import faulthandler
 import functools
 import importlib.util
+import io
 import os
+import select
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
 from data.machine import cores
+from experiments.harness import interrupts
+from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
@@ -21,32 +27,43 @@ _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, err
 _PACKAGES = ("matplotlib", "platformdirs")  # of the extra `experiments`; figures are drawn last
 
 
-def launch(main: Callable[[], Any], argv: list[str] | None = None) -> None:
+def launch(
+  main: Callable[[], Any],
+  argv: list[str] | None = None,
+  packages: Sequence[str] = _PACKAGES,
+) -> None:
   """Parses the flags, runs `main`, and turns errors that a user can mend into an exit code.
 
-  Exit codes: 0 done, or saved after SIGTERM; 1 the run failed; 2 wrong usage.
+  Exit codes: 0 done; 1 the run failed; 2 wrong usage; 130 and 143 ended by Ctrl-C and SIGTERM.
 
   Args:
     main: Imports JAX and does the work; raises errors with a one-line message.
     argv: The command line; sys.argv if None.
+    packages: What it cannot do without, of which no other package brings them.
   """
+  for stream in (sys.stdout, sys.stderr):
+    # A path may hold what the terminal's encoding has no sign for.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
 
   def guarded(argv: list[str]) -> None:
     if len(argv) > 1:
       _end(f"unexpected argument {argv[1]!r}; flags start with --.", 2)
-    from experiments.harness.usage import UsageError
-
     logging.set_verbosity(logging.WARNING)
     warnings.showwarning = _warn
-    for package in _PACKAGES:
+    for package in packages:
       if importlib.util.find_spec(package) is None:
         _end(f"experiments need {package}: pip install -e '.[experiments]'.", 2)
     try:
       main()
+      if not _several():
+        interrupts.ignore()  # all is written
     except UsageError as error:
       _end(str(error), 2)
     except KeyboardInterrupt:
-      _end("interrupted; continue with the same flags (and --resume, if it was training).", 130)
+      interrupts.end(interrupts.line("interrupted (Ctrl-C)"), 128 + signal.SIGINT)
+    except BrokenPipeError:
+      raise  # for `_until_nobody_reads`
     except OSError as error:
       if error.errno not in _DISK:
         _defect()
@@ -56,9 +73,32 @@ def launch(main: Callable[[], Any], argv: list[str] | None = None) -> None:
       # The libraries' own errors carry an exit code or are DataErrors; anything else is a defect
       # and keeps its traceback.
       code = _exit_code(error)
-      _defect() if code is None else _end(str(error), code)
+      if code is None:
+        _defect()
+      elif code in (1, 2):
+        _end(str(error), code)
+      else:
+        interrupts.end(interrupts.line(str(error)), code)
 
-  app.run(guarded, argv, _parse)
+  with _until_nobody_reads():
+    app.run(guarded, argv, parse)
+
+
+@contextlib.contextmanager
+def _until_nobody_reads() -> Iterator[None]:
+  """Ends the process without a word once stdout is a pipe that nobody reads, as before `| head`."""
+  try:
+    try:
+      yield
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+      raise  # another pipe, to a program that has ended
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def launch_with_rest(main: Callable[[list[str]], Any]) -> None:
@@ -150,22 +190,33 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
   sys.stderr.write(f"warning: {message}\n")
 
 
-def _parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str]) -> list[str]:
+  """Parses the flags; --help ends with 0, and what is wrong with one line and 2.
+
+  Args:
+    argv: The command line.
+
+  Returns:
+    The name of the program, and what is no flag.
+  """
   try:
     return FLAGS(argv)
+  except SystemExit:  # after --help, which absl ends with 1
+    sys.exit(0)
   except flags.Error as error:
     return _end(f"{' '.join(str(error).split())} (--help lists the flags)", 2)
 
 
 def _exit_code(error: Exception) -> int | None:
-  from ace_jax.errors import AceError
   from data.errors import DataError, RequestError
 
-  if isinstance(error, AceError):
-    return error.exit_code
   if isinstance(error, RequestError):
     return 2
-  return 1 if isinstance(error, DataError) else None
+  if isinstance(error, DataError):
+    return 1
+  from ace_jax.errors import AceError  # imports JAX
+
+  return error.exit_code if isinstance(error, AceError) else None
 
 
 def _defect() -> None:
@@ -177,8 +228,9 @@ def _defect() -> None:
 
 
 def _end(message: str, code: int) -> Any:
-  prefix = "error: " if code in (1, 2) else ""
-  sys.stderr.write(f"{prefix}{message}\n")
+  sys.stderr.write(f"error: {message}\n")
+  if not _several():
+    interrupts.ignore()
   if _several():
     # At the exit of Python the runtime waits for all processes, and this one may be why they hang.
     sys.stdout.flush()

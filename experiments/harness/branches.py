@@ -31,11 +31,13 @@ class Branch:
     name: As --relaxation takes it.
     make: "module:name" of its class.
     size: None for a branch of one size.
+    normalised: Whether its weights are divided by their norm.
   """
 
   name: str
   make: str
   size: Size | None = None
+  normalised: bool = False
 
 
 _WIDTH = Size(
@@ -52,7 +54,7 @@ _registered = {
   for entry in (
     Branch("mlp", "ace_jax.relaxations:MLP", _WIDTH),
     Branch("linear", "ace_jax.relaxations:Linear"),
-    Branch("spectral_mlp", "ace_jax.relaxations:SpectralMLP", _WIDTH),
+    Branch("spectral_mlp", "ace_jax.relaxations:SpectralMLP", _WIDTH, normalised=True),
     Branch("low_rank", "ace_jax.relaxations:LowRank", _RANK),
   )
 }

@@ -28,8 +28,9 @@ flags.DEFINE_enum(
   "equality",
   constraints.names(),
   "Constraint on every layer's gamma; or on the equivariance error of any network (functional, "
-  "functional_resilient); or a rival training rule (schedule, remul, gap_penalty, augment); or a "
-  "gamma that nobody learns (swing, random_homotopy).",
+  "functional_resilient); or a rival training rule (schedule, remul, gap_penalty, augment, "
+  "residual_pathway, projection_regulariser); or a gamma that nobody learns (swing, "
+  "random_homotopy).",
 )
 for _constant in constraints.constants().values():
   if _constant.kind is str:
@@ -209,10 +210,22 @@ def settings(
       f"--decay_epochs={decay} is shorter than the run of {epochs} epochs, which would stand still "
       "at its end; raise it, or lower --epochs."
     )
-  branch = constraints.get(merged["constraint"]).branch
-  if branch:
-    _check_branch(merged, branch)
-    merged["relaxation"] = branch
+  period, interval = merged.get("keep_period"), merged["checkpoint_every"]
+  if period and period % interval:
+    raise UsageError(
+      f"--keep_period={period} must be a multiple of --checkpoint_every={interval}; change one."
+    )
+  entry = constraints.get(merged["constraint"])
+  if entry.branch:
+    _check_branch(merged, entry.branch)
+    merged["relaxation"] = entry.branch
+  elif entry.penalises_weights and branches.get(merged["relaxation"]).normalised:
+    others = [name for name in branches.names() if not branches.get(name).normalised]
+    raise UsageError(
+      f"--relaxation={merged['relaxation']} divides its weights by their norm, so that a penalty "
+      f"on their size, --constraint={entry.name}, binds nothing; take "
+      f"--relaxation={'|'.join(others)}."
+    )
   for name in branches.sizes():
     users = branches.users(name)
     if merged[name] is not None and merged["relaxation"] not in users:

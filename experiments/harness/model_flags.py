@@ -34,6 +34,12 @@ def check(experiment: str, default: str, names: Iterable[str]) -> None:
       f"--constraint={FLAGS.constraint} penalises linear branches between known representations, "
       f"and {shown}'s branches carry streams without any; take {take}."
     )
+  if model.normalised and constraints.get(FLAGS.constraint).penalises_weights:
+    others = [other.name for other in known if other.homotopic and not other.normalised]
+    raise UsageError(
+      f"--constraint={FLAGS.constraint} penalises the size of the branches' weights, and {shown}'s "
+      f"branches divide by it; take --model={'|'.join(others)}."
+    )
   for flag in ("relaxation", *branches.sizes()):
     if not model.branches and FLAGS[flag].present:
       others = [other.name for other in known if other.branches and other.homotopic]

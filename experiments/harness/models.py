@@ -16,6 +16,7 @@ class Model:
     make: "module:name" of a function from the settings to the network.
     homotopic: Whether it has layers that may relax, and so gamma.
     branches: Whether --relaxation chooses its branches; else they have one published form.
+    normalised: Whether branches of a published form divide their weights by their norm.
     irreps: Whether its layers name the representations that they map between.
     flags: Of the experiment, that are for models which name them alone.
     predicts: How many frames it predicts (motion capture).
@@ -26,6 +27,7 @@ class Model:
   make: str
   homotopic: bool = True
   branches: bool = True
+  normalised: bool = False
   irreps: bool = True
   flags: tuple[str, ...] = ()
   predicts: int = 1
@@ -38,7 +40,7 @@ _EQUIVARIANT = ("lmax", "lmax_attributes", "norm", "dropout")
 _registered = {
   (entry.experiment, entry.name): entry
   for entry in (
-    Model("nbody", "segnn", f"{_NBODY}:segnn", flags=_EQUIVARIANT),
+    Model("nbody", "segnn", f"{_NBODY}:segnn", flags=(*_EQUIVARIANT, "keep")),
     Model("nbody", "mpnn", f"{_NBODY}:mpnn", homotopic=False),
     Model("nbody", "transformer", f"{_NBODY}:transformer", homotopic=False),
     Model(
@@ -46,14 +48,15 @@ _registered = {
       "egno",
       f"{_MOCAP}:egno",
       branches=False,
+      normalised=True,
       irreps=False,
-      flags=("modes", "centring"),
+      flags=("modes", "centring", "keep"),
       predicts=5,
     ),
-    Model("mocap", "egnn", f"{_MOCAP}:egnn"),
+    Model("mocap", "egnn", f"{_MOCAP}:egnn", flags=("keep",)),
     Model("mocap", "radial_field", f"{_MOCAP}:radial_field"),
-    Model("mocap", "tfn", f"{_MOCAP}:tfn"),
-    Model("mocap", "se3_transformer", f"{_MOCAP}:se3_transformer"),
+    Model("mocap", "tfn", f"{_MOCAP}:tfn", flags=("keep",)),
+    Model("mocap", "se3_transformer", f"{_MOCAP}:se3_transformer", flags=("keep",)),
     Model("mocap", "mpnn", f"{_MOCAP}:mpnn", homotopic=False),
     Model("qm9", "schnet", f"{_QM9}:schnet", branches=False, irreps=False, flags=("centring",)),
     Model("qm9", "segnn", f"{_QM9}:segnn", flags=_EQUIVARIANT),

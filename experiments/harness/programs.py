@@ -23,6 +23,8 @@ from experiments.harness.usage import UsageError
 
 LOG = "log.txt"
 """What a program said when it ran last, in its folder."""
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of programs that were asked to end, and have saved."""
 
 T = TypeVar("T")
 
@@ -83,7 +85,7 @@ def _start(
   command: list[str], folder: Path, environment: dict[str, str], cwd: str | None = None
 ) -> subprocess.Popen[bytes]:
   folder.mkdir(parents=True, exist_ok=True)
-  with (folder / LOG).open("w") as log:
+  with (folder / LOG).open("w", encoding="utf-8") as log:
     return subprocess.Popen(
       command,
       cwd=cwd,
@@ -98,7 +100,7 @@ def _start(
 def last_words(folder: Path) -> str:
   """Returns the last error, or else the last line, of a program's log."""
   try:
-    lines = (folder / LOG).read_text(errors="replace").splitlines()
+    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
   except OSError:
     return "it left no log"
   errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -111,32 +113,37 @@ def last_line(said: str, silent: str = "it said nothing") -> str:
 
 
 @contextlib.contextmanager
-def ended_by_signal(minutes: float | None = None) -> Iterator[None]:
-  """Raises Interrupted in the main thread when SIGTERM comes, or when the minutes are over.
+def ended_by_signal(
+  minutes: float | None = None, left: str = "what ran was asked to save"
+) -> Iterator[None]:
+  """Raises Interrupted in the main thread when Ctrl-C or SIGTERM comes, or the minutes are over.
+
+  The handlers of before take the next signal.
 
   Args:
     minutes: From now; None for no limit.
+    left: What becomes of what runs.
   """
+  from ace_jax import signals
   from ace_jax.errors import Interrupted
-
-  def end(number: int, _: Any) -> None:
-    why = "asked to end (SIGTERM)" if number == signal.SIGTERM else f"{minutes:g} minutes are over"
-    raise Interrupted(f"{why}; what ran was asked to save: the same command continues.")
 
   alarm = getattr(signal, "SIGALRM", None)  # Windows has none
   if minutes is not None and alarm is None:
     raise UsageError("--minutes needs an alarm clock that this system lacks; leave it out.")
-  numbers = [number for number in (signal.SIGTERM, alarm) if number is not None]
-  before = {number: signal.signal(number, end) for number in numbers}
-  try:
+  with contextlib.ExitStack() as stack:
+
+    def end(number: int, _: Any) -> None:
+      stack.close()
+      if number == alarm:
+        raise Interrupted(f"{minutes:g} minutes are over; {left}")
+      raise Interrupted(f"asked to end ({signals.name(number)}); {left}", number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM, *([] if alarm is None else [alarm])]
+    stack.enter_context(signals.handling(end, *numbers))
     if minutes is not None:
+      stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
       signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     yield
-  finally:
-    if minutes is not None:
-      signal.setitimer(signal.ITIMER_REAL, 0)
-    for number, handler in before.items():
-      signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -234,7 +241,9 @@ def require(package: str, extra: str, flag: str) -> None:
     UsageError: says how to install it.
   """
   if importlib.util.find_spec(package) is None:
-    raise UsageError(f"{flag} needs {package}: pip install 'ace_jax[{extra}]', or {package} alone.")
+    raise UsageError(
+      f"{flag} needs {package}: pip install -e '.[{extra}]', or pip install {package}."
+    )
 
 
 _VISIBLE = {

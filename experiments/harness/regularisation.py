@@ -6,7 +6,7 @@ Nothing here imports JAX or defines a flag, so that tables may import it.
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.harness import constraints, models
+from experiments.harness import constraints, kept, models
 from experiments.harness.usage import UsageError
 
 NUMBERS = ("weight_decay", "dropout", "finish_epochs")
@@ -45,12 +45,12 @@ def complete(given: Mapping[str, Any], patience_given: bool) -> dict[str, Any]:
 
 
 def describe(settings: Mapping[str, Any]) -> list[str]:
-  """Returns what tables say of a run beside its constraint: constants, and what regularises it.
+  """Returns what tables say of a run beside its constraint: --keep, constants, what regularises.
 
   Args:
     settings: Of the run; older ones do not name what there was no choice of.
   """
-  said = constraints.labels(settings, rivals=False)
+  said = [*kept.labels(settings), *constraints.labels(settings, rivals=False)]
   said += [
     f"{word} {settings[name]:g}"
     for name, word in (("weight_decay", "weight decay"), ("dropout", "dropout"))

@@ -232,11 +232,11 @@ def _wrong(result: dict[str, Any]) -> str:
   found = _wrong_setting(result)
   if found:
     return f"settings/{found}"
-  for name in ("seconds", "epochs", "train_samples"):
-    if not finite(result.get(name)):
+  for name, least in (("seconds", 0), ("epochs", 1), ("train_samples", 1)):
+    if not _from(least, result.get(name)):
       return name
   replicas = result.get("replicas", 1)
-  if not finite(replicas) or replicas < 1:
+  if not _from(1, replicas):
     return "replicas"
   mocap = result["experiment"] == "mocap"
   for name in ("subject", "source") if mocap else ():
@@ -246,20 +246,24 @@ def _wrong(result: dict[str, Any]) -> str:
   if not {"projection"} <= {*result["predictors"]} <= {"projection", "relaxed"}:
     return "predictors"
   for name, found in result["predictors"].items():
-    if not isinstance(found, dict) or not all(finite(found.get(key)) for key in _ERRORS):
+    if not isinstance(found, dict) or not all(_from(0, found.get(key)) for key in _ERRORS):
       return f"predictors/{name}"
     error = found.get(ERROR, found.get(ERROR_ABOUT_ORIGIN, ""))
-    if not finite(found.get("test_gap", 0)) or not (error is None or finite(error)):
+    if not _from(0, found.get("test_gap", 0)) or not (error is None or _from(0, error)):
       return f"predictors/{name}"
   bound = result.get("functional", {"asked": 0, "final": {"test_gap": 0}})
   reached = bound.get("final") if isinstance(bound, dict) else None
-  if not isinstance(reached, dict) or not finite(bound.get("asked")):
+  if not isinstance(reached, dict) or not _from(0, bound.get("asked")):
     return "functional"
-  if not finite(reached.get("test_gap")):
+  if not _from(0, reached.get("test_gap")):
     return "functional/final"
   for number, record in enumerate(result["curve"]):
-    if not isinstance(record, dict) or not finite(record.get("epoch")):
+    if not isinstance(record, dict) or not _from(0, record.get("epoch")):
       return f"curve[{number}]"
+    errors = [name for name in record if name.startswith(("valid/", "test/"))]
+    wrong = [name for name in errors if not _from(0, record[name])]
+    if wrong:
+      return f"curve[{number}]/{wrong[0]}"
   return ""
 
 
@@ -282,9 +286,14 @@ def _wrong_setting(result: dict[str, Any]) -> str:
   numbers = [c.name for c in constraints.constants().values() if c.kind is not str]
   left_out = tuple(name for name in (*numbers, *_NULLABLE) if settings.get(name) is not None)
   for name in (*given, *null, *left_out):
-    if not finite(settings.get(name)):
+    if not _from(1 if name in _SIZES else -math.inf, settings.get(name)):
       return name
   return ""
+
+
+def _from(least: float, value: Any) -> bool:
+  """Whether a value is a finite number, and not below the least that it can be."""
+  return finite(value) and value >= least
 
 
 def finite(value: Any) -> bool:

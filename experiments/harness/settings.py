@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from experiments.harness import branches, constraints
+from experiments.harness import branches, constraint_entry, constraints
 from experiments.harness.usage import UsageError
 
 
@@ -28,7 +28,7 @@ class Group:
   """A group of settings.
 
   Attributes:
-    DOMAINS: What its numbers must be, by name, as `constraints.check_domain` takes it.
+    DOMAINS: What its numbers must be, by name, as `constraint_entry.check_domain` takes it.
   """
 
   DOMAINS: ClassVar[Mapping[str, str]] = {}
@@ -79,7 +79,7 @@ def check_domains(domains: Mapping[str, str], values: Mapping[str, Any]) -> None
   """
   for name, domain in domains.items():
     if values[name] is not None:
-      constraints.check_domain(name, values[name], domain)
+      constraint_entry.check_domain(name, values[name], domain)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Constraint(Group):
 
   name: str = "equality"
   augmented: float | None = None
-  constants: Mapping[str, constraints.Value] = dataclasses.field(default_factory=dict)
+  constants: Mapping[str, constraint_entry.Value] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     super().__post_init__()

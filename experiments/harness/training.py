@@ -2,15 +2,21 @@
 
 import contextlib
 import functools
+import importlib.util
+import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from ace_jax import state
 from ace_jax.errors import CheckpointError, NonFiniteError
 from ace_jax.training import checkpoints, epochs, hosts, loop, parallel
 from ace_jax.training.parallel import default_mesh, make_mesh
-from ace_jax.training.sinks import ProgressBar, TensorBoardLogger
+from ace_jax.training.progress import ProgressBar
+from ace_jax.training.sinks import TensorBoardLogger
 from experiments.harness import artifacts, gaps, results, workdirs
 from experiments.harness.problems import Problem, finish, method, start, training_settings
 from experiments.harness.replicas import Plan
@@ -18,6 +24,13 @@ from experiments.harness.result_files import Result
 from experiments.harness.settings import Settings
 
 _ALONE = Plan()
+ENDING = (signal.SIGINT, signal.SIGTERM)
+"""Signals after which a training saves and ends."""
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+  sys.stderr.write(f"{text}\n")
 
 
 def restore(folder: Path, settings: Settings, problem: Problem) -> state.AceState:
@@ -65,6 +78,41 @@ def _locate(folder: Path, settings: Settings) -> tuple[Path, list[Settings], int
   return place / loop.CHECKPOINTS, own, index
 
 
+def check_devices(settings: Settings, plan: Plan) -> None:
+  """Refuses what the devices cannot do, before there are data.
+
+  Args:
+    settings: Of the command.
+    plan: The replicas.
+
+  Raises:
+    ConfigurationError: --mesh asks for more devices than there are, or a batch does not divide.
+  """
+  parallel.check_divides(settings.training.batch_size, _mesh(settings, plan))
+
+
+def _mesh(settings: Settings, plan: Plan) -> Mesh:
+  if plan.mesh:
+    replica, data = plan.mesh
+    return make_mesh(data, replica)
+  return default_mesh(len(plan.expand(settings)))
+
+
+def where(place: Path, found: Sequence[Result]) -> str:
+  """Returns the last line of a run: what is in which folder.
+
+  Args:
+    place: The folder of the command.
+    found: The content of each result.json.
+  """
+  names = [result["replica"] for result in found if result["replica"]]
+  if not names:
+    return f"Everything is in {place}: result.json, figures/, ..."
+  shown = ", ".join(str(place / name) for name in names[:4])
+  more = f", ... ({len(names)} in all)" if len(names) > 4 else ""
+  return f"Results are in {shown}{more}: result.json, figures/, ...; checkpoints in {place}."
+
+
 def train(
   problem: Problem,
   settings: Settings,
@@ -91,17 +139,13 @@ def train(
     NonFiniteError: a replica met a number that is not finite; the others are written by then.
   """
   names, own = zip(*plan.expand(settings), strict=True)
-  if plan.mesh:
-    replica, data = plan.mesh
-    mesh = make_mesh(data, replica)
-  else:
-    mesh = default_mesh(len(names))
+  mesh = _mesh(settings, plan)
+  tensorboard = importlib.util.find_spec("tensorboardX") is not None
+  if not tensorboard:
+    _say_once("tensorboardX is not installed, so nothing is written for TensorBoard.")
 
   def loggers(name, done):
-    try:
-      return [TensorBoardLogger(place / name / "tensorboard", done)]
-    except ImportError:
-      return []
+    return [TensorBoardLogger(place / name / "tensorboard", done)] if tensorboard else []
 
   settled = {**settings.to_json(), **plan.identity()}
   with workdirs.opened(place, settled, resume) if hosts.first() else contextlib.nullcontext():
@@ -135,6 +179,7 @@ def train(
       measure=measure,
       finish=finish(own, problem),
       report_memory=report_memory,
+      ends_on=ENDING,
     )
     turned = artifacts.turned(problem.rotations, problem.test)
     tests = loop.test_errors_of_sets(

@@ -1,11 +1,11 @@
 """The folder of a run: who may write to it, its configuration, its result."""
 
 import contextlib
-import datetime
 import importlib.metadata
 import json
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,16 +19,23 @@ from ace_jax.errors import CheckpointError, ConfigurationError
 from ace_jax.training import locks
 from data.errors import DataError
 from data.machine import cores
-from experiments.harness import result_files
+from experiments.harness import folders, result_files
+from experiments.harness.folders import CONFIG, RESULT, differences
 
-CONFIG, RESULT = "config.json", "result.json"
+__all__ = [
+  "CONFIG",
+  "RESULT",
+  "command",
+  "differences",
+  "environment",
+  "locked",
+  "opened",
+  "portable",
+  "read_settings",
+  "write_config",
+  "write_result",
+]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "orbax-checkpoint", "numpy")
-
-
-def default_workdir(experiment: str, constraint: str) -> Path:
-  """Returns runs/EXPERIMENT_CONSTRAINT_TIME, a folder that no earlier run has used."""
-  now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-  return Path("runs") / f"{experiment}_{constraint}_{now}"
 
 
 def locked(workdir: Path) -> contextlib.AbstractContextManager[Path]:
@@ -80,37 +87,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-  """Returns the names of settings that differ; one that is left out is None."""
-  return sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
-
-
 def _check_config(path: Path, settings: Mapping[str, Any], resume: bool) -> None:
-  if not path.exists():
-    return
   try:
-    there, renamed = result_files.read_config(path, "restore it, or choose another --workdir")
+    refusal = folders.why_not(path, json.loads(json.dumps(settings)), resume)
   except DataError as error:
     raise ConfigurationError(str(error)) from error
-  here = json.loads(json.dumps(settings))
-  # A run may be resumed to a longer one: its past does not depend on where it ends, unless its last
-  # epochs are a finish.
-  free = () if here.get("finish_epochs") else ("epochs",)
-  differing = [name for name in differences(there, here) if name not in free]
-  earlier = "a run of an earlier version, whose remul is called gap_penalty since then"
-  if differing:
-    shown = ", ".join(f"{k}: {there.get(k)} there, {here.get(k)} asked for" for k in differing[:3])
-    held = f"{earlier}, with" if renamed else "a run with"
-    raise ConfigurationError(
-      f"{path.parent} holds {held} another configuration ({shown}); "
-      "give the same flags, or choose another --workdir."
-    )
-  if not resume:
-    raise ConfigurationError(
-      f"{path.parent} already holds this run; add --resume, or choose another --workdir."
-    )
-  if renamed:
-    print(f"{path.parent} holds {earlier}: it goes on as that.")
+  if refusal:
+    raise ConfigurationError(refusal)
+  if path.exists() and result_files.read_config(path, "")[1]:
+    print(f"{path.parent} holds {folders.EARLIER}: it goes on as that.")
 
 
 def environment() -> dict[str, Any]:
@@ -125,8 +110,18 @@ def environment() -> dict[str, Any]:
     "processor": _processor(),
     "cores": cores(),
     "commit": _commit(),
-    "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
+    "command": command(),
   }
+
+
+def command() -> str:
+  """Returns the command line of this process, in which absolute paths are portable."""
+  return shlex.join(["python", "-m", _module(), *map(_portable_word, sys.argv[1:])])
+
+
+def _portable_word(word: str) -> str:
+  flag, equals, value = word.partition("=")
+  return f"{flag}={Path(value).name}" if equals and value.startswith("/") else portable(word)
 
 
 def portable(value: Any) -> Any:
@@ -138,6 +133,8 @@ def portable(value: Any) -> Any:
     return {key: portable(item) for key, item in value.items()}
   if isinstance(value, list):
     return [portable(item) for item in value]
+  if isinstance(value, str) and value.startswith("/") and " -" not in value:
+    return Path(value).name or value  # which may hold spaces
   if isinstance(value, str):
     return re.sub(r"(?<![\w.])/(?:[^\s/]+/)*([^\s/]+)", r"\1", value)
   return value

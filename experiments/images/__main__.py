@@ -6,9 +6,11 @@ that know the position, under constraints, on data with and without a position b
 misalignment report says of the data. Needs scikit-learn (the extra `images`).
 """
 
+import importlib.util
+
 from absl import flags
 
-from experiments.harness import app, paths, replicas
+from experiments.harness import app, folders, paths, replicas
 from experiments.harness.usage import UsageError
 from experiments.images.settings import Flags
 
@@ -69,10 +71,13 @@ def main() -> None:
       raise UsageError(f"--{other} is empty; name some, or leave its part out with --{name}=.")
   if not settings.networks and not settings.constraint:
     raise UsageError("nothing to do; leave out one of --networks and --constraint.")
+  if importlib.util.find_spec("sklearn") is None:
+    raise UsageError("the digits need scikit-learn: pip install 'ace_jax[images]'.")
+  folder = folders.chosen(FLAGS.workdir, "images_all")
   app.set_up_jax()
   from experiments.images import run as images_run
 
-  images_run.run(settings, FLAGS.workdir)
+  images_run.run(settings, folder)
 
 
 if __name__ == "__main__":

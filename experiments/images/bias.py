@@ -1,17 +1,19 @@
 """The second part of `experiments.images`: constraints, with and without a position bias."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 import ace_jax
 from ace_jax import symmetry
 from ace_jax.models import cnn
 from ace_jax.relaxations import Relaxation
-from ace_jax.symmetry import actions, report
+from ace_jax.symmetry import actions, report, verdicts
 from ace_jax.training import history
 from ace_jax.training.parallel import DATA
 from data import digits
@@ -55,16 +57,17 @@ def run(settings: Flags, place: Path, progress: Any) -> Found:
   for bias in settings.bias:
     data = digits.load(bias, canvas=CANVAS, data_seed=settings.data_seed)
     test = images_training.visible(data["test"])
+    baseline = constant_error(data["train"]["label"], data["valid"]["label"])
     for constraint in settings.constraint:
-      measured = []
+      measured, trainings = [], []
       for seed in settings.seeds:
         own = place / f"{constraint}_bias_{bias}_seed{seed}_epochs{settings.epochs}"
         one = images_training.train(NETWORK, data, constraint, seed, settings, own)
         row = summarise(bias, constraint, seed, one, test)
         if one.state.primal.gamma:
           measured.append(jax.device_get(measure(one.relaxed, test)))
-          called = {r.name for r in report.generator_reports(measured[-1:]) if r.broken}
-          row |= {"called_broken": sorted(called), "right": called == BROKEN[bias]}
+          trainings.append(report.evidence(one.records, baseline))
+          row |= judged(report.generator_reports(measured[-1:], trainings[-1:]), BROKEN[bias])
           if seed == settings.seeds[0]:
             inputs = (test["image"],)
             layers = report.layer_reports(NETWORK, one.state.relaxed, inputs, one.history)
@@ -73,8 +76,31 @@ def run(settings: Flags, place: Path, progress: Any) -> Found:
         found.rows.append(row)
         progress(f"bias {bias}, {constraint}, seed {seed}")
       if measured:
-        found.reports[bias, constraint] = report.generator_reports(measured)
+        found.reports[bias, constraint] = report.generator_reports(measured, trainings)
   return found
+
+
+def constant_error(
+  train: Int[np.ndarray, " samples"], labels: Int[np.ndarray, " samples"]
+) -> float:
+  """Returns the cross-entropy of predicting how often each class is, whatever the image.
+
+  Args:
+    train: Labels that the frequencies are counted in, each class once more than it is there.
+    labels: Labels that are predicted.
+  """
+  counts = np.bincount(train, minlength=int(labels.max()) + 1) + 1.0
+  return float(-np.mean(np.log(counts / counts.sum())[labels]))
+
+
+def judged(generators: Sequence[report.GeneratorReport], truth: set[str]) -> dict[str, Any]:
+  """Returns whether the verdicts on a training are right, and what they are."""
+  judgements = {one.name: one.judgement for one in generators}
+  return {
+    "called_broken": sorted(one.name for one in generators if one.broken),
+    "verdicts": {name: one.describe() for name, one in judgements.items()},
+    "outcome": verdicts.outcome(judgements, truth),
+  }
 
 
 def summarise(
@@ -138,20 +164,21 @@ def compile_measure():
 def table(found: Found) -> tuple[list[str], list[list[str]]]:
   """Returns header and rows of the table: means over seeds, and how often verdicts are right."""
   header = ["bias, constraint", "f_eq accuracy", "relaxed accuracy", "max|gamma|", "max|lambda|"]
-  header += ["called broken (seeds)", "right"]
+  header += ["called broken (seeds)", "right, wrong, cannot tell"]
   shown = []
   for key in dict.fromkeys((row["bias"], row["constraint"]) for row in found.rows):
     own = [row for row in found.rows if (row["bias"], row["constraint"]) == key]
-    judged = [row for row in own if "right" in row]
-    names = sorted({name for row in judged for name in row["called_broken"]})
+    outcomes = [row["outcome"] for row in own if "outcome" in row]
+    names = sorted({name for row in own for name in row.get("called_broken", ())})
     counts = [f"{name} {sum(name in row['called_broken'] for row in own)}" for name in names]
+    kinds = ("right", "wrong", "cannot tell")
     shown.append(
       [
         ", ".join(key),
         *(_percent(own, f"{name}_test_accuracy") for name in ("projection", "relaxed")),
         *(_largest(own, kind) for kind in ("gamma", "multipliers")),
         ", ".join(counts),
-        f"{sum(row['right'] for row in judged)} of {len(judged)}" if judged else "",
+        ", ".join(str(outcomes.count(kind)) for kind in kinds) if outcomes else "",
       ]
     )
   return header, shown

@@ -4,9 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import tqdm
-
 from ace_jax.symmetry import report
+from ace_jax.training.progress import Progress
 from experiments.harness import tables, workdirs
 from experiments.images import bias as images_bias
 from experiments.images import shifts as images_shifts
@@ -14,15 +13,14 @@ from experiments.images import training as images_training
 from experiments.images.settings import Flags
 
 
-def run(settings: Flags, workdir: str | None) -> None:
+def run(settings: Flags, place: Path) -> None:
   """Runs the parts that are asked for, and prints, writes and draws what came out.
 
   Args:
     settings: Networks and placings of the first part, constraints and biases of the second, seeds,
       data_seed, epochs and rho.
-    workdir: Where to write; what was trained there is not trained again.
+    place: Where to write; what was trained there is not trained again.
   """
-  place = Path(workdir) if workdir else workdirs.default_workdir("images", "all")
   trainings = len(settings.seeds) * (
     len(settings.networks) * len(settings.placing) + len(settings.constraint) * len(settings.bias)
   )
@@ -32,11 +30,10 @@ def run(settings: Flags, workdir: str | None) -> None:
   shared = {"data_seed": settings.data_seed, "rho": settings.rho}
   shared |= {name: fixed[name] for name in images_training.RECORDED}
   with workdirs.opened(place, shared, resume=(place / workdirs.CONFIG).exists()):
-    with tqdm.tqdm(total=trainings, unit="training") as bar:
+    with Progress(trainings, "training") as shown:
 
       def progress(what):
-        bar.set_postfix_str(what)
-        bar.update()
+        shown.advance(1, {"last": what})
 
       if settings.networks:
         rows = images_shifts.run(settings, place / "trainings", progress)

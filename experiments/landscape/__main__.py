@@ -6,9 +6,11 @@ same along training, and the plane in which it moved most. With --strict=FOLDER 
 the strict and the relaxed optimum, and along the trajectory.
 """
 
+from pathlib import Path
+
 from absl import flags
 
-from experiments.harness import app, paths
+from experiments.harness import app, folders, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -34,12 +36,15 @@ def main() -> None:
     raise UsageError("name a finished run: --run=FOLDER.")
   if not 0 < FLAGS.extent < float("inf"):
     raise UsageError(f"--extent={FLAGS.extent:g} must be positive and finite.")
+  run = folders.only_run(FLAGS.run, "run")
+  strict = folders.only_run(FLAGS.strict, "strict") if FLAGS.strict else None
+  target = folders.tried(Path(FLAGS.out or Path(run) / "landscape"), "out")
   app.set_up_jax()
   from experiments.landscape import run as landscape_run
 
-  names = ("run", "strict", "out", "grid", "frames", "animation_grid", "snapshots", "samples")
-  values = {name: FLAGS[name].value for name in (*names, "extent", "seed")}
-  landscape_run.run(landscape_run.Request(**values))
+  names = ("grid", "frames", "animation_grid", "snapshots", "samples", "extent", "seed")
+  values = {name: FLAGS[name].value for name in names}
+  landscape_run.run(landscape_run.Request(run, strict, str(target), **values))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 from ace_jax import files, homotopy, landscape, plots, state, task
 from ace_jax.errors import ConfigurationError
 from experiments.harness import training, workdirs
+from experiments.nbody import settings as nbody_settings
 from experiments.report import run as report_run
 
 LEVELS = (0.0, 1.0)
@@ -28,7 +29,7 @@ class Request:
   Attributes:
     run: Folder of a finished N-body run with gamma.
     strict: Folder of a strict run, for the plane through it; None leaves that out.
-    out: Folder of the figures; None is landscape/ in the run.
+    out: Folder of the figures.
     grid: Points along each direction.
     frames: Values of gamma in the animation.
     animation_grid: Points along each direction there, and along training.
@@ -40,7 +41,7 @@ class Request:
 
   run: str
   strict: str | None
-  out: str | None
+  out: str
   grid: int
   frames: int
   animation_grid: int
@@ -102,13 +103,12 @@ def run(request: Request) -> None:
   Raises:
     ConfigurationError: the run has no gamma, or the strict run has other sizes.
   """
+  settings = report_run.read_settings(Path(request.run))
+  report_run.check_relaxed(request.run, settings)
+  if request.strict:
+    _check_strict(request.strict, settings)
   trained_run = report_run.restore(Path(request.run))
-  if not trained_run.end.primal.gamma:
-    raise ConfigurationError(
-      f"{request.run} ended without gamma (a strict model, or --finish_epochs); name another run."
-    )
-  folder = Path(request.out or Path(request.run) / "landscape")
-  folder.mkdir(parents=True, exist_ok=True)
+  folder = Path(request.out)
   drawn = Landscape(trained_run, request)
   path = training.trajectory(Path(request.run), trained_run.settings, trained_run.problem)
   path = [path[i] for i in _spread(len(path), request.snapshots)]
@@ -126,6 +126,19 @@ def run(request: Request) -> None:
   if request.strict:
     through_strict(drawn, path, request, folder)
   print(f"Everything is in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+
+
+def _check_strict(folder: str, settings: nbody_settings.Settings) -> None:
+  """Refuses a run that the plane cannot go through, before its data are there.
+
+  Raises:
+    ConfigurationError: it is no strict one, or has another model.
+  """
+  other = report_run.read_settings(Path(folder))
+  if other.constraint.entry.gamma != "absent":
+    raise ConfigurationError(f"{folder} is no strict run; name one with --constraint=strict.")
+  if other.model != settings.model:
+    raise ConfigurationError(f"{folder}: its model has other sizes; name a strict run of the same.")
 
 
 def around_end(drawn: Landscape, request: Request, folder: Path) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 From positions and velocities of 31 joints at one frame, predict the next quarter of a second.
 """
 
+from pathlib import Path
+
 from absl import flags
 
-from experiments.harness import app, command, model_flags, models, paths
+from experiments.harness import app, command, kept, model_flags, models, paths
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
 from experiments.mocap.settings import Settings, preset_values
@@ -26,8 +28,9 @@ flags.DEFINE_bool(
   "height", True, "Whether the height is a node feature; it tells even a strict model what is up."
 )
 flags.DEFINE_integer("modes", None, "Frequencies of EGNO's time convolutions.", lower_bound=1)
+flags.DEFINE_enum("keep", None, [*kept.CHOICES], kept.HELP)
 
-FLAG_NAMES = ("subject", "source", "data_dir", "height", "modes")
+FLAG_NAMES = ("subject", "source", "data_dir", "height", "modes", "keep")
 
 
 def check() -> None:
@@ -40,7 +43,9 @@ def check() -> None:
     raise UsageError(f"--data_dir is not read with --source={FLAGS.source}; leave out one.")
   if FLAGS.source == "acclaim" and not FLAGS.data_dir:
     raise UsageError("--source=acclaim needs a folder: add --data_dir=FOLDER.")
-  model_flags.check("mocap", "egno", ("modes", "centring"))
+  if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
+    raise UsageError(f"--data_dir={FLAGS.data_dir} is no folder; name one of Acclaim files.")
+  model_flags.check("mocap", "egno", ("modes", "centring", "keep"))
   if FLAGS.train_samples and len(FLAGS.train_samples) > 1:
     raise UsageError("--train_samples takes one size here.")
 
@@ -51,7 +56,9 @@ def main() -> None:
   settings = common.settings(
     Settings, preset_values(FLAGS.preset, FLAGS.model or "egno"), FLAG_NAMES, models.names("mocap")
   )
-  command.run("mocap", settings)
+  sizes = settings.data.train_samples
+  label = f"mocap_{settings.data.subject}_{settings.model.model}_{settings.constraint.name}"
+  command.run("mocap", settings, label, max(sizes) if sizes else None)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ace_jax.models.tfn import TFN
 from ace_jax.relaxations import Relaxation
 from ace_jax.training.parallel import DATA
 from data import mocap
-from experiments.harness import build, models
+from experiments.harness import build, kept, models
 from experiments.mocap.settings import Settings
 
 
@@ -94,12 +94,18 @@ def egno(settings: Settings) -> EGNO:
     *sizes,
     centring=settings.model.centring,
     relaxation=Relaxation(scale=settings.branch.relaxation_scale, axis_name=DATA),
+    direction=kept.direction(settings.model.keep),
   )
 
 
 def egnn(settings: Settings) -> EGNN:
   """Builds the EGNN of the settings."""
-  return EGNN(settings.model.hidden_features, settings.model.layers, build.relaxation(settings))
+  return EGNN(
+    settings.model.hidden_features,
+    settings.model.layers,
+    build.relaxation(settings),
+    kept.direction(settings.model.keep),
+  )
 
 
 def radial_field(settings: Settings) -> RadialField:
@@ -111,13 +117,21 @@ def radial_field(settings: Settings) -> RadialField:
 
 def tfn(settings: Settings) -> TFN:
   """Builds the TFN of the settings."""
-  return TFN(settings.model.hidden_features, settings.model.layers, build.relaxation(settings))
+  return TFN(
+    settings.model.hidden_features,
+    settings.model.layers,
+    build.relaxation(settings),
+    kept.direction(settings.model.keep),
+  )
 
 
 def se3_transformer(settings: Settings) -> SE3Transformer:
   """Builds the SE(3)-Transformer of the settings."""
   return SE3Transformer(
-    settings.model.hidden_features, settings.model.layers, relaxation=build.relaxation(settings)
+    settings.model.hidden_features,
+    settings.model.layers,
+    relaxation=build.relaxation(settings),
+    direction=kept.direction(settings.model.keep),
   )
 
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ace_jax import state, task
-from ace_jax.symmetry import actions, equivariance_error, groups, random_rotations
+from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data import mocap
-from experiments.harness import models, problems, result_files, results, training, workdirs
+from experiments.harness import kept, models, problems, result_files, results, training
 from experiments.harness.replicas import Plan
 from experiments.mocap import models as mocap_models
 from experiments.mocap.settings import Settings, preset_values
@@ -23,17 +23,16 @@ _MEASURED, _ROTATIONS = 20, 2
 _SCALE = 100.0  # errors are published in units of 10^-2
 
 
-def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   """Trains one model, and says how well.
 
   Args:
     settings: All settings, from `experiments.harness.flags.settings`.
-    workdir: Where to write; a new folder under runs/ by default.
-    resume: Continue what is in `workdir`.
+    place: Where to write.
+    resume: Continue what is there.
     plan: The replicas.
   """
-  label = f"mocap_{settings.data.subject}_{settings.model.model}"
-  place = Path(workdir) if workdir else workdirs.default_workdir(label, settings.constraint.name)
+  training.check_devices(settings, plan)
   data = load(settings)
   say_data(data)
   if settings.training.preset == "quick":
@@ -42,7 +41,7 @@ def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> No
   print(f"\n{results.summary_table(found, 'x + 30 v', _SCALE)}\n")
   if data.summary["source"] == "synthetic":
     print("SYNTHETIC DATA: these errors say nothing about people (see --source).")
-  print(f"Everything is in {place}: result.json, figures/, ...")
+  print(training.where(place, found))
 
 
 def load(settings: Settings) -> mocap.Dataset:
@@ -78,6 +77,7 @@ def make_problem(settings: Settings, data: mocap.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   index = np.linspace(0, len(data.valid["positions"]) - 1, _MEASURED).astype(int)
   measured = task.take(data.valid, index)
+  symmetry = kept_symmetry(settings.model.keep)
   published = preset_values("paper", settings.model.model)
   own = {"eval_every", "checkpoint_every", "patience"}
   published = {k: v for k, v in published.items() if k not in own}
@@ -86,6 +86,7 @@ def make_problem(settings: Settings, data: mocap.Dataset) -> problems.Problem:
     "gamma_optimizer": None,
     "gamma": None,
     "height": True,
+    "keep": None,
     "relaxation_scale": "free",
   }
   published |= {"decay_epochs": None, "weight_decay": None, "finish_epochs": None}
@@ -101,12 +102,12 @@ def make_problem(settings: Settings, data: mocap.Dataset) -> problems.Problem:
     test=data.test,
     summary=data.summary,
     measure=lambda learned, current: equivariance(
-      learned, current, measured, data.summary["largest_height"]
+      learned, current, measured, data.summary["largest_height"], symmetry
     ),
     published=published,
     draw=functools.partial(draw, data, settings.constraint.name),
     eval_batch_size=60,
-    symmetry=SYMMETRY,
+    symmetry=symmetry,
     rotations=rotations(data.summary["largest_height"]),
     error_name=result_files.ERROR_ABOUT_ORIGIN,
     predictions=functools.partial(predictions, data),
@@ -134,6 +135,12 @@ def _turn_about(batch: mocap.Split, element: groups.Motion, points: jax.Array) -
 
 SYMMETRY = Symmetry(groups.so3(), turn, turn_prediction)
 """SO(3) about the mean joint."""
+
+
+def kept_symmetry(keep: str | None) -> Symmetry:
+  """Returns the rotations that the network keeps, all or those about an axis, and their action."""
+  axis = kept.axis(keep)
+  return SYMMETRY if axis is None else dataclasses.replace(SYMMETRY, group=groups.so2(axis))
 
 
 def rotations(largest_height: float) -> dict[str, Symmetry]:
@@ -170,15 +177,19 @@ def last_frame_error(prediction: jax.Array, batch: mocap.Split) -> jax.Array:
 
 
 def equivariance(
-  learned: task.Task, current: state.AceState, batch: mocap.Split, largest_height: float
+  learned: task.Task,
+  current: state.AceState,
+  batch: mocap.Split,
+  largest_height: float,
+  symmetry: Symmetry,
 ) -> dict[str, jax.Array]:
-  """Returns relative equivariance errors under rotations, of each predictor, in two readings.
+  """Returns each predictor's relative errors under the symmetry's rotations, in two readings.
 
   "equivariance" holds the height feature fixed while positions and velocities turn, as
   published; "equivariance_recomputed" computes it from the turned positions, and so shows that
   the feature knows the vertical.
   """
-  rotations = random_rotations(jax.random.key(0), _ROTATIONS)
+  rotations = symmetry.group.sample(jax.random.key(0), _ROTATIONS).matrix
 
   def held(rotation, batch):
     turned = {name: batch[name] @ rotation.T for name in ("positions", "velocities")}

@@ -13,11 +13,13 @@ class Model(settings.Model):
   Attributes:
     height: Whether the height is a node feature.
     modes: Frequencies of EGNO's time convolutions.
+    keep: The rotations that the network keeps, such as "axis:y"; None is all.
   """
 
   model: str = "egno"
   height: bool = True
   modes: int | None = None
+  keep: Literal["axis:x", "axis:y", "axis:z"] | None = settings.recorded_where_asked_for()
 
 
 @dataclasses.dataclass(frozen=True)

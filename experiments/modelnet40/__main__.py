@@ -4,6 +4,8 @@ From the points of a surface tell its class. The shapes are those of ModelNet40 
 folders of .off files or HDF5; without it, shapes of eleven classes are made up.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from experiments.harness import app, command, model_flags, models, paths
@@ -41,6 +43,8 @@ def check() -> None:
     UsageError: says which.
   """
   model_flags.check("modelnet40", "vn_dgcnn", ())
+  if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
+    raise UsageError(f"--data_dir={FLAGS.data_dir} is no folder; name one of ModelNet40.")
   for name, why in (
     ("layers", "the network has four edge convolutions"),
     ("centring", "the mean of a shape's points is at 0"),
@@ -63,7 +67,9 @@ def main() -> None:
   points, neighbours = settings.data.points, settings.model.neighbours
   if points < neighbours:
     raise UsageError(f"--points={points} are fewer than --neighbours={neighbours}; raise them.")
-  command.run("modelnet40", settings)
+  sizes = settings.data.train_samples
+  label = f"modelnet40_{settings.data.rotations}_{settings.constraint.name}"
+  command.run("modelnet40", settings, label, max(sizes) if sizes else None)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data import modelnet
-from experiments.harness import artifacts, problems, results, training, workdirs
+from experiments.harness import artifacts, problems, results, training
 from experiments.harness.replicas import Plan
 from experiments.modelnet40 import models as modelnet_models
 from experiments.modelnet40.settings import Settings, preset_values
@@ -28,17 +28,16 @@ _VALID_KEY, _VALID_DROP_KEY, _TEST_DROP_KEY = 1, 2, 3
 SMOOTHING = 0.2
 
 
-def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   """Trains one model, and says how well.
 
   Args:
     settings: All settings, from `experiments.harness.flags.settings`.
-    workdir: Where to write; a new folder under runs/ by default.
-    resume: Continue what is in `workdir`.
+    place: Where to write.
+    resume: Continue what is there.
     plan: The replicas.
   """
-  label = f"modelnet40_{settings.data.rotations}"
-  place = Path(workdir) if workdir else workdirs.default_workdir(label, settings.constraint.name)
+  training.check_devices(settings, plan)
   data = load(settings)
   say_data(data)
   if settings.training.preset == "quick":
@@ -48,7 +47,7 @@ def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> No
     )
   found = training.train(make_problem(settings, data), settings, place, resume, plan)
   print(f"\n{results.summary_table(found, _BASELINE)}\n")
-  print(f"Everything is in {place}: result.json, figures/, ...")
+  print(training.where(place, found))
 
 
 def load(settings: Settings) -> modelnet.Dataset:

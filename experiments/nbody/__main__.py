@@ -4,12 +4,15 @@ From positions, velocities and charges at one moment, a SEGNN (or an MPNN or tra
 keep no rotations) predicts the positions one time unit later.
 """
 
+from pathlib import Path
+
 from absl import flags
 
-from experiments.harness import app, command, model_flags, models, paths
+from data.requests import Breaking, check_trajectories
+from experiments.harness import app, command, kept, model_flags, models, paths
 from experiments.harness import flags as common
 from experiments.harness.usage import UsageError
-from experiments.nbody.settings import PARTICLES, PRESETS, Settings
+from experiments.nbody.settings import PARTICLES, PRESETS, SIMULATED, Settings
 
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
@@ -41,11 +44,12 @@ flags.DEFINE_enum("force_clip", "component", ["component", "norm"], "Clip of for
 flags.DEFINE_integer("lmax", 1, "Largest degree of the hidden features.", lower_bound=1)
 flags.DEFINE_integer("lmax_attributes", 1, "Largest degree of the attributes.", lower_bound=1)
 flags.DEFINE_enum("norm", "none", ["none", "instance"], "Normalisation of the SEGNN's layers.")
+flags.DEFINE_enum("keep", None, [*kept.CHOICES], kept.HELP)
 
 FLAG_NAMES = (
   *("system", "particles", "neighbours"),
   *("data_file", "data_dir", "symmetry_breaking", "breaking_from", "force_clip"),
-  *("lmax", "lmax_attributes", "norm"),
+  *("lmax", "lmax_attributes", "norm", "keep"),
 )
 
 
@@ -53,7 +57,8 @@ def check() -> None:
   """Refuses flags of the simulation where nothing is simulated.
 
   Raises:
-    UsageError: the flags contradict each other.
+    UsageError: the flags contradict each other, or there is no such file.
+    RequestError: there is no such symmetry breaking.
   """
   simulated = ("system", "particles", "symmetry_breaking", "breaking_from", "force_clip")
   simulated += ("data_seed",)
@@ -63,7 +68,7 @@ def check() -> None:
   for name in simulated:
     if given and FLAGS[name].present:
       raise UsageError(f"--{name} is for simulated data; leave out it or --{given[0]}.")
-  model_flags.check_names("nbody", "segnn", ("lmax", "lmax_attributes", "norm"))
+  model_flags.check_names("nbody", "segnn", ("lmax", "lmax_attributes", "norm", "keep"))
   if FLAGS.model == "transformer" and FLAGS.neighbours is not None:
     raise UsageError("--neighbours: a transformer attends to all particles; leave it out.")
   if not given and FLAGS.neighbours is not None:
@@ -73,6 +78,9 @@ def check() -> None:
         f"--neighbours={FLAGS.neighbours}: a particle of {particles} has {particles - 1} others; "
         "lower it, or raise --particles."
       )
+  if FLAGS.data_file and not Path(FLAGS.data_file).is_file():
+    raise UsageError(f"--data_file={FLAGS.data_file} is no file; name an .npz of trajectories.")
+  Breaking.parse(FLAGS.symmetry_breaking)
   if FLAGS["breaking_from"].present and not FLAGS.symmetry_breaking:
     raise UsageError("--breaking_from needs --symmetry_breaking, such as gravity:1.")
 
@@ -87,7 +95,12 @@ def main() -> None:
   settings = settings.replace(particles=None if particles == PARTICLES else particles)
   if not from_file and settings.data.neighbours == particles - 1:
     settings = settings.replace(neighbours=None)
-  command.run("nbody", settings)
+  sizes = settings.data.train_samples
+  samples = max(sizes) if sizes else None
+  if not settings.data.data_file:
+    samples = samples or SIMULATED
+    check_trajectories(samples)
+  command.run("nbody", settings, f"nbody_{settings.constraint.name}", samples)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from ace_jax.models import steerable
 from ace_jax.models.mpnn import MPNN
 from ace_jax.models.segnn import SEGNN
 from ace_jax.models.transformer import Transformer
-from experiments.harness import build
+from experiments.harness import build, kept
 from experiments.nbody.settings import Settings
 
 _CENTRINGS = ("none", "center_of_mass")
@@ -60,6 +60,7 @@ def nbody_inputs(
   charges: Float[Array, "*batch nodes"],
   graph: graphs.Graph,
   lmax_attributes: int = 1,
+  direction: tuple[float, float, float] | None = None,
 ) -> dict[str, Any]:
   """Returns the inputs of `SEGNN` for charged particles, as published.
 
@@ -74,6 +75,7 @@ def nbody_inputs(
     charges: Particle charges, [batch, nodes] or [nodes].
     graph: A Topology or Neighbours for batched arrays, a GraphsTuple for [nodes, ..] arrays.
     lmax_attributes: Largest degree of the harmonics.
+    direction: A fixed unit vector that every node takes as an input beside the two, if any.
 
   Returns:
     Keyword arguments of `SEGNN.__call__`.
@@ -85,11 +87,11 @@ def nbody_inputs(
   edge_attributes = steerable.harmonics(relative, lmax_attributes)
   node_attributes = graphs.aggregate(edge_attributes, graph, positions.shape[-2], mean=True)
   node_attributes = node_attributes + steerable.harmonics(velocities, lmax_attributes)
+  vectors = [positions, velocities]
+  if direction is not None:
+    vectors.append(jnp.broadcast_to(jnp.asarray(direction, positions.dtype), positions.shape))
   return {
-    "inputs": (
-      steerable.norm(velocities)[..., None],
-      jnp.stack([positions, velocities], -1),
-    ),
+    "inputs": (steerable.norm(velocities)[..., None], jnp.stack(vectors, -1)),
     "node_attributes": node_attributes.at[..., 0].set(1),
     "edge_attributes": edge_attributes,
     "message_scalars": jnp.concatenate([steerable.norm(relative), pairs[..., None]], -1),
@@ -108,10 +110,14 @@ class NBodySEGNN(nn.Module):
       without a prefix.
     centring: "none" (as published), or "center_of_mass": the mean position of each graph (equal
       masses) is the origin of the positions that the network sees.
+    direction: e, a fixed unit vector that the network takes as an input: of the rotations and
+      reflections it keeps those that leave e as it is, rotations about e and mirrors through planes
+      that contain e. None keeps all.
   """
 
   network: SEGNN = dataclasses.field(default_factory=SEGNN)
   centring: str = "none"
+  direction: tuple[float, float, float] | None = None
 
   def setup(self):
     nn.share_scope(self, self.network)
@@ -145,7 +151,8 @@ class NBodySEGNN(nn.Module):
     seen = positions
     if self.centring == "center_of_mass":
       seen = positions - graphs.to_nodes(graphs.pool_mean(positions, graph), graph, nodes)
-    inputs = nbody_inputs(seen, velocities, charges, graph, self.network.lmax_attributes)
+    lmax = self.network.lmax_attributes
+    inputs = nbody_inputs(seen, velocities, charges, graph, lmax, self.direction)
     return positions + self.network(**inputs, train=train)
 
 
@@ -160,7 +167,8 @@ def segnn(settings: Settings) -> NBodySEGNN:
     relaxation=build.relaxation(settings),
     dropout=settings.model.dropout or 0.0,
   )
-  return NBodySEGNN(network, centring=settings.model.centring)
+  direction = kept.direction(settings.model.keep)
+  return NBodySEGNN(network, centring=settings.model.centring, direction=direction)
 
 
 def mpnn(settings: Settings) -> NBodyPlain:

@@ -11,15 +11,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from ace_jax import graphs, state, task
 from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history, hosts
+from ace_jax.training.progress import Progress
 from data import nbody
 from experiments.harness import (
   constraints,
+  kept,
   models,
   problems,
   result_files,
@@ -29,21 +30,21 @@ from experiments.harness import (
   workdirs,
 )
 from experiments.harness.replicas import Plan
-from experiments.nbody.settings import PARTICLES, PRESETS, Data, Settings
+from experiments.nbody.settings import PARTICLES, PRESETS, SIMULATED, Data, Settings
 
 _MEASURED, _ROTATIONS = 100, 4
 
 
-def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   """Runs one training, or a sample-efficiency curve if several training sizes are given.
 
   Args:
     settings: All settings, from `experiments.harness.flags.settings`.
-    workdir: Where to write; a new folder under runs/ by default.
-    resume: Continue what is in `workdir`.
+    place: Where to write.
+    resume: Continue what is there.
     plan: The replicas.
   """
-  place = Path(workdir) if workdir else workdirs.default_workdir("nbody", settings.constraint.name)
+  training.check_devices(settings, plan)
   sizes = settings.data.train_samples
   data = load(settings, max(sizes) if sizes else None)
   say_data(data)
@@ -54,7 +55,7 @@ def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> No
   else:
     found = training.train(make_problem(settings, data), settings, place, resume, plan)
     print(f"\n{results.summary_table(found, 'x + v t')}\n")
-    print(f"Everything is in {place}: result.json, figures/, ...")
+    print(training.where(place, found))
 
 
 def load(settings: Settings, train: int | None) -> nbody.Dataset:
@@ -69,21 +70,16 @@ def _load(settings: Data, train: int | None) -> nbody.Dataset:
     return nbody.load_file(settings.data_file, train)
   if settings.data_dir:
     return nbody.load_folder(settings.data_dir, train)
-  with tqdm.tqdm(desc="simulating", unit="trajectory", delay=1, leave=False) as bar:
-
-    def progress(done, total):
-      bar.total = total
-      bar.update(done - bar.n)
-
+  with Progress(None, "trajectory", label="simulating", delay=1) as shown:
     return nbody.load(
       system=settings.system,
       particles=settings.particles or PARTICLES,
-      train=3000 if train is None else train,
+      train=SIMULATED if train is None else train,
       data_seed=settings.data_seed,
       symmetry_breaking=settings.symmetry_breaking,
       breaking_from=settings.breaking_from,
       clip=settings.force_clip,
-      progress=progress,
+      progress=shown.reach,
     )
 
 
@@ -122,6 +118,7 @@ def squared_error(prediction: jax.Array, batch: nbody.Split) -> jax.Array:
 def make_problem(settings: Settings, data: nbody.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   measured = task.take(data.valid, slice(0, _MEASURED))
+  symmetry = kept_symmetry(settings.model.keep)
   label, baseline = settings.constraint.name, data.summary["linear_mse"]["valid"]
   return problems.Problem(
     experiment="nbody",
@@ -134,10 +131,10 @@ def make_problem(settings: Settings, data: nbody.Dataset) -> problems.Problem:
     valid=data.valid,
     test=data.test,
     summary=data.summary,
-    measure=lambda learned, current: equivariance(learned, current, measured),
+    measure=lambda learned, current: equivariance(learned, current, measured, symmetry),
     published=_PUBLISHED,
     draw=functools.partial(draw, data, label, baseline),
-    symmetry=SYMMETRY,
+    symmetry=symmetry,
     rotations=ROTATIONS,
     predictions=functools.partial(predictions, data),
   )
@@ -169,23 +166,33 @@ ROTATIONS = {
 }
 
 
+def kept_symmetry(keep: str | None) -> Symmetry:
+  """Returns the rotations that the network keeps (all, or those about an axis), and their action.
+
+  Constraints on the equivariance error and rivals that move samples are about these, and so are the
+  errors that are recorded.
+  """
+  axis = kept.axis(keep)
+  return SYMMETRY if axis is None else dataclasses.replace(SYMMETRY, group=groups.so2(axis))
+
+
 def equivariance(
-  learned: task.Task, current: state.AceState, batch: nbody.Split
+  learned: task.Task, current: state.AceState, batch: nbody.Split, symmetry: Symmetry
 ) -> dict[str, jax.Array]:
   """Returns the relative equivariance error of each predictor under rotations about the origin."""
-  rotations = SYMMETRY.group.sample(jax.random.key(0), _ROTATIONS)
+  rotations = symmetry.group.sample(jax.random.key(0), _ROTATIONS)
   errors = {}
   for name, variables in current.current().items():
     predict = functools.partial(learned.predict, variables)
     errors[f"equivariance/{name}"] = equivariance_error(
-      predict, batch, rotations, SYMMETRY.act_batch, actions.position
+      predict, batch, rotations, symmetry.act_batch, actions.position
     )
   return errors
 
 
 _PUBLISHED = {
   **{k: v for k, v in PRESETS["paper"].items() if k not in ("eval_every", "checkpoint_every")},
-  **{"norm": "none", "lmax": 1, "system": "charged", "relaxation_scale": "free"},
+  **{"norm": "none", "lmax": 1, "keep": None, "system": "charged", "relaxation_scale": "free"},
   **{
     "gamma_lr": None,
     "gamma_optimizer": None,
@@ -254,11 +261,15 @@ def lengths(settings: Settings, largest: int, steps: int) -> dict[str, int]:
   """
   flat = settings.to_json()
   counted = [name for name, constant in constraints.constants().items() if constant.too_long]
-  return {
+  found = {
     name: max(1, (2 * flat[name] * largest + steps) // (2 * steps))
     for name in (*_LENGTHS, *counted)
     if flat.get(name)
   }
+  if "keep_period" in found:  # a multiple, whatever rounding made of the two
+    interval = found["checkpoint_every"]
+    found["keep_period"] = interval * max(1, round(found["keep_period"] / interval))
+  return found
 
 
 def curve(

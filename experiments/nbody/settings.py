@@ -8,6 +8,8 @@ from experiments.harness import settings
 
 PARTICLES = 5
 """In a trajectory, unless another number is given."""
+SIMULATED = 3000
+"""Training trajectories that are simulated, unless another number is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Model(settings.Model):
     lmax_attributes: Largest degree of the attributes (segnn).
     norm: "none" or "instance": normalisation of the layers (segnn).
     dropout: Rate at which whole channels are dropped in training (segnn).
+    keep: The rotations that the network keeps, such as "axis:z"; None is all (segnn).
   """
 
   DOMAINS: ClassVar[Mapping[str, str]] = {"dropout": "share"}
@@ -28,6 +31,7 @@ class Model(settings.Model):
   lmax_attributes: int = 1
   norm: Literal["none", "instance"] = "none"
   dropout: float | None = settings.recorded_where_asked_for()
+  keep: Literal["axis:x", "axis:y", "axis:z"] | None = settings.recorded_where_asked_for()
 
 
 @dataclasses.dataclass(frozen=True)

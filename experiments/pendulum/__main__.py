@@ -4,9 +4,11 @@ A network equivariant under time reversal learns the vector field of a pendulum,
 breaks time reversal: strictly, with the equality constraint, and with the resilient one.
 """
 
+from pathlib import Path
+
 from absl import flags
 
-from experiments.harness import app, paths
+from experiments.harness import app, folders, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -32,10 +34,16 @@ def main() -> None:
     raise UsageError("--damping needs numbers that are finite and not negative.")
   if not 0 < FLAGS.rho < float("inf"):
     raise UsageError(f"--rho={FLAGS.rho:g} must be positive and finite.")
+  settings = {"damping": damping, "epochs": FLAGS.epochs, "seed": FLAGS.seed, "rho": FLAGS.rho}
+  if FLAGS.workdir:
+    folders.check(FLAGS.workdir, settings, resume=True)
+    if (Path(FLAGS.workdir) / folders.RESULT).exists():
+      raise UsageError(f"{FLAGS.workdir} holds this run, finished; choose another --workdir.")
+  folder = folders.chosen(FLAGS.workdir, "pendulum_all")
   app.set_up_jax()
   from experiments.pendulum import run as pendulum_run
 
-  pendulum_run.run(damping, FLAGS.epochs, FLAGS.seed, FLAGS.rho, FLAGS.workdir)
+  pendulum_run.run(damping, FLAGS.epochs, FLAGS.seed, FLAGS.rho, folder)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What `experiments.pendulum` does once its flags are checked."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import ace_jax
 from ace_jax.models.time_reversal import TimeReversalField
 from ace_jax.relaxations import Relaxation
-from ace_jax.symmetry import actions, equivariance_statistics
+from ace_jax.symmetry import actions, equivariance_statistics, report, verdicts
 from ace_jax.training.parallel import DATA
+from ace_jax.training.progress import Progress
 from data import pendulum
 from experiments.harness import tables, workdirs
 from experiments.harness.replicas import exact
@@ -21,9 +23,17 @@ _EQUIVARIANT = 0.01
 """A resilient model with a larger relative equivariance error has broken the symmetry, ..."""
 _GAIN = 2.0
 """... and the data ask for it if its test error is smaller than the strict one's by this factor."""
+RULE = (
+  "the data are said to break time reversal if the resilient model's test error is less than "
+  f"1/{_GAIN:g} of the strict one's and its relative equivariance error above {_EQUIVARIANT:.0%}; "
+  "to keep it if not. Nothing can be told before the strict model is better than a constant "
+  "prediction and has stopped improving (its validation error fell by less than "
+  f"{verdicts.IMPROVES:.0%} in the last quarter of the training), nor is the symmetry called kept "
+  "before that holds of the resilient one too and its gamma rests"
+)
 
 
-def run(damping: list[float], epochs: int, seed: int, rho: float, workdir: str | None) -> None:
+def run(damping: list[float], epochs: int, seed: int, rho: float, place: Path) -> None:
   """Trains every constraint at every damping, and draws and says what came out.
 
   Args:
@@ -31,28 +41,31 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, workdir: str |
     epochs: Passes over the training data.
     seed: Of all trainings.
     rho: Price of slack of the resilient constraint.
-    workdir: Where to write.
+    place: Where to write.
   """
-  place = Path(workdir) if workdir else workdirs.default_workdir("pendulum", "all")
   settings = {"damping": damping, "epochs": epochs, "seed": seed, "rho": rho}
   found: dict[str, dict[float, Any]] = {name: {} for name in CONSTRAINTS}
   results, rows = [], []
-  with workdirs.opened(place, settings, resume=False):
+  with (
+    workdirs.opened(place, settings, resume=True),
+    Progress(len(damping) * len(CONSTRAINTS), "training") as shown,
+  ):
     for c in damping:
       data = pendulum.load(c)
       for name in CONSTRAINTS:
         fit = found[name][c] = train(name, data, epochs, seed, rho)
         results.append(summarise(name, c, fit, data))
+        shown.advance(1, {"last": f"{name}, damping {c:g}"})
       rows += [row(result) for result in results[-len(CONSTRAINTS) :]]
-    verdicts = {c: verdict(c, results) for c in damping}
-    report = {"experiment": "pendulum", "settings": settings, "results": results}
-    report |= {"verdicts": {exact(c): said for c, said in verdicts.items()}}
-    workdirs.write_result(place, report)
+    said = {c: verdict(c, results) for c in damping}
+    result = {"experiment": "pendulum", "settings": settings, "results": results}
+    result |= {"rule": RULE, "verdicts": {exact(c): text for c, text in said.items()}}
+    workdirs.write_result(place, result)
     (place / "figures").mkdir(exist_ok=True)
     draw(place / "figures", damping, found, results)
   header = ["constraint, damping", "f_eq test MSE", "relaxed test MSE", "max|gamma|", "max|lambda|"]
   print(f"\n{tables.table([*header, 'equiv. error'], rows)}\n")
-  print("\n".join(verdicts.values()))
+  print("\n".join([*said.values(), f"Rule: {RULE}."]))
   print(f"\nEverything is in {place}: result.json, figures/")
 
 
@@ -89,6 +102,7 @@ def train(name: str, data: dict[str, Any], epochs: int, seed: int, rho: float) -
     batch_size=50,
     eval_every=5,
     checkpoint_every=epochs,
+    progress=None,
   )
 
 
@@ -109,6 +123,8 @@ def summarise(name: str, c: float, fit: ace_jax.Fit, data: dict[str, Any]) -> di
     lambda g, f: jnp.where(g < 0, -flip * f, f),
   )
   relaxed = "relaxed" if "relaxed" in fit.test else "projection"
+  mean = np.mean(data["train"]["field"], axis=0)
+  baseline = float(np.mean(np.square(data["valid"]["field"] - mean)))
   return {
     "constraint": name,
     "damping": c,
@@ -117,6 +133,7 @@ def summarise(name: str, c: float, fit: ace_jax.Fit, data: dict[str, Any]) -> di
     "gamma": {layer: float(value) for layer, value in fit.gamma.items()},
     "multipliers": {layer: float(value) for layer, value in fit.multipliers.items()},
     "equivariance_error": float(errors.relative),
+    "training": dataclasses.asdict(report.evidence(fit.history, baseline)),
     "memory": fit.memory and fit.memory.record(),
   }
 
@@ -137,15 +154,22 @@ def row(result: dict[str, Any]) -> list[str]:
 
 
 def verdict(c: float, results: list[dict[str, Any]]) -> str:
-  """Says whether the data break time reversal, by the resilient model against the strict one."""
+  """Says what the data do to time reversal, by `RULE`: breaks it, keeps it, or cannot tell why."""
   here = {r["constraint"]: r for r in results if r["damping"] == c}
   strict, free = here["strict"], here["resilient"]
-  gain = strict["projection_test_mse"] / free["relaxed_test_mse"]
-  broken = gain > _GAIN and free["equivariance_error"] > _EQUIVARIANT
+  share = free["relaxed_test_mse"] / max(strict["projection_test_mse"], 1e-30)
+  broken = share < 1 / _GAIN and free["equivariance_error"] > _EQUIVARIANT
   numbers = (
-    f"the resilient model's error is {1 / gain:.2g} of the strict one's, its equivariance error "
+    f"the resilient model's error is {share:.2g} of the strict one's, its equivariance error "
     f"{free['equivariance_error']:.1e}"
   )
+  doubts = {
+    name: verdicts.doubts(verdicts.Training(**here[name]["training"]))
+    for name in (("strict",) if broken else ("strict", "resilient"))
+  }
+  reasons = [f"{', '.join(said)} ({name})" for name, said in doubts.items() if said]
+  if reasons:
+    return f"damping {c:g}: cannot tell whether the data break time reversal: {'; '.join(reasons)}."
   said = "the data break time reversal" if broken else "the data keep time reversal"
   return f"damping {c:g}: {said} ({numbers})."
 

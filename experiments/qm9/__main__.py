@@ -4,6 +4,8 @@ From atoms and their positions predict one of twelve properties. The data come w
 qm9pack (the extra `qm9`), or from files of QM9 in --data_dir.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from experiments.harness import app, command, model_flags, models, paths
@@ -62,6 +64,8 @@ def check() -> None:
     UsageError: says which.
   """
   model_flags.check("qm9", "schnet", ("lmax", "lmax_attributes", "norm", "centring"))
+  if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
+    raise UsageError(f"--data_dir={FLAGS.data_dir} is no folder; name one of .xyz or .npz files.")
   if FLAGS["data_seed"].present:
     raise UsageError("--data_seed is for simulated data; leave it out.")
   if FLAGS.train_samples and len(FLAGS.train_samples) > 1:
@@ -73,7 +77,9 @@ def main() -> None:
   check()
   preset = preset_values(FLAGS.preset, FLAGS.model or "schnet")
   settings = common.settings(Settings, preset, FLAG_NAMES, models.names("qm9"))
-  command.run("qm9", settings)
+  sizes = settings.data.train_samples
+  label = f"qm9_{settings.data.target}_{settings.model.model}_{settings.constraint.name}"
+  command.run("qm9", settings, label, max(sizes) if sizes else None)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from ace_jax import state, task
 from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
+from ace_jax.training.progress import Progress
 from data import qm9
-from experiments.harness import problems, results, training, workdirs
+from experiments.harness import problems, results, training
 from experiments.harness.replicas import Plan
 from experiments.qm9 import models as qm9_models
 from experiments.qm9.settings import Settings, preset_values
@@ -25,17 +25,16 @@ _EVALUATED = 128
 _BASELINE = "mean"
 
 
-def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   """Trains one model, and says how well.
 
   Args:
     settings: All settings, from `experiments.harness.flags.settings`.
-    workdir: Where to write; a new folder under runs/ by default.
-    resume: Continue what is in `workdir`.
+    place: Where to write.
+    resume: Continue what is there.
     plan: The replicas.
   """
-  label = f"qm9_{settings.data.target}_{settings.model.model}"
-  place = Path(workdir) if workdir else workdirs.default_workdir(label, settings.constraint.name)
+  training.check_devices(settings, plan)
   data = load(settings)
   say_data(data)
   if settings.training.preset == "quick":
@@ -45,13 +44,13 @@ def run(settings: Settings, workdir: str | None, resume: bool, plan: Plan) -> No
     )
   found = training.train(make_problem(settings, data), settings, place, resume, plan)
   print(f"\n{results.summary_table(found, _BASELINE)}\n")
-  print(f"Everything is in {place}: result.json, figures/, ...")
+  print(training.where(place, found))
 
 
 def load(settings: Settings) -> qm9.Dataset:
   """Loads the data that the settings name."""
   sizes = settings.data.train_samples
-  with tqdm.tqdm(desc="reading QM9", unit="molecule", delay=2, leave=False) as bar:
+  with Progress(None, "molecule", label="reading QM9", delay=2) as shown:
     return qm9.load(
       settings.data.target,
       data_dir=settings.data.data_dir,
@@ -59,7 +58,7 @@ def load(settings: Settings) -> qm9.Dataset:
       references=settings.data.atom_references,
       train=max(sizes) if sizes else None,
       held_out=settings.data.held_out,
-      progress=lambda done: bar.update(done - bar.n),
+      progress=shown.reach,
     )
 
 

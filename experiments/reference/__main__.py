@@ -4,19 +4,26 @@
 
 The reference (columns run, epoch, valid_mse_projection, test_mse_projection, valid_mse_relaxed,
 test_mse_relaxed; the row of epoch e is taken after e + 1 epochs) is one seed of the published
-PyTorch model. Ours are the runs below the folder at the published settings; a reference value that
-lies within our mean +- 2 standard deviations over seeds, or above it, counts as matched. Writes
-comparison_*.png and comparison.json into the folder.
+PyTorch model. Ours are the runs below the folder at the published settings. At every epoch a
+reference value within our mean +- 2 standard deviations over seeds counts as matched, one below it
+as ours being worse, one above it as ours being better. Where half our error would lie within the
+band too, ours could not have been found worse, and nothing is told. One seed has no band: ours is
+then better or worse.
+
+Prints the table; writes comparison_*.png and comparison.json into a new folder under runs/, or into
+--out.
 """
 
 import csv
 import math
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from experiments.harness import app, paths
+from experiments.harness import app, folders, paths
 from experiments.mocap import settings as mocap_presets
 from experiments.nbody import settings as nbody_presets
 
@@ -24,6 +31,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "nbody", ["nbody", "mocap"], "Which experiment.")
 paths.DEFINE_path("folder", None, "Has SOMETHING/result.json; results/EXPERIMENT by default.")
 paths.DEFINE_path("reference", None, "CSV of the reference curves.", required=True)
+paths.DEFINE_path("out", None, "Where to write; a new folder under runs/ by default.")
 
 PREDICTORS = {
   "strict": ["projection"],
@@ -42,59 +50,107 @@ PRESETS = {
 }
 
 
-def read_reference(path: Path) -> dict[tuple[str, str, str], dict[int, float]]:
+COLUMNS = [
+  *("run", "epoch", "valid_mse_projection", "test_mse_projection"),
+  *("valid_mse_relaxed", "test_mse_relaxed"),
+]
+REPORT = "comparison.json"
+LAST = 10
+"""Evaluations at the end over which errors are averaged; fewer in common are no comparison."""
+_UNLIKE = 10.0
+"""Ratio of the first errors, at the median over curves, above which data or units are others."""
+_LOOSE = 0.5
+"""A band that reaches below this share of our mean could not have shown ours to be worse."""
+
+Curve = dict[int, float]
+
+
+def read_reference(path: Path) -> dict[tuple[str, str, str], Curve]:
   """Returns {(run, split, predictor): {epochs of training: error}}.
 
   Raises:
-    DataError: the file is missing, has other columns, or an error that is not finite.
+    DataError: the file is missing or empty, has other columns or runs, an epoch twice, or an error
+      that is not positive and finite; names the line.
   """
   from data.errors import DataError
 
-  curves: dict[tuple[str, str, str], dict[int, float]] = {}
+  curves: dict[tuple[str, str, str], Curve] = {}
   try:
-    with path.open(newline="") as file:
-      for row in csv.DictReader(file):
-        for split in ("valid", "test"):
-          for predictor in PREDICTORS[row["run"]]:
-            curve = curves.setdefault((row["run"], split, predictor), {})
-            error = float(row[f"{split}_mse_{predictor}"])
-            if not math.isfinite(error):
-              raise ValueError(f"an error of {error}")
-            curve[int(row["epoch"]) + 1] = error
+    with path.open(newline="", encoding="utf-8") as file:
+      rows = csv.DictReader(file)
+      if [*(rows.fieldnames or [])] != COLUMNS:
+        raise ValueError(f"its columns must be {', '.join(COLUMNS)}")
+      for row in rows:
+        try:
+          _add(curves, row)
+        except ValueError as error:
+          raise ValueError(f"line {rows.line_num}: {error}") from error
   except OSError as error:
     raise DataError(f"{path}: {error.strerror}; name the CSV with --reference.") from error
-  except (KeyError, ValueError, TypeError, csv.Error) as error:
+  except (ValueError, csv.Error) as error:
     raise DataError(f"{path}: not a reference curve ({error}); see --help.") from error
+  if not curves:
+    raise DataError(f"{path}: not a reference curve (it has no rows); see --help.")
   return curves
 
 
-def compare(
-  seeds: list[dict[int, float]], reference: dict[int, float], last: int = 10
-) -> dict[str, Any]:
+def _add(curves: dict[tuple[str, str, str], Curve], row: Mapping[str, str | None]) -> None:
+  run, epoch = row["run"] or "", row["epoch"] or ""
+  if run not in PREDICTORS:
+    raise ValueError(f"run {run!r} is none of {', '.join(PREDICTORS)}")
+  if not epoch.isdecimal():
+    raise ValueError(f"epoch {epoch!r} is no whole number")
+  for split in ("valid", "test"):
+    for predictor in PREDICTORS[run]:
+      curve = curves.setdefault((run, split, predictor), {})
+      text = row[f"{split}_mse_{predictor}"]
+      try:
+        error = float(text or "")
+      except ValueError:
+        error = math.nan
+      if not 0 < error < math.inf:
+        raise ValueError(f"{split}_mse_{predictor} is {text!r}, no positive number")
+      if int(epoch) + 1 in curve:
+        raise ValueError(f"epoch {epoch} of {run} is there twice")
+      curve[int(epoch) + 1] = error
+
+
+def compare(seeds: list[Curve], reference: Curve) -> dict[str, Any]:
   """Compares curves at the epochs that all of them have.
 
   Args:
     seeds: {epoch: error} of each of our seeds.
     reference: {epoch: error} of the reference.
-    last: Evaluations at the end over which errors are averaged.
 
   Returns:
-    epochs compared, the share of them at which the reference is matched, and the mean over the
-    last evaluations of ours (each seed) and of the reference.
+    epochs compared; the shares of them at which ours is `worse`, `matched`, `better`, or where it
+    could not have been found worse (`cannot_tell`); the ratio of the first errors, theirs over
+    ours; and the mean over the last evaluations of ours (each seed) and of the reference.
+
+  Raises:
+    ValueError: fewer epochs in common than are averaged.
   """
   import numpy as np
 
   epochs = sorted(set(reference).intersection(*seeds))
+  if len(epochs) < LAST:
+    raise ValueError(f"{len(epochs)} epochs in common with our runs, and {LAST} are needed")
   ours = np.array([[seed[epoch] for epoch in epochs] for seed in seeds])
   theirs = np.array([reference[epoch] for epoch in epochs])
-  low = ours.mean(axis=0) - 2 * ours.std(axis=0, ddof=1 if len(seeds) > 1 else 0)
+  mean = ours.mean(axis=0)
+  band = 2 * ours.std(axis=0, ddof=1 if len(seeds) > 1 else 0)
+  loose = mean - band < _LOOSE * mean
+  worse, better = theirs < mean - band, theirs > mean + band
+  kinds = {"worse": worse, "better": better, "matched": ~worse & ~better & ~loose}
+  kinds["cannot_tell"] = ~worse & ~better & loose
   return {
     "epochs": [epochs[0], epochs[-1]],
     "evaluations": len(epochs),
-    "share_matched": float(np.mean(theirs >= low)),
-    "last_evaluations": last,
-    "ours_at_the_end": [float(x) for x in ours[:, -last:].mean(axis=1)],
-    "reference_at_the_end": float(theirs[-last:].mean()),
+    "shares": {name: float(np.mean(kind)) for name, kind in kinds.items()},
+    "first_ratio": float(theirs[0] / mean[0]),
+    "last_evaluations": LAST,
+    "ours_at_the_end": [float(x) for x in ours[:, -LAST:].mean(axis=1)],
+    "reference_at_the_end": float(theirs[-LAST:].mean()),
   }
 
 
@@ -113,57 +169,109 @@ def comparable(result: dict[str, Any]) -> bool:
   return same and settings["preset"] == "paper" and not differing
 
 
+def check_size(report: Mapping[str, Mapping[str, Any]]) -> None:
+  """Refuses curves of other data or in other units, by their errors after the first epoch.
+
+  A single curve may begin far from ours: a projection that is not trained as a predictor, say.
+
+  Raises:
+    ValueError: the errors are of another size.
+  """
+  ratio = statistics.median(found["first_ratio"] for found in report.values())
+  if not 1 / _UNLIKE < ratio < _UNLIKE:
+    raise ValueError(
+      f"its errors after the first epoch in common are {ratio:.2g} times ours, so that it is of "
+      "another experiment, or in other units"
+    )
+
+
+def check_kept(folder: Path, report: Mapping[str, Any]) -> None:
+  """Refuses to write over a comparison that has more than this one.
+
+  Raises:
+    DataError: it does, or cannot be read.
+  """
+  from data.errors import DataError
+  from experiments.harness import result_files
+
+  path = folder / REPORT
+  if not path.exists():
+    return
+  lost = {*result_files.read_json(path, "remove it, or choose another --out")} - {*report}
+  if lost:
+    raise DataError(
+      f"{path} has {', '.join(sorted(lost))}, and this comparison has not; choose another --out."
+    )
+
+
 def main() -> None:
-  """Prints the comparison and draws it."""
+  """Prints the comparison and draws it.
+
+  Raises:
+    DataError: the reference is none, or nothing of it can be compared; nothing is written then.
+  """
   import numpy as np
 
   from ace_jax import files, plots
+  from data.errors import DataError
   from experiments.harness import tables
   from experiments.table import __main__ as table
 
-  folder = Path(FLAGS.folder or f"results/{FLAGS.experiment}")
+  source = FLAGS.folder or f"results/{FLAGS.experiment}"
   scale = SCALES[FLAGS.experiment]
   reference = read_reference(Path(FLAGS.reference))
-  results = table.read([str(folder)])
   runs: dict[str, list[dict[str, Any]]] = {}
-  for result in results:
-    if comparable(result):
+  for result in table.read([source]):
+    if result["experiment"] == FLAGS.experiment and comparable(result):
       runs.setdefault(result["constraint"], []).append(result)
-  report, rows = {}, []
+  report, rows, figures = {}, [], {}
   for (run, split, predictor), curve in reference.items():
-    constraint = CONSTRAINTS[run]
+    constraint, key = CONSTRAINTS[run], f"{split}/{predictor}"
     if constraint not in runs:
       continue
-    key = f"{split}/{predictor}"
-    seeds = [{int(r["epoch"]): r[key] for r in result["curve"]} for result in runs[constraint]]
-    comparison = compare(seeds, curve)
+    records = [[r for r in result["curve"] if key in r] for result in runs[constraint]]
+    seeds = [{int(r["epoch"]): r[key] for r in of_seed} for of_seed in records]
+    try:
+      comparison = compare(seeds, curve)
+    except ValueError as error:
+      raise DataError(f"{FLAGS.reference}, {run}, {key}: {error}; nothing was written.") from error
     report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[constraint]], **comparison}
     ours = scale * np.array(comparison["ours_at_the_end"])
+    spread = f" +- {ours.std(ddof=1):.2f}" if len(ours) > 1 else ""
     rows.append(
       [
         f"{run}, {predictor}, {split}",
         str(len(seeds)),
         f"{comparison['epochs'][0]}-{comparison['epochs'][1]}",
-        f"{ours.mean():.2f} +- {ours.std(ddof=1 if len(ours) > 1 else 0):.2f}",
+        f"{ours.mean():.2f}{spread}",
         f"{scale * comparison['reference_at_the_end']:.2f}",
-        f"{comparison['share_matched']:.0%}",
+        *(f"{share:.0%}" for share in comparison["shares"].values()),
       ]
     )
-    figure = plots.against_reference(
-      {
-        f"ace_jax, {CONSTRAINTS[run].replace('_', '-')}": [
-          result["curve"] for result in runs[constraint]
-        ]
-      },
+    figures[f"comparison_{run}_{split}_{predictor}.png"] = plots.against_reference(
+      {f"ace_jax, {constraint.replace('_', '-')}": records},
       {"published PyTorch implementation, 1 seed": tuple(np.array(list(curve.items())).T)},
       key,
       f"{_SPLITS[split]} MSE of the {_PREDICTORS[predictor]} ({UNITS[FLAGS.experiment]})",
     )
-    plots.save(figure, folder / f"comparison_{run}_{split}_{predictor}.png")
-  files.write_json(folder / "comparison.json", report)
+  if not rows:
+    raise DataError(f"{source}: no run at the published settings; nothing was written.")
+  try:
+    check_size(report)
+  except ValueError as error:
+    raise DataError(f"{FLAGS.reference}: {error}; nothing was written.") from error
+  if FLAGS.out:
+    check_kept(Path(FLAGS.out), report)
+    folder = folders.tried(Path(FLAGS.out), "out")
+  else:
+    folder = folders.chosen(None, f"reference_{FLAGS.experiment}")
+  for name, figure in figures.items():
+    plots.save(figure, folder / name)
+  files.write_json(folder / REPORT, report)
   unit = f"x 10^-{round(math.log10(scale))}"
-  header = ["curve", "seeds", "epochs", f"ours {unit}", f"published {unit}", "matched at"]
-  print(tables.table(header, rows))
+  header = ["curve", "seeds", "epochs", f"ours {unit}", f"published {unit}"]
+  header += ["worse at", "better at", "matched at", "cannot tell at"]
+  print(f"{tables.table(header, rows)}\n\nWrote {folder}/{REPORT} and {len(figures)} figures.")
 
 
 if __name__ == "__main__":

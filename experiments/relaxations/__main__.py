@@ -8,7 +8,7 @@ the experiment may follow after a --.
 
 from absl import flags
 
-from experiments.harness import app, branches, constraints, models, paths, replicas
+from experiments.harness import app, branches, constraints, folders, models, paths, replicas
 from experiments.harness.usage import UsageError
 from experiments.sweep import plan as sweep_plan
 
@@ -66,16 +66,18 @@ def main(given: list[str]) -> None:
       raise UsageError("--model=egno: its branches are streams of one form; take --model=egnn.")
     if name == "constraint" and value in _without_choice():
       raise UsageError(f"--constraint={value} has no choice of branches; take another.")
+  seeds = replicas.parse_seeds(FLAGS.seeds)
+  sweep = sweep_plan.Sweep(FLAGS.experiment, (*SMALL[FLAGS.experiment], *given), seeds=seeds)
+  sweep_plan.describe(sweep, ())  # refused here, before anything is measured
+  folder = folders.chosen(FLAGS.workdir, f"relaxations_{FLAGS.experiment}")
   from experiments.relaxations import run as relaxations_run
 
   relaxations_run.run(
-    FLAGS.experiment,
-    given=(*SMALL[FLAGS.experiment], *given),
+    sweep,
     branches=tuple(dict.fromkeys(FLAGS.branch)),
     gammas=tuple(dict.fromkeys(FLAGS.gamma)),
     budgets=tuple(dict.fromkeys(FLAGS.budget)),
-    seeds=replicas.parse_seeds(FLAGS.seeds),
-    workdir=FLAGS.workdir,
+    folder=folder,
     jobs=FLAGS.jobs,
   )
 

@@ -1,15 +1,18 @@
 """What `experiments.relaxations` does once its flags are checked."""
 
-import concurrent.futures
 import multiprocessing
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ace_jax import files, plots
+from ace_jax import files, plots, signals
+from ace_jax.errors import AceError
+from data.errors import DataError
 from experiments.harness import app, comparison_figures, result_files, tables, workdirs
+from experiments.harness import programs as processes
 from experiments.harness.replicas import Plan
 from experiments.mocap.settings import Settings as MocapSettings
 from experiments.nbody.settings import Settings as NBodySettings
@@ -29,32 +32,27 @@ _HEADER = [
 
 
 def run(
-  experiment: str,
-  given: tuple[str, ...],
+  sweep: Sweep,
   branches: Sequence[str],
   gammas: Sequence[str],
   budgets: Sequence[str],
-  seeds: tuple[int, ...],
-  workdir: str | None,
+  folder: Path,
   jobs: int | None,
 ) -> None:
   """Chooses sizes, trains what is not finished; then writes, prints and draws what was found.
 
   Args:
-    experiment: "nbody" or "mocap".
-    given: Its flags.
+    sweep: The experiment, "nbody" or "mocap", its flags, and the seeds of every branch.
     branches: Names of branches.
     gammas: "layer", "channel".
     budgets: "parameters", "time".
-    seeds: Seeds of every branch.
-    workdir: Where to write; a new folder under runs/ by default.
+    folder: Where to write.
     jobs: Programs at once.
   """
   jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
-  folder = Path(workdir) if workdir else workdirs.default_workdir("relaxations", experiment)
-  asked = {"experiment": experiment, "flags": list(given), "seeds": list(seeds)}
+  experiment, seeds = sweep.experiment, sweep.seeds
+  asked = {"experiment": experiment, "flags": list(sweep.given), "seeds": list(seeds)}
   asked |= {"branches": list(branches), "gammas": list(gammas), "budgets": list(budgets)}
-  sweep = Sweep(experiment, given, seeds=seeds)
   (_, described), *_ = sweep_plan.describe(sweep, ())
   with workdirs.opened(folder, asked, resume=(folder / workdirs.CONFIG).exists()):
     if not (folder / SIZES).exists():
@@ -69,12 +67,36 @@ def run(
 
 
 def _choose(experiment: str, described: dict[str, Any], *rest: Any) -> list[dict[str, Any]]:
-  # In a process of its own, which gives the devices back when it ends.
+  """Chooses sizes in a process of its own, which gives the devices back when it ends."""
   context = multiprocessing.get_context("spawn")
+  receiver, sender = context.Pipe(duplex=False)
+  process = context.Process(target=_choose_there, args=(sender, experiment, described, *rest))
+  with processes.ended_by_signal(left="no sizes were chosen yet"):
+    # It inherits that Ctrl-C is not for it.
+    with signals.handling(signal.SIG_IGN, signal.SIGINT):  # pyright: ignore[reportArgumentType]
+      process.start()
+    sender.close()
+    try:
+      found = receiver.recv()
+    except EOFError as error:
+      raise AceError(
+        "the process that measures the branches ended early; what it said stands above."
+      ) from error
+    finally:
+      process.terminate()
+      process.join()
+  if isinstance(found, Exception):
+    raise found
+  return found
+
+
+def _choose_there(sender: Any, experiment: str, described: dict[str, Any], *rest: Any) -> None:
   settings = {"nbody": NBodySettings, "mocap": MocapSettings}[experiment].from_json(described)
-  precision = settings.training.precision
-  with concurrent.futures.ProcessPoolExecutor(1, context, app.set_up_jax, (precision,)) as pool:
-    return pool.submit(branch_sizes.choose, settings, *rest).result()
+  app.set_up_jax(settings.training.precision)
+  try:
+    sender.send(branch_sizes.choose(settings, *rest))
+  except (AceError, DataError) as error:
+    sender.send(error)
 
 
 def variant(entry: dict[str, Any]) -> Variant:

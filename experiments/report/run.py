@@ -12,7 +12,8 @@ from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, groups, report
 from ace_jax.training import history
 from data.errors import DataError
-from experiments.harness import problems, result_files, tables, training, workdirs
+from experiments.harness import models, problems, result_files, tables, training, workdirs
+from experiments.harness.settings import Settings
 from experiments.harness.tables import markdown
 from experiments.report import subjects
 
@@ -25,44 +26,68 @@ class Run(NamedTuple):
     end: Its final state.
     records: What it recorded.
     settings: Its settings.
-    subject: Its experiment.
   """
 
   problem: problems.Problem
   end: state.AceState
   records: list[history.Record]
   settings: Any
-  subject: subjects.Subject = subjects.NBODY
 
 
-def run(folders: list[str], out: str | None, samples: int, angles: int) -> None:
+def run(
+  runs: list[str], place: Path, samples: int, angles: int
+) -> tuple[list[report.GeneratorReport], Settings]:
   """Writes the report of one or several runs.
 
   Args:
-    folders: Runs that differ in the seed alone.
-    out: Where report.md and report.png go; the first run by default.
+    runs: Folders of runs that differ in the seed alone.
+    place: Where report.md and report.png go.
     samples: Held-out samples to measure on.
     angles: Points on the circle of every generator.
+
+  Returns:
+    What it says of every generator, and the settings of the first run.
+
+  Raises:
+    ConfigurationError: a run has no gamma.
+    DataError: they differ in more.
   """
-  found = [restore(Path(folder), subjects.SUBJECTS) for folder in folders]
-  check_same(folders, found)
-  subject, problem = found[0].subject, found[0].problem
-  group = subject.group(found[0].settings, problem.test)
+  settings = [read_settings(Path(folder), subjects.SUBJECTS) for folder in runs]
+  check_same(runs, settings)
+  check_relaxed(runs[0], settings[0])
+  found = [restore(Path(folder), subjects.SUBJECTS) for folder in runs]
+  subject, problem = subjects.of(settings[0]), found[0].problem
+  group = subject.group(settings[0], problem.test)
   held_out = task.take(problem.test, slice(0, samples))
   inputs = problem.inputs(held_out)
   layers = [
-    report.layer_reports(one.problem.network, one.end.relaxed, inputs, one.records)
-    if one.end.primal.gamma
-    else report.layer_reports(one.problem.network, {}, inputs, one.records)
-    for one in found
+    report.layer_reports(one.problem.network, one.end.relaxed, inputs, one.records) for one in found
   ]
   measure = compile_measure(problem, group, subject.act_prediction, angles)
   generators = report.generator_reports(
-    [measure(one.end.selected()["relaxed"], held_out) for one in found]
+    [measure(one.end.selected()["relaxed"], held_out) for one in found],
+    [report.evidence(one.records, one.problem.summary["linear_mse"]["valid"]) for one in found],
   )
-  place = Path(out or folders[0])
-  place.mkdir(parents=True, exist_ok=True)
-  write(place, folders, layers, generators)
+  write(place, runs, layers, generators)
+  return generators, settings[0]
+
+
+def read_settings(folder: Path, known: Sequence[subjects.Subject] = (subjects.NBODY,)) -> Any:
+  """Reads the settings of a run.
+
+  Args:
+    folder: Of the run.
+    known: The experiments that it may be of.
+
+  Raises:
+    DataError: the folder holds no run of these.
+  """
+  flat = result_files.read_settings(folder / workdirs.CONFIG, "name the folder of a finished run")
+  subject = next((subject for subject in known if subject.key in flat), None)
+  if subject is None or not history.read(folder / history.FILE):
+    names = " or ".join(subject.name for subject in known)
+    raise DataError(f"{folder}: holds no finished {names} run; name the folder of one.")
+  return subject.settings.from_json(flat)
 
 
 def restore(folder: Path, known: Sequence[subjects.Subject] = (subjects.NBODY,)) -> Run:
@@ -75,32 +100,40 @@ def restore(folder: Path, known: Sequence[subjects.Subject] = (subjects.NBODY,))
   Raises:
     DataError: the folder holds no finished run of these.
   """
-  flat = result_files.read_settings(folder / workdirs.CONFIG, "name the folder of a finished run")
-  records = history.read(folder / history.FILE)
-  subject = next((subject for subject in known if subject.key in flat), None)
-  if subject is None or not records:
-    names = " or ".join(subject.name for subject in known)
-    raise DataError(f"{folder}: holds no finished {names} run; name the folder of one.")
-  settings = subject.settings.from_json(flat)
-  problem = subject.problem(settings)
+  settings = read_settings(folder, known)
+  problem = subjects.of(settings).problem(settings)
   end = training.restore(folder, settings, problem)
-  return Run(problem, end, records, settings, subject)
+  return Run(problem, end, history.read(folder / history.FILE), settings)
 
 
-def check_same(folders: list[str], found: list[Run]) -> None:
+def check_same(runs: list[str], settings: Sequence[Settings]) -> None:
   """Refuses runs that differ in more than the seed.
 
   Raises:
     DataError: names the first setting that differs.
   """
-  for folder, one in zip(folders, found, strict=True):
-    first, own = found[0].settings.to_json(), one.settings.to_json()
-    for name in workdirs.differences(first, own):
+  first = settings[0].to_json()
+  for folder, other in zip(runs, [one.to_json() for one in settings], strict=True):
+    for name in workdirs.differences(first, other):
       if name != "seed":
         raise DataError(
-          f"{folder}: {name} is {own.get(name)} where {folders[0]} has {first.get(name)}; "
+          f"{folder}: {name} is {other.get(name)} where {runs[0]} has {first.get(name)}; "
           "join runs that differ in the seed alone."
         )
+
+
+def check_relaxed(run: str, settings: Settings) -> None:
+  """Refuses a run that ends without gamma, before its data are there.
+
+  Raises:
+    ConfigurationError: says which runs have one.
+  """
+  strict = settings.constraint.entry.gamma == "absent"
+  if strict or settings.training.finish_epochs or settings.model.model in models.plain_models():
+    raise ConfigurationError(
+      f"{run} ended without gamma (a strict or plain model, or --finish_epochs); name a run of a "
+      "relaxed one."
+    )
 
 
 def compile_measure(

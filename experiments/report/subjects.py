@@ -89,3 +89,8 @@ SUBJECTS = (
     actions.invariant,
   ),
 )
+
+
+def of(settings: Settings) -> Subject:
+  """Returns the experiment that settings are of."""
+  return next(subject for subject in SUBJECTS if isinstance(settings, subject.settings))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.harness import app, paths
+from experiments.harness import app, folders, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -22,7 +22,7 @@ flags.DEFINE_enum(
   "What is drawn; of runs without a slack of its own, gamma or multiplier.",
 )
 flags.DEFINE_bool("log", False, "Absolute values over a logarithmic axis.")
-paths.DEFINE_path("out", "results/mocap", "Folder for KIND_by_stream.png, equivariance_error.png.")
+paths.DEFINE_path("out", "runs/figures", "Folder for KIND_by_stream.png, equivariance_error.png.")
 flags.DEFINE_string("label", "", "Put before the names of the files, such as resilient_.")
 
 
@@ -38,7 +38,8 @@ def main() -> None:
   from ace_jax import plots
   from experiments.harness import artifacts
 
-  records = [artifacts.read_records(Path(folder)) for folder in FLAGS.runs]
+  runs = folders.runs_in(FLAGS.runs)
+  records = [artifacts.read_records(Path(folder)) for folder in runs]
   try:
     streams = plots.by_stream(records, FLAGS.kind, FLAGS.log)
   except ValueError as error:

@@ -8,7 +8,7 @@ Runs that can share a device program do. What is finished in --workdir is not re
 
 from absl import flags
 
-from experiments.harness import app, models, paths, programs, replicas
+from experiments.harness import app, folders, models, paths, programs, replicas
 from experiments.harness.usage import UsageError
 from experiments.sweep import plan as sweep_plan
 
@@ -87,11 +87,12 @@ def main(given: list[str]) -> None:
   """Runs the sweep."""
   sweep = read(given)
   sweep_plan.check(sweep)
+  folder = folders.chosen(FLAGS.workdir, f"sweep_{sweep.experiment}")
   from experiments.sweep import run as sweep_run
 
   sweep_run.run(
     sweep,
-    workdir=FLAGS.workdir,
+    folder=folder,
     trials=FLAGS.trials,
     storage=FLAGS.storage,
     engine=FLAGS.engine,

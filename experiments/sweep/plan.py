@@ -216,7 +216,9 @@ def describe(sweep: Sweep, flags: tuple[str, ...]) -> list[tuple[str, dict[str, 
     UsageError: the experiment refuses the flags.
   """
   command = [sys.executable, "-m", f"experiments.{sweep.experiment}", *sweep.given, *flags]
-  done = subprocess.run([*command, "--dry_run"], capture_output=True, text=True)
+  done = subprocess.run(
+    [*command, "--dry_run"], capture_output=True, encoding="utf-8", errors="replace"
+  )
   if done.returncode:
     said = last_line(done.stderr)
     flags_said = f" ({' '.join(flags)})" if flags else ""

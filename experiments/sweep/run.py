@@ -16,6 +16,7 @@ import tqdm
 
 from ace_jax import files, plots
 from ace_jax.errors import AceError
+from ace_jax.training.progress import Progress
 from experiments.harness import programs, result_files, tables, workdirs
 from experiments.sweep import figures as sweep_plots
 from experiments.sweep import plan as sweep_plan
@@ -72,7 +73,7 @@ class Task:
 
 def run(
   sweep: Sweep,
-  workdir: str | None,
+  folder: Path,
   trials: int,
   storage: str | None,
   engine: str,
@@ -83,7 +84,7 @@ def run(
 
   Args:
     sweep: What is run.
-    workdir: Where to write; a new folder under runs/ by default.
+    folder: Where to write.
     trials: Points of a search.
     storage: Database of a search; SQLite in the workdir by default.
     engine: "local" or "ray".
@@ -94,7 +95,6 @@ def run(
     AceError: a trial failed; the others are written by then.
   """
   jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
-  folder = Path(workdir) if workdir else workdirs.default_workdir("sweep", sweep.experiment)
   there = workdirs.read_settings(folder)
   with contextlib.ExitStack() as stack:
     stack.enter_context(programs.ended_by_signal())
@@ -114,7 +114,8 @@ def run(
       program_list = sweep_plan.programs(sweep.grid, sweep.seeds, pack or sys.maxsize)
       tasks = [make_task(sweep, folder, program) for program in program_list]
       source, settle = iter(tasks), _ignore
-    _drive(sweep, machine, source, settle, failed)
+    total = trials if sweep.search else sum(not task.ended() for task in tasks)
+    _drive(sweep, machine, source, settle, failed, total)
     rows = [row for task in tasks for row in outcomes(task, sweep.objective, failed)]
     write(folder, sweep, rows)
 
@@ -140,7 +141,8 @@ def train(
   failed: dict[Path, str] = {}
   with programs.ended_by_signal(), _engine("local", jobs) as machine:
     tasks = [make_task(sweep, parent, program) for program in program_list]
-    _drive(sweep, machine, iter(tasks), _ignore, failed)
+    left = sum(not task.ended() for task in tasks)
+    _drive(sweep, machine, iter(tasks), _ignore, failed, left)
   for task in tasks:
     for replica, reason in task.diverged().items():
       warnings.warn(f"{task.folder.name}/{replica} is left out: {reason}", stacklevel=2)
@@ -231,6 +233,7 @@ def _drive(
   source: Iterator[Task],
   settle: Callable[[Task], None],
   failed: dict[Path, str],
+  total: int,
 ) -> None:
   """Runs what is not finished; `failed` gets why, for each program that ended otherwise."""
   started: dict[Path, float] = {}
@@ -251,18 +254,20 @@ def _drive(
     tqdm.tqdm.write(f"{task.folder}: {len(task.trials)} replicas")
     return machine.submit(command, task.folder)
 
-  with tqdm.tqdm(unit="program") as bar:
+  with Progress(total, "program") as shown:
     for task, code in programs.drive(unfinished(), submit, machine.slots):
       reason = str(code) if isinstance(code, Exception) else programs.last_words(task.folder)
       if code and "not finite" in reason:
         left = [trial.replica for trial in task.trials if not trial.result()]
         files.write_json(task.folder / DIVERGED, dict.fromkeys(left, reason))
+      elif code in programs.INTERRUPTED:
+        failed[task.folder] = f"interruption: {reason}"
       elif code:
         failed[task.folder] = f"exit code {code}: {reason}" if isinstance(code, int) else reason
       settle(task)
       seconds = time.monotonic() - started[task.folder]
       tqdm.tqdm.write(f"{task.folder}: {'failed' if code else 'done'} after {seconds:.0f} s")
-      bar.update()
+      shown.advance()
 
 
 def outcomes(task: Task, objective: str, failed: dict[Path, str]) -> list[dict[str, Any]]:
@@ -330,7 +335,7 @@ def write(folder: Path, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
   """
   print(f"\n{table(rows, sweep.objective)}\n")
   value = {"sweep": sweep.identity(), "objective": sweep.objective, "trials": rows}
-  files.write_json(folder / SWEEP, workdirs.portable({**value, "command": " ".join(sys.argv)}))
+  files.write_json(folder / SWEEP, workdirs.portable({**value, "command": workdirs.command()}))
   made = [SWEEP]
   if sweep.names() and any(row["objective"] is not None for row in rows):
     label = f"validation MSE, {sweep.objective}"

@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from data.errors import DataError
-from experiments.harness import app, paths, regularisation, result_files, tables
+from experiments.harness import app, labels, paths, regularisation, result_files, tables
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -53,31 +53,41 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
   for result in results:
     if result["experiment"] == "nbody":
       groups.setdefault(result_files.but_for_seed(result), []).append(result)
+  firsts = [group[0] for group in groups.values()]
+  names = labels.distinguished([_label(first) for first in firsts], firsts, _SHOWN)
   rows = []
-  for group in groups.values():
-    settings = group[0]["settings"]
-    kind = [settings["constraint"], *regularisation.describe(settings)]
+  for label, group in zip(names, groups.values(), strict=True):
     for name in group[0]["predictors"]:
       metrics = [result["predictors"][name] for result in group]
       errors = [f["final_equivariance_error"] for f in metrics]
       rows.append(
         [
-          ", ".join(
-            [
-              *kind,
-              settings["preset"],
-              f"{group[0]['train_samples']} samples",
-              *result_files.graph_label(group[0]),
-            ]
-          ),
+          label,
           name,
-          str(group[0]["epochs"]),
+          epochs_of(group),
           ",".join(str(seed) for result in group for seed in result["seeds"]),
           _spread([1e3 * f["test_mse"] for f in metrics]),
           f"{statistics.mean(errors):.1e}" if None not in errors else "",
         ]
       )
   return sorted(rows)
+
+
+_SHOWN = {"constraint", "preset", "train_samples", "epochs", "particles", "neighbours"}
+"""What the labels of the N-body table, or its columns, name already."""
+
+
+def _label(result: dict[str, Any]) -> str:
+  settings = result["settings"]
+  kind = [settings["constraint"], *regularisation.describe(settings), settings["preset"]]
+  graph = result_files.graph_label(result)
+  return ", ".join([*kind, f"{result['train_samples']} samples", *graph])
+
+
+def epochs_of(group: list[dict[str, Any]]) -> str:
+  """Returns the epochs of some runs, as an interval where some stopped earlier."""
+  epochs = sorted({result["epochs"] for result in group})
+  return "-".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
 
 
 def _spread(values: list[float]) -> str:

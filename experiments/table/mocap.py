@@ -6,9 +6,16 @@ from typing import Any, NamedTuple
 
 from experiments.harness import tables
 
-HEADER = ["model", "Run, ours", "Run, published", "Walk, ours", "Walk, published"]
 SUBJECTS = ("run", "walk")
-_NOT_RUN = "not run"
+HEADER = [
+  "model",
+  *(
+    f"{subject.capitalize()}, {column}"
+    for subject in SUBJECTS
+    for column in ("ours", "published", "turned")
+  ),
+]
+_NOT_RUN, _NOT_KEPT = "not run", "not kept"
 
 
 class Row(NamedTuple):
@@ -30,11 +37,17 @@ class Row(NamedTuple):
 
 
 def _egno(constraint: str, **fixed: Any) -> Callable[[dict[str, Any]], bool]:
-  fixed = {"gamma_optimizer": None, **fixed}  # recorded only where it is not Adam
+  return _fixed("egno", constraint, **fixed)
+
+
+def _fixed(model: str, constraint: str, **fixed: Any) -> Callable[[dict[str, Any]], bool]:
+  # What is left out of the settings is this, unless the row asks for another.
+  fixed = {"gamma_optimizer": None, "keep": None, "height": True, **fixed}
 
   def wanted(settings):
-    same = all(settings.get(name) == value for name, value in fixed.items())
-    return settings["model"] == "egno" and settings["constraint"] == constraint and same
+    given = {"height": True, **settings}
+    same = all(given.get(name) == value for name, value in fixed.items())
+    return settings["model"] == model and settings["constraint"] == constraint and same
 
   return wanted
 
@@ -45,7 +58,7 @@ def _damped(constraint: str, **fixed: Any) -> Callable[[dict[str, Any]], bool]:
 
 
 def _strict(model: str) -> Callable[[dict[str, Any]], bool]:
-  return lambda settings: settings["model"] == model and settings["constraint"] == "strict"
+  return _fixed(model, "strict")
 
 
 def _never(settings: dict[str, Any]) -> bool:
@@ -96,6 +109,18 @@ PUBLISHED = (
   ),
 )
 OURS = (
+  Row("EGNO, without the height", {}, "projection", _egno("strict", height=False)),
+  Row("EGNO, keeps axis:y", {}, "projection", _egno("strict", keep="axis:y")),
+  Row(
+    "EGNO, keeps axis:y, without the height",
+    {},
+    "projection",
+    _egno("strict", keep="axis:y", height=False),
+  ),
+  *(
+    Row(f"{label}, keeps axis:y", {}, "projection", _fixed(model, "strict", keep="axis:y"))
+    for label, model in (("TFN", "tfn"), ("SE(3)-Tr.", "se3_transformer"), ("EGNN", "egnn"))
+  ),
   Row("EGNO, no constraint, f_eq + f_neq", {}, "relaxed", _egno("none")),
   Row("EGNO, one-sided, f_eq + f_neq", {}, "relaxed", _egno("one_sided")),
   Row("EGNO, published resilient, f_eq + f_neq", {}, "relaxed", _egno("published_resilient")),
@@ -120,7 +145,9 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
   """Returns the rows of the table, a rule of dashes between the published ones and ours alone.
 
   A cell is mean +- standard deviation over seeds of the test MSE x 10^-2 at the lowest validation
-  error, with the number of seeds and the epochs.
+  error, with the number of seeds and the epochs. "turned" is the mean of the same predictor's test
+  MSE on samples that are turned, with their targets: about the vertical, and about random axes (the
+  height feature held fixed). Older runs have not kept it.
 
   Args:
     results: Contents of result.json files.
@@ -133,13 +160,15 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
 def _line(row: Row, results: list[dict[str, Any]]) -> list[str]:
   cells = [row.label]
   for subject in SUBJECTS:
-    cells += [_cell(row, results, subject), row.published.get(subject, "")]
+    runs, note = _runs(row, results, subject)
+    cells += [_cell(row, runs, note), row.published.get(subject, ""), _turned(row, runs)]
   return cells
 
 
-def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
-  if row.predictor is None:
-    return ""
+def _runs(
+  row: Row, results: list[dict[str, Any]], subject: str
+) -> tuple[list[dict[str, Any]], str]:
+  """Returns the runs of a row, and what is said of the setting that was chosen among them."""
   runs = [
     result
     for result in results
@@ -148,22 +177,47 @@ def _cell(row: Row, results: list[dict[str, Any]], subject: str) -> str:
     and result["data"]["source"] != "synthetic"
     and result["settings"]["preset"] == "paper"
     and result["settings"].get("decay_epochs") is None
+    and not _OTHER & {*result["differs_from_published"]}
     and row.predictor in result["predictors"]
     and row.wanted(result["settings"])
   ]
+  if not runs or not row.choose or row.predictor is None:
+    return runs, ""
+  chosen = _chosen(runs, row.choose, row.predictor)
+  runs = [result for result in runs if result["settings"][row.choose] == chosen]
+  return runs, f", {row.choose}={chosen:g}"
+
+
+def _cell(row: Row, runs: list[dict[str, Any]], note: str) -> str:
+  if row.predictor is None:
+    return ""
   if not runs:
     return _NOT_RUN
-  note = ""
-  if row.choose:
-    chosen = _chosen(runs, row.choose, row.predictor)
-    runs = [result for result in runs if result["settings"][row.choose] == chosen]
-    note = f", {row.choose}={chosen:g}"
   errors = [100 * result["predictors"][row.predictor]["test_mse"] for result in runs]
   epochs = sorted({result["epochs"] for result in runs})
   mean = tables.spread(errors, ".1f", ".1f")
   length = "-".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
   seeds = f"{len(errors)} seed{'s' if len(errors) > 1 else ''}"
   return f"{mean} ({seeds}, {length} epochs{note})"
+
+
+def _turned(row: Row, runs: list[dict[str, Any]]) -> str:
+  if not runs:
+    return ""
+  kept = [result["predictors"][row.predictor].get("test_mse_turned") for result in runs]
+  if None in kept:
+    return _NOT_KEPT
+  vertical, random = (
+    100 * statistics.mean(errors[name] for errors in kept) for name in ("vertical", "random_axes")
+  )
+  return f"{vertical:.1f}, {random:.1f}"
+
+
+_OTHER = {
+  *("hidden_features", "layers", "modes", "height", "batch_size", "lr", "train_samples"),
+  *("weight_decay", "finish_epochs"),
+}
+"""A run that differs from the published settings in one of these is no seed of a row."""
 
 
 def _chosen(results: list[dict[str, Any]], name: str, predictor: str) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.errors import DataError
-from experiments.harness import constraints, regularisation, result_files, tables
+from experiments.harness import constraints, labels, regularisation, result_files, tables
 from experiments.harness.models import experiments, plain_models
 
 HEADER = [
@@ -38,7 +38,8 @@ class Line(NamedTuple):
     decay = settings.get("decay_epochs") or 0
     lengths = (first["train_samples"], first["epochs"], decay)
     graph = tuple(result_files.graph_label(first))
-    return first["experiment"], first["model"], *sizes, *lengths, *graph
+    kept_rotations = settings.get("keep") or ""
+    return first["experiment"], first["model"], *sizes, *lengths, *graph, kept_rotations
 
   def values(self, name: str) -> list[float]:
     """Returns a number of the predictor, of every seed that has it."""
@@ -95,9 +96,10 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
     results: Contents of result.json files.
   """
   lines = _lines(results)
+  names = dict(zip(map(id, lines), _names(lines), strict=True))
   table = []
   for line in lines:
-    table.append(line.cells(line.label()))
+    table.append(line.cells(names[id(line)]))
     if line.constraint not in constraints.where(on_error=True):
       continue
     alike = [other for other in lines if other.protocol == line.protocol]
@@ -105,8 +107,19 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
       same_rule = [other for other in alike if other.constraint == rule]
       if same_rule:
         nearest = min(same_rule, key=lambda other: abs(_log_gap(other) - _log_gap(line)))
-        table.append(nearest.cells(f"  beside it: {nearest.label()}"))
+        table.append(nearest.cells(f"  beside it: {names[id(nearest)]}"))
   return table
+
+
+_SHOWN = {
+  *("constraint", "model", "train_samples", "epochs", "decay_epochs", "particles", "neighbours"),
+}
+"""What the labels, or the columns beside them, name already."""
+
+
+def _names(lines: list[Line]) -> list[str]:
+  firsts = [line.results[0] for line in lines]
+  return labels.distinguished([line.label() for line in lines], firsts, _SHOWN)
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:

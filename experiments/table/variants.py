@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from data.errors import DataError
-from experiments.harness import constraints, regularisation, result_files, tables
+from experiments.harness import constraints, labels, regularisation, result_files, tables
 from experiments.harness.models import experiments
 
 HEADER = [
@@ -98,17 +98,32 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
     results: Contents of result.json files.
   """
   all_lines = lines(results)
-  return [_cells(line, all_lines) for line in all_lines]
+  return [
+    _cells(line, name, all_lines) for line, name in zip(all_lines, names(all_lines), strict=True)
+  ]
 
 
-def _cells(line: Line, all_lines: list[Line]) -> list[str]:
+def names(all_lines: list[Line]) -> list[str]:
+  """Returns what rows are called: their labels, and what else differs among them."""
+  firsts = [line.results[0] for line in all_lines]
+  return labels.distinguished([line.label() for line in all_lines], firsts, _SHOWN)
+
+
+_SHOWN = {
+  *("constraint", "train_samples", "epochs", "eval_every", "patience"),
+  *("weight_decay", "dropout", "finish_epochs", "finish_from"),
+}
+"""What the labels, or the columns beside them, name already."""
+
+
+def _cells(line: Line, name: str, all_lines: list[Line]) -> list[str]:
   first = line.results[0]
   strict = [other for other in all_lines if other.plain and other.protocol == line.protocol]
   equal_steps = [other for other in strict if other.epochs == line.epochs]
   equal_time = min(strict, key=lambda other: _ratio(other, line), default=line)
   timed = equal_time is not line and _ratio(equal_time, line) < _ALIKE
   return [
-    line.label(),
+    name,
     str(first["train_samples"]),
     ",".join(str(seed) for result in line.results for seed in result["seeds"]),
     str(line.epochs),
@@ -146,10 +161,11 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
   from experiments.harness import comparison_figures
 
   panels: dict[str, list[comparison_figures.Entry]] = {}
-  for line in lines(results):
+  found = lines(results)
+  for line, name in zip(found, names(found), strict=True):
     first = line.results[0]
     title = f"{first['experiment']}, {first['train_samples']} samples, {line.epochs} epochs"
-    entry = comparison_figures.Entry(line.label(), line.relaxed(), line.errors("projection"), [])
+    entry = comparison_figures.Entry(name, line.relaxed(), line.errors("projection"), [])
     panels.setdefault(title, []).append(entry)
   if not panels:
     raise DataError("nothing to draw: no run of nbody or mocap is there.")

@@ -8,9 +8,10 @@ program of replicas. Flags of experiments.nbody may follow after a --.
 
 from absl import flags
 
-from experiments.harness import app, paths, replicas
+from experiments.harness import app, folders, paths, replicas
 from experiments.harness.usage import UsageError
 from experiments.sweep import plan as sweep_plan
+from experiments.tradeoff import plan as tradeoff_plan
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("rho", ["0.01", "0.03", "0.1", "0.3", "1", "10"], "Prices of slack (resilient).")
@@ -66,11 +67,14 @@ def main(given: list[str]) -> None:
   for word in given:
     if word.lstrip("-").partition("=")[0] in OWNED:
       raise UsageError(f"{word} after the --: the curve sets it itself; see --help.")
+  seeds = replicas.parse_seeds(FLAGS.seeds)
+  sweep = sweep_plan.Sweep("nbody", (*SMALL, *given), seeds=seeds)
+  for program in tradeoff_plan.programs(grids, data, seeds):
+    sweep_plan.describe(sweep, program.flags())  # refused here, before anything is started
+  folder = folders.chosen(FLAGS.workdir, "tradeoff_nbody")
   from experiments.tradeoff import run as tradeoff_run
 
-  tradeoff_run.run(
-    (*SMALL, *given), grids, data, replicas.parse_seeds(FLAGS.seeds), FLAGS.workdir, FLAGS.jobs
-  )
+  tradeoff_run.run(sweep, grids, data, folder, FLAGS.jobs)
 
 
 if __name__ == "__main__":

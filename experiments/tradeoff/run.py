@@ -9,74 +9,39 @@ import jax
 
 from ace_jax import files, plots
 from experiments.harness import comparison_figures, tables, workdirs
-from experiments.harness.replicas import Plan
 from experiments.sweep import run as sweep_run
-from experiments.sweep.plan import Program, Sweep
+from experiments.sweep.plan import Sweep
+from experiments.tradeoff.plan import CONSTANT, programs
 
-CONSTANT = {"resilient": "rho", "inequality": "epsilon"}
-_ENDS = ("strict", "none")
-_RATES: dict[str, tuple[tuple[str, float], ...]] = {"resilient": (("slack_lr", 5e-3),)}
 _HEADER = [
   *("data", "constraint", "seeds", "test MSE", "projection's"),
   *("equiv. MSE", "equiv. error, relative", "largest gamma"),
 ]
 
 
-def programs(
-  grids: Mapping[str, Sequence[float]], data: Sequence[str], seeds: Sequence[int]
-) -> list[Program]:
-  """Returns one program a constraint and data set; its replicas are constants and seeds.
-
-  Args:
-    grids: Constants of the resilient and of the inequality constraint; may be empty.
-    data: Broken symmetries, "none" among them.
-    seeds: Seeds of every point.
-  """
-  program_list = []
-  for broken in data:
-    for constraint in (*(name for name in CONSTANT if grids[name]), *_ENDS):
-      fixed: list[tuple[str, float | str]] = [("constraint", constraint)]
-      fixed += _RATES.get(constraint, ())
-      fixed += [("symmetry_breaking", broken)] if broken != "none" else []
-      if constraint != "strict":
-        # With branches of free scale no bound on gamma would bind.
-        fixed.append(("relaxation_scale", "fixed"))
-      if constraint in CONSTANT:
-        plan = Plan(tuple(seeds), ((CONSTANT[constraint], tuple(map(float, grids[constraint]))),))
-      else:
-        plan = Plan(tuple(seeds))
-      name = f"{broken.replace(':', '')}_{constraint}"
-      program_list.append(Program(name, tuple(fixed), plan))
-  return program_list
-
-
 def run(
-  given: tuple[str, ...],
+  sweep: Sweep,
   grids: Mapping[str, Sequence[float]],
   data: Sequence[str],
-  seeds: tuple[int, ...],
-  workdir: str | None,
+  folder: Path,
   jobs: int | None,
 ) -> None:
   """Trains what is not finished; then writes, prints and draws the curve.
 
   Args:
-    given: Flags of experiments.nbody.
+    sweep: The experiment, its flags, and the seeds of every point.
     grids: See `programs`.
     data: See `programs`.
-    seeds: Seeds of every point.
-    workdir: Where to write; a new folder under runs/ by default.
+    folder: Where to write.
     jobs: Programs at once.
   """
   jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
-  folder = Path(workdir) if workdir else workdirs.default_workdir("tradeoff", "nbody")
   # Not the data sets: more of them may be added to a workdir.
-  identity = {"flags": list(given), "grids": grids, "seeds": list(seeds)}
+  identity = {"flags": list(sweep.given), "grids": grids, "seeds": list(sweep.seeds)}
   asked = {**identity, "data": list(data)}
   with workdirs.opened(folder, identity, resume=(folder / workdirs.CONFIG).exists()):
     begin = time.monotonic()
-    sweep = Sweep("nbody", given, seeds=seeds)
-    trained = sweep_run.train(sweep, folder, programs(grids, data, seeds), jobs)
+    trained = sweep_run.train(sweep, folder, programs(grids, data, sweep.seeds), jobs)
     print(f"All programs are finished, after {time.monotonic() - begin:.0f} s in this call.")
     write(folder, asked, [point(result) for _, results in trained for result in results])
 

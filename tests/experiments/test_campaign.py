@@ -326,7 +326,7 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path, repository):
   assert shown.splitlines()[2].split()[:3] == ["x", "a", "running"]
   process.send_signal(signal.SIGTERM)
   _, errors = process.communicate(timeout=60)
-  assert process.returncode == 0, errors
+  assert process.returncode == 128 + signal.SIGTERM, errors
   assert "asked to end (SIGTERM); what ran was asked to save" in errors
   saved = int((place / "runs" / "x" / "checkpoint").read_text())
   assert 5 <= saved < 500

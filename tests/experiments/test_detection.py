@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from ace_jax.symmetry import report
 from experiments.detection import run as detection_run
 
 EXPERIMENT = "detection"
@@ -9,18 +10,15 @@ EXPERIMENT = "detection"
 
 def campaign(**changes):
   strengths = {"gravity": [0.0, 1.0]}
-  fields = {"seeds": 2, "data_sets": 1, "first_data_seed": 7, "epochs": 1, "rho": 0.1}
+  fields = {"seeds": 2, "data_sets": 1, "first_data_seed": 7, "lengths": (1, 2), "rho": 0.1}
   return detection_run.Campaign(strengths, **{**fields, **changes}, breaking_from="input")
 
 
-def row(strength, called):
-  truth = set(detection_run.BROKEN["gravity"]) if strength else set()
+def row(strength, called, outcome, reasons=(), epochs=2):
   names = ("rotation_x", "rotation_y", "rotation_z")
   return {
-    "kind": "gravity",
-    "strength": strength,
-    "called_broken": sorted(called),
-    "right": set(called) == truth,
+    **{"kind": "gravity", "strength": strength, "epochs": epochs, "outcome": outcome},
+    **{"called_broken": sorted(called), "reasons": list(reasons)},
     "generators": {name: {} for name in names},
   }
 
@@ -29,15 +27,40 @@ def test_strength_zero_has_twice_the_data_sets():
   assert campaign().programs() == [("gravity", 0.0, 7), ("gravity", 0.0, 8), ("gravity", 1.0, 7)]
 
 
-def test_right_verdicts_are_counted(tmp_path, capsys):
+def test_verdicts_are_counted_at_every_length(tmp_path, capsys):
   both = ("rotation_x", "rotation_y")
-  rows = [row(0.0, ()), row(0.0, ("rotation_z",)), row(1.0, both), row(1.0, ("rotation_x",))]
-  detection_run.write(tmp_path, campaign(), [*rows, row(1.0, both)])
+  early = [row(s, (), "cannot tell", ["gamma still moves"], epochs=1) for s in (0.0, 1.0, 1.0)]
+  late = [row(0.0, (), "right"), row(0.0, ("rotation_z",), "wrong"), row(1.0, both, "right")]
+  late += [row(1.0, ("rotation_x",), "wrong"), row(1.0, both, "right")]
+  detection_run.write(tmp_path, campaign(), [*early, *late])
   counts = json.loads((tmp_path / "result.json").read_text())["counts"]
-  assert [(c["right"], c["runs"]) for c in counts] == [(1, 2), (2, 3)]
-  assert counts[1]["called"] == {"rotation_x": 3, "rotation_y": 2, "rotation_z": 0}
-  assert "2 of 3  rotation_x 3, rotation_y 2" in capsys.readouterr().out
+  assert [(c["strength"], c["epochs"], *c["outcomes"].values()) for c in counts] == [
+    *((0.0, 1, 0, 0, 1), (0.0, 2, 1, 1, 0)),
+    *((1.0, 1, 0, 0, 2), (1.0, 2, 2, 1, 0)),
+  ]
+  assert counts[-1]["called"] == {"rotation_x": 3, "rotation_y": 2, "rotation_z": 0}
+  said = capsys.readouterr().out
+  assert "rotation_x 3, rotation_y 2" in said
+  assert "gamma still moves 2" in said
+  assert "a symmetry is called broken if" in said
   assert (tmp_path / "detection.png").exists()
+
+
+def test_a_run_is_right_wrong_or_tells_nothing():
+  def judged(truth, **losses):
+    measured = {
+      name: report.GeneratorReport(name, 0.1, loss, 0.01, 0.0, 1, 500, doubts)
+      for name, (loss, *doubts) in losses.items()
+    }
+    return detection_run.judged(list(measured.values()), truth)
+
+  found = judged(("a",), a=(1.0,), b=(0.0,))
+  assert (found["outcome"], found["called_broken"]) == ("right", ["a"])
+  assert judged((), a=(1.0,), b=(0.0,))["outcome"] == "wrong"
+  assert judged(("a",), a=(0.0,), b=(0.0,))["outcome"] == "wrong"
+  found = judged(("a",), a=(1.0, "gamma still moves"), b=(0.0, "gamma still moves"))
+  assert (found["outcome"], found["reasons"]) == ("cannot tell", ["gamma still moves"])
+  assert found["verdicts"] == {"a": "broken", "b": "cannot tell"}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +69,8 @@ def test_right_verdicts_are_counted(tmp_path, capsys):
     (["--gravity=a"], "--gravity=a must be numbers"),
     (["--wind=-1"], "--wind needs numbers"),
     (["--rho=0"], "--rho=0 must be positive"),
+    (["--epochs=0,10"], "--epochs=0,10 must be whole numbers"),
+    (["--epochs=long"], "--epochs=long must be whole numbers"),
     (["--gravity=", "--wind=", "--anisotropy="], "nothing to do"),
   ],
 )
@@ -61,7 +86,7 @@ def test_strong_gravity_is_found_and_nothing_is_repeated(run, tmp_path):
   flags = ["--gravity=3", "--wind=", "--anisotropy=", "--seeds=2", "--data_sets=1"]
   done = run(*flags, "--epochs=20", f"--workdir={tmp_path}")
   assert done.returncode == 0, done.stderr
-  assert "2 of 2  rotation_x 2, rotation_y 2" in done.stdout
+  assert "rotation_x 2, rotation_y 2" in done.stdout
   finished = (tmp_path / "gravity3_data0.json").stat().st_mtime_ns
   assert run(*flags, "--epochs=20", f"--workdir={tmp_path}").returncode == 0
   assert (tmp_path / "gravity3_data0.json").stat().st_mtime_ns == finished

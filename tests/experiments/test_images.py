@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ace_jax import homotopy
-from ace_jax.symmetry import report
+from ace_jax.symmetry import report, verdicts
 from experiments.images import bias as images_bias
 from experiments.images import shifts as images_shifts
 from experiments.images import training as images_training
@@ -46,7 +46,8 @@ def test_seeds_are_joined_and_a_bias_along_x_is_named():
   random = np.random.default_rng(0)
   lost = {"shift_y": random.normal(0, 0.5, 300), "shift_x": random.normal(1, 0.5, 300)}
   measured = report.Measured({"shift_y": 0.1, "shift_x": 0.3}, lost, 0.5)
-  reports = {r.name: r for r in report.generator_reports([measured, measured])}
+  training = verdicts.Training(error=0.1, baseline=1.0, improvement=0.1)
+  reports = {r.name: r for r in report.generator_reports([measured] * 2, [training] * 2)}
   assert {name for name, r in reports.items() if r.broken} == images_bias.BROKEN["x"]
   assert reports["shift_x"].loss == pytest.approx(2, abs=0.2)
   assert reports["shift_x"].lie_error == pytest.approx(0.3)

@@ -104,6 +104,9 @@ def test_turning_about_the_mean_joint_keeps_it_and_all_lengths():
     (["--model=gpt"], "--model=gpt does not exist"),
     (["--model=mpnn"], "--constraint=strict"),
     (["--constraint=schedule"], "take --model=egnn"),
+    (["--constraint=projection_regulariser"], "without any; take --model=egnn"),
+    (["--constraint=residual_pathway"], "EGNO's branches divide by it; take --model=egnn"),
+    (["--model=radial_field", "--keep=axis:y"], "--keep is for --model=egno|egnn|tfn|se3_tr"),
     (["--model=egnn", "--modes=2"], "--modes is for --model=egno"),
     (["--source=acclaim"], "--data_dir"),
     (["--source=synthetic", "--data_dir=a"], "leave out one"),
@@ -143,9 +146,30 @@ def test_rows_of_the_table():
   rows = {row[0]: row[1:] for row in mocap_table.rows(results)}
   assert rows["EGNO (reproduced)"][0] == "36.0 +- 1.4 (2 seeds, 300 epochs)"
   assert rows["EGNO (reproduced)"][1] == "35.3 +- 3.2"
-  assert rows["EGNO (reproduced)"][2] == "not run"
+  assert rows["EGNO (reproduced)"][2:] == ["not kept", "not run", "8.5 +- 1.0", ""]
   assert rows["EGNO, resilient, f_eq + f_neq"][0] == "40.0 (1 seed, 300 epochs)"
   chosen = rows["EGNO, resilient, rho by validation, f_eq + f_neq"][0]
   assert chosen == "45.0 (1 seed, 300 epochs, rho=10)"
   assert rows["EGNO, equality, f_eq"][0] == "not run"
   assert rows["EGNO, equality, published rates, f_eq"][0] == "900.0 (1 seed, 300 epochs)"
+
+
+def test_rows_of_networks_that_keep_one_axis_are_rows_of_their_own():
+  turned = {"vertical": 0.30, "random_axes": 0.90}
+  results = [
+    result("strict", 1, 0.3, 0.35),
+    result("strict", 1, 0.3, 0.31, keep="axis:y"),
+    result("strict", 2, 0.3, 0.33, keep="axis:y"),
+    result("strict", 1, 0.3, 0.50, height=False),
+    result("strict", 1, 0.3, 0.40, keep="axis:y", height=False),
+    result("strict", 1, 0.3, 0.60, keep="axis:y", model="tfn"),
+  ]
+  for seed in (1, 2):
+    results[seed]["predictors"]["projection"]["test_mse_turned"] = turned
+  rows = {row[0]: row[1:4] for row in mocap_table.rows(results)}
+  assert rows["EGNO (reproduced)"][0] == "35.0 (1 seed, 300 epochs)"
+  assert rows["EGNO, keeps axis:y"] == ["32.0 +- 1.4 (2 seeds, 300 epochs)", "", "30.0, 90.0"]
+  assert rows["EGNO, without the height"] == ["50.0 (1 seed, 300 epochs)", "", "not kept"]
+  assert rows["EGNO, keeps axis:y, without the height"][0] == "40.0 (1 seed, 300 epochs)"
+  assert rows["TFN, keeps axis:y"][0] == "60.0 (1 seed, 300 epochs)"
+  assert rows["TFN"][0] == "not run"

@@ -91,8 +91,8 @@ def test_usage_errors(run, flags, says):
 
 def test_a_folder_that_is_not_there(run, tmp_path):
   done = run(f"--data_dir={tmp_path / 'none'}")
-  assert done.returncode == 1
-  assert "no such folder" in done.stderr
+  assert done.returncode == 2
+  assert "is no folder; name one of ModelNet40" in done.stderr
   assert "Traceback" not in done.stderr
 
 

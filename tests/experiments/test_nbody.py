@@ -107,6 +107,14 @@ def refuses(done, code, *says):
     (["--constraint=swing", "--gamma_lr=1"], "--gamma_lr has no meaning"),
     (["--constraint=swing", "--epochs=5", "--swing_epochs=6"], "longer than the 5 epochs"),
     (["--constraint=random_homotopy", "--dual_lr=1"], "--dual_lr has no meaning"),
+    (["--keep=axis:w"], "axis:w"),
+    (["--model=mpnn", "--constraint=strict", "--keep=axis:z"], "--keep is for --model=segnn"),
+    (["--free_l2=1"], "--free_l2 has no meaning with --constraint=equality"),
+    (["--constraint=residual_pathway", "--free_l2=-1"], "--free_l2=-1 must not be negative"),
+    (["--constraint=residual_pathway", "--relaxation_scale=fixed"], "scale has no meaning"),
+    (["--constraint=residual_pathway", "--relaxation=spectral_mlp"], "binds nothing; take"),
+    (["--constraint=projection_regulariser", "--relaxation=mlp"], "for a linear branch"),
+    (["--constraint=projection_regulariser", "--model=mpnn"], "has nothing to relax"),
   ],
 )
 def test_usage_errors(flags, says):
@@ -364,6 +372,8 @@ def test_every_constraint_runs(tmp_path, data_file, flags):
   [
     ["--constraint=schedule", "--schedule_epochs=1"],
     ["--constraint=functional", "--model=mpnn", "--epsilon=1e-9"],
+    ["--constraint=projection_regulariser", "--grid=projection_weight=0,100"],
+    pytest.param(["--constraint=residual_pathway", "--free_l2=0.5"], marks=_SLOW),
     pytest.param(["--constraint=augment", "--model=mpnn"], marks=_SLOW),
     pytest.param(["--constraint=remul", "--model=mpnn", "--grid=beta=0.5,2"], marks=_SLOW),
     pytest.param(["--constraint=functional_resilient", "--model=transformer"], marks=_SLOW),
@@ -397,8 +407,33 @@ def test_every_rival_runs(tmp_path, data_file, flags):
     assert results[0]["predictors"]["projection"]["test_gap"] < 1e-10
     assert set(results[0]["final"]["gamma"].values()) == {0}
     assert results[0]["settings"]["relaxation"] == "linear"
+  if "--constraint=projection_regulariser" in flags:
+    free, held = (result["predictors"]["relaxed"]["test_gap"] for result in results)
+    assert held < 0.9 * free
+    assert set(results[0]["final"]["gamma"].values()) == {1}
   rows = rivals_table.rows(results)
   assert all(float(row[6].split()[0]) >= 0 for row in rows)
+
+
+def test_a_network_that_keeps_one_axis(tmp_path, data_file):
+  place = tmp_path / "run"
+  flags = ["--constraint=strict", "--keep=axis:z", f"--data_file={data_file}"]
+  done = run(*TINY, *flags, f"--workdir={place}")
+  assert done.returncode == 0, done.stderr
+  result = json.loads((place / "result.json").read_text())
+  assert result["settings"]["keep"] == "axis:z"
+  assert json.loads((place / "config.json").read_text())["settings"]["keep"] == "axis:z"
+  assert "keep" in result["differs_from_published"]
+  measured = result["predictors"]["projection"]
+  # What is measured is about the axis; turned samples say what became of the other rotations.
+  assert measured["test_gap"] < 1e-10
+  turned = measured["test_mse_turned"]
+  assert turned["vertical"] == pytest.approx(measured["test_mse"], rel=1e-4)
+  assert abs(turned["random_axes"] / measured["test_mse"] - 1) > 1e-3
+  (row,) = table.nbody_rows([result])
+  assert row[0].startswith("strict, keeps axis:z, quick")
+  (rival,) = rivals_table.rows([result])
+  assert rival[0] == "segnn, strict, keeps axis:z"
 
 
 def test_every_size_gets_the_same_steps_and_evaluations():

@@ -12,6 +12,7 @@ import pytest
 from ace_jax import homotopy
 from ace_jax.models.time_reversal import TimeReversalField
 from data import pendulum
+from experiments.pendulum import run as pendulum_run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -51,17 +52,56 @@ def test_the_projection_keeps_time_reversal():
     assert error(variables) > 1e-3
 
 
-def test_the_experiment_tells_damped_from_undamped(tmp_path):
+def judged(strict_error, relaxed_error, asymmetry, strict=None, resilient=None):
+  """Returns the verdict on two made-up models, whose trainings differ from one at rest."""
+  at_rest = {"error": 0.1, "baseline": 1.0, "improvement": 0.1, "gamma": 0.5, "gamma_change": 0.1}
+  strict = {
+    **{"constraint": "strict", "damping": 1.0, "projection_test_mse": strict_error},
+    "training": {**at_rest, **(strict or {})},
+  }
+  relaxed = {
+    **{"constraint": "resilient", "damping": 1.0, "relaxed_test_mse": relaxed_error},
+    **{"equivariance_error": asymmetry, "training": {**at_rest, **(resilient or {})}},
+  }
+  return pendulum_run.verdict(1.0, [strict, relaxed])
+
+
+def test_the_verdict_needs_models_that_have_learned():
+  improves, moves = {"improvement": 0.5}, {"gamma_change": 0.4}
+  assert judged(0.01, 0.01, 0.001).startswith("damping 1: the data keep time reversal (")
+  assert judged(0.1, 0.01, 0.5).startswith("damping 1: the data break time reversal (")
+  # A model that is better and yet equivariant has broken nothing.
+  assert judged(0.1, 0.01, 0.001).startswith("damping 1: the data keep time reversal (")
+  said = "damping 1: cannot tell whether the data break time reversal: "
+  assert judged(0.01, 0.01, 0.001, improves) == f"{said}the model still improves (strict)."
+  assert judged(0.1, 0.01, 0.5, improves) == f"{said}the model still improves (strict)."
+  assert judged(0.01, 0.01, 0.001, None, moves) == f"{said}gamma still moves (resilient)."
+  assert judged(0.1, 0.01, 0.5, None, moves).startswith("damping 1: the data break")
+
+
+def test_the_experiment_finds_damping(tmp_path):
   done = run("--damping=0,1", "--epochs=40", f"--workdir={tmp_path / 'run'}")
   assert done.returncode == 0, done.stderr
   report = json.loads((tmp_path / "run" / "result.json").read_text())
-  assert "keep time reversal" in report["verdicts"]["0"]
-  assert "break time reversal" in report["verdicts"]["1"]
+  # Of an undamped one the models still improve then.
+  assert "cannot tell whether the data break time reversal" in report["verdicts"]["0"]
+  assert "the data break time reversal" in report["verdicts"]["1"]
   results = {(r["constraint"], r["damping"]): r for r in report["results"]}
   # The best odd part of the field misses c p: mean c^2 p^2 / 2 = 2.5^2 / 6.
   assert results["strict", 1.0]["projection_test_mse"] == pytest.approx(2.5**2 / 6, rel=0.1)
   names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
   assert {"phase_portraits.png", "error_by_damping.png", "gamma_equality_damping1.png"} <= names
+
+
+def test_two_epochs_tell_nothing(tmp_path):
+  done = run("--damping=1", "--epochs=2", f"--workdir={tmp_path / 'run'}")
+  assert done.returncode == 0, done.stderr
+  said = json.loads((tmp_path / "run" / "result.json").read_text())["verdicts"]["1"]
+  assert said.startswith("damping 1: cannot tell whether the data break time reversal: ")
+  assert "too few evaluations" in said
+  done = run("--damping=1", "--epochs=2", f"--workdir={tmp_path / 'run'}")
+  assert done.returncode == 2
+  assert "holds this run, finished; choose another --workdir" in done.stderr
 
 
 def test_usage_errors():

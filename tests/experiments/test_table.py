@@ -4,7 +4,6 @@ import pytest
 
 from data.errors import DataError
 from experiments.harness import tables
-from experiments.reference import __main__ as reference
 from experiments.table import __main__ as table
 from experiments.table import rivals as rivals_table
 
@@ -43,6 +42,33 @@ def test_seeds_are_joined_and_constraints_are_not(tmp_path):
   assert tables.markdown(["a", "b"], [["1", "2"]]).splitlines()[2] == "| 1 | 2 |"
 
 
+def test_runs_that_differ_in_model_or_data_have_labels_of_their_own():
+  gravity, plain = result(0, 0.004), result(0, 0.006)
+  gravity["model"] = gravity["settings"]["model"] = "mpnn"
+  gravity["settings"]["symmetry_breaking"] = "gravity:1"
+  plain["settings"]["model"] = "segnn"
+  assert [row[0] for row in table.nbody_rows([gravity, plain])] == [
+    "equality, quick, 3000 samples, mpnn, gravity:1",
+    "equality, quick, 3000 samples, segnn",
+  ]
+  wide, deep, other_rate = result(0, 0.004), result(0, 0.005), result(0, 0.006)
+  wide["settings"]["hidden_features"] = 64
+  deep["settings"]["layers"] = 3
+  other_rate["settings"]["dual_lr"] = 1e-2
+  names = [
+    row[0].removeprefix("equality, quick, 3000 samples, ")
+    for row in table.nbody_rows([wide, deep, result(0, 0.004), other_rate])
+  ]
+  assert names == [
+    "64 features, 1 layers",
+    "8 features, 1 layers, dual_lr=0.001",
+    "8 features, 1 layers, dual_lr=0.01",
+    "8 features, 3 layers",
+  ]
+  # What does not differ is not named.
+  assert table.nbody_rows([plain])[0][0] == "equality, quick, 3000 samples"
+
+
 def test_nothing_to_read(tmp_path):
   with pytest.raises(DataError, match=r"no result\.json"):
     table.read([str(tmp_path)])
@@ -56,6 +82,12 @@ def test_nothing_to_read(tmp_path):
     ({"predictors": {"relaxed": {}}}, "predictors is missing"),
     ({"predictors": {"projection": {"test_mse": 1.0}}}, "predictors/projection is missing"),
     ({"seconds": "3"}, "seconds is missing"),
+    ({"seconds": -3.0}, "seconds is missing"),
+    ({"epochs": 0}, "epochs is missing"),
+    ({"train_samples": -3000}, "train_samples is missing"),
+    ({"predictors": {"projection": {"test_mse": -5, "valid_mse": 1.0}}}, "predictors/projection"),
+    ({"curve": [{"epoch": -1}]}, r"curve\[0\] is missing"),
+    ({"curve": [{"epoch": 1, "test/projection": -1e-3}]}, r"curve\[0\]/test/projection is missing"),
     ({"replicas": 0}, "replicas is missing"),
     ({"settings": {"constraint": "equality", "preset": "quick"}}, "settings/hidden_features is"),
     ({"functional": {"asked": 1e-3}}, "functional is missing"),
@@ -66,47 +98,6 @@ def test_damaged_results_are_named(tmp_path, changed, says):
   (tmp_path / "result.json").write_text(json.dumps({**result(0, 0.004), **changed}))
   with pytest.raises(DataError, match=says):
     table.read([str(tmp_path)])
-
-
-def test_matching_is_against_mean_minus_two_deviations():
-  seeds = [{1: 1.0, 2: 1.0}, {1: 3.0, 2: 1.0}]
-  comparison = reference.compare(seeds, {1: 0.0, 2: 0.5, 3: 9.0}, last=1)
-  # At epoch 1: 2 - 2 sqrt(2) = -0.83 <= 0; at epoch 2: 1 > 0.5.
-  assert comparison["share_matched"] == 0.5
-  assert comparison["epochs"] == [1, 2]
-  assert comparison["ours_at_the_end"] == [1.0, 1.0]
-  assert comparison["reference_at_the_end"] == 0.5
-
-
-def test_reference_epochs_count_finished_ones(tmp_path):
-  path = tmp_path / "curve.csv"
-  path.write_text(
-    "run,epoch,valid_mse_projection,test_mse_projection,valid_mse_relaxed,test_mse_relaxed\n"
-    "strict,0,0.5,0.6,,\n"
-  )
-  assert reference.read_reference(path)["strict", "test", "projection"] == {1: 0.6}
-  with pytest.raises(DataError, match="name the CSV"):
-    reference.read_reference(tmp_path / "none.csv")
-  path.write_text(path.read_text().replace("0.5", "nan", 1))
-  with pytest.raises(DataError, match="an error of nan"):
-    reference.read_reference(path)
-
-
-def test_only_runs_of_the_reference_model_are_held_against_it():
-  result = {
-    "experiment": "mocap",
-    "model": "egno",
-    "constraint": "equality",
-    "settings": {"preset": "paper", "dual_lr": 2e-4},
-    "data": {"split": "published"},
-    "differs_from_published": {"epochs": [300, 3000]},
-  }
-  assert reference.comparable(result)
-  assert not reference.comparable({**result, "model": "egnn"})
-  other_rate = {**result, "settings": {"preset": "paper", "dual_lr": 5e-4}}
-  assert not reference.comparable(other_rate)
-  assert reference.comparable({**other_rate, "constraint": "strict"})
-  assert not reference.comparable({**result, "differs_from_published": {"lr": [1e-3, 5e-4]}})
 
 
 def rival(seed, constraint, test, gap, model="mpnn", predictors=("projection",), **settings):

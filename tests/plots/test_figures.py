@@ -51,9 +51,9 @@ def misalignment(loss=143.2):
     LayerReport(f"layers_{i}/update_1", 0.01, 0.01, 0.0, 0.01, 0.1, 0.0028) for i in range(8)
   ]
   generators = [
-    GeneratorReport("rotation_x", 0.4, loss, 0.07, 0.0, 1),
-    GeneratorReport("rotation_z", 0.01, 0.014, 0.007, 0.0, 1),
-    GeneratorReport("translation_x", 0.0, -0.005, 0.002, 0.0, 1),
+    GeneratorReport("rotation_x", 0.4, loss, 0.07, 0.0, 1, 300),
+    GeneratorReport("rotation_z", 0.01, 0.014, 0.007, 0.0, 1, 300),
+    GeneratorReport("translation_x", 0.0, -0.005, 0.002, 0.0, 1, 300),
   ]
   return plots.misalignment(layers, generators)
 

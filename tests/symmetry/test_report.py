@@ -8,10 +8,12 @@ import pytest
 
 from ace_jax import Homotopic, homotopy
 from ace_jax.errors import ConfigurationError
-from ace_jax.symmetry import actions, groups, report
+from ace_jax.symmetry import actions, groups, report, verdicts
 from data.errors import DataError
 from experiments.nbody import settings as nbody_settings
 from experiments.report import run as report_run
+
+LEARNED = verdicts.Training(error=0.1, baseline=1.0, improvement=0.1, gamma=0.5, gamma_change=0.1)
 
 
 class Constant(nn.Module):
@@ -88,7 +90,7 @@ def test_generators_are_judged_by_effect_and_certainty():
   random = np.random.default_rng(0)
   losses = {
     "large": [random.normal(1.0, 1.0, 400) for _ in range(3)],
-    "noise": [random.normal(0.0, 1.0, 400) for _ in range(3)],
+    "noise": [random.normal(0.0, 0.5, 400) for _ in range(3)],
     "certain but small": [random.normal(0.005, 1e-3, 400) for _ in range(3)],
     # Under symmetric data no model can lose so surely, whatever the other two have learned.
     "of one seed": [random.normal(m, 0.1, 400) for m in (3.0, 0.0, 0.0)],
@@ -101,23 +103,23 @@ def test_generators_are_judged_by_effect_and_certainty():
     )
     for seed, local in enumerate((0.1, 0.2, 0.3))
   ]
-  found = {r.name: r for r in report.generator_reports(measured)}
+  found = {r.name: r for r in report.generator_reports(measured, [LEARNED] * 3)}
   assert {name for name, r in found.items() if r.broken} == {"large", "of one seed"}
   assert found["large"].loss == pytest.approx(2.0, rel=0.1)
-  # 1200 independent losses with deviation 1 over an own loss of 0.5: 2 / sqrt(1200) = 0.058.
-  assert found["noise"].error == pytest.approx(0.058, rel=0.1)
+  # 1200 independent losses with deviation 0.5 over an own loss of 0.5: 1 / sqrt(1200) = 0.029.
+  assert found["noise"].error == pytest.approx(0.029, rel=0.1)
   assert found["of one seed"].spread == pytest.approx(6 / 3**0.5, rel=0.01)
   assert found["large"].lie_error == pytest.approx(0.2)
   said = report.verdict(list(found.values()))
-  assert said.startswith("The data break of one seed, large. ")
-  assert "3 seeds" in said
-  assert "No symmetry is seen to be broken" in report.verdict([found["noise"]])
+  assert said.startswith("The data break of one seed, large. Not seen to be broken: ")
+  assert "(3 seeds, 400 samples)" in said
+  assert report.verdict([found["noise"]]).startswith("Not seen to be broken: noise. Rule: ")
 
 
 def test_seeds_that_agree_on_every_sample_are_no_more_certain_than_one():
   lost = np.random.default_rng(2).normal(0.3, 1.0, 200)
   one = report.Measured({"g": 0.1}, {"g": lost}, 0.5)
-  (alone,), (together,) = report.generator_reports([one]), report.generator_reports([one] * 4)
+  (alone,), (together,) = (report.generator_reports([one] * n, [LEARNED] * n) for n in (1, 4))
   assert together.score == pytest.approx(alone.score)
   assert (alone.spread, together.spread) == (0, 0)
   assert len(report.generator_rows([together])[0]) == len(report.generator_rows([alone])[0]) + 1
@@ -134,7 +136,7 @@ def test_false_alarms_are_rare():
     seeds = [
       report.Measured({"g": 0.0}, {"g": d}, l.mean()) for d, l in zip(lost, loss, strict=True)
     ]
-    found.append(report.generator_reports(seeds)[0])
+    found.append(report.generator_reports(seeds, [LEARNED] * 3)[0])
   assert not any(r.broken for r in found)
   scores = np.array([r.score for r in found])
   assert scores.std() == pytest.approx(1, abs=0.1)
@@ -151,6 +153,5 @@ def test_reports_join_runs_of_other_seeds_alone(tmp_path):
     nbody_settings.preset("quick", constraint="resilient", seed=s, rho=r)
     for s, r in ((1, 0.1), (2, 0.2))
   )
-  made = [report_run.Run(None, None, [], s) for s in (one, other)]
   with pytest.raises(DataError, match=r"rho is 0\.2 where a has 0\.1"):
-    report_run.check_same(["a", "b"], made)
+    report_run.check_same(["a", "b"], [one, other])

@@ -114,9 +114,9 @@ def test_callbacks_get_every_record():
 def test_adam_by_hand_is_the_default():
   adam = fit(3, lr=5e-3, gamma_lr=2e-3)
   blocks = {"theta": optax.adam(5e-3), "gamma": optax.adam(2e-3)}
-  assert_same(fit(3, optimizer=blocks).state.primal, adam.state.primal, rtol=1e-6, atol=1e-7)
+  assert_same(fit(3, optimizer=blocks).state.primal, adam.state.primal, rtol=2e-5, atol=1e-6)
   alone = fit(3, optimizer=optax.adam(5e-3), gamma_lr=2e-3)
-  assert_same(alone.state.primal, adam.state.primal, rtol=1e-6, atol=1e-7)
+  assert_same(alone.state.primal, adam.state.primal, rtol=2e-5, atol=1e-6)
   assert alone.settings.lr is None and alone.settings.gamma_lr == 2e-3
   assert adam.settings.lr == 5e-3 and fit(1).settings.lr == 1e-3
 
@@ -143,10 +143,9 @@ def one_step(optimizer, **options):
     optax.adamw(optax.cosine_decay_schedule(0.1, 10), weight_decay=0.5),
     optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)),
     optax.polyak_sgd(max_learning_rate=10.0),  # divides by the gradient's norm: takes the loss
-    optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
     optax.contrib.muon(0.1),
   ],
-  ids=["sgd", "adamw", "clipped", "polyak", "plateau", "muon"],
+  ids=["sgd", "adamw", "clipped", "polyak", "muon"],
 )
 def test_any_transformation_moves_theta(optimizer):
   before, after, gradient, value = one_step(optimizer)
@@ -169,13 +168,18 @@ def test_layers_are_frozen_by_their_names():
 
 
 def test_several_steps_resume_with_their_own_state(tmp_path):
-  optimizer = {"theta": optax.chain(optax.adamw(1e-2), optax.contrib.reduce_on_plateau()),
+  optimizer = {"theta": optax.chain(optax.adamw(1e-2), optax.clip(1.0)),
                "gamma": optax.sgd(1e-2, momentum=0.9), "slack": optax.sgd(0.1)}  # fmt: skip
   options = {"optimizer": optimizer, "constraint": ace_jax.Resilient(rho=0.5), "clip_norm": 1.0}
   whole = fit(4, **options)
   fit(2, **options, workdir=tmp_path)
   again = fit(4, **options, workdir=tmp_path, resume=True)
   assert_same(again.state, whole.state)
+
+
+def test_what_does_not_run_on_a_mesh_is_refused_before_training():
+  with pytest.raises(ConfigurationError, match=r"cannot move these parameters \(cond branches"):
+    fit(optimizer=optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()))
 
 
 @pytest.mark.parametrize(
@@ -221,14 +225,17 @@ def test_seeds_are_replicas_each_equal_to_its_own_fit(tmp_path):
   assert [trained.settings.seed for trained in several] == [4, 0, 2]
   for trained in (several[0], several[2]):
     alone = fit(3, seed=trained.settings.seed, **options)
-    assert_same(trained.state.primal, alone.state.primal)
-    assert_same(trained.relaxed, alone.relaxed)
-    assert_same(trained.multipliers, alone.multipliers)
-    assert trained.history[2]["valid/relaxed"] == alone.history[2]["valid/relaxed"]
+    assert_same(trained.state.primal, alone.state.primal, rtol=1e-4, atol=1e-6)
+    assert_same(trained.relaxed, alone.relaxed, rtol=1e-4, atol=1e-6)
+    assert_same(trained.multipliers, alone.multipliers, rtol=1e-4, atol=1e-6)
+    error = alone.history[2]["valid/relaxed"]
+    assert trained.history[2]["valid/relaxed"] == pytest.approx(error, rel=1e-4)
     seed = trained.settings.seed
     logged = [record for record in records if record["seed"] == seed]
     assert logged == [{**record, "seed": seed} for record in trained.history]
   assert {path.name for path in tmp_path.iterdir()} >= {"seed4", "seed0", "seed2", "checkpoints"}
+  kernels = [trained.state.primal.theta["hidden"]["kernel"] for trained in several]
+  assert float(jnp.max(jnp.abs(kernels[0] - kernels[2]))) > 0.01
   again = fit(3, seeds=(4, 0, 2), workdir=tmp_path, resume=True, **options)
   assert_same(again[1].state, several[1].state)
 

@@ -157,7 +157,7 @@ def test_slurm_says_who_is_who_and_sigterm_to_one_saves_all(tmp_path):
   running[1].send_signal(signal.SIGTERM)
   for process in running:
     _, said = process.communicate(timeout=_SECONDS)
-    assert process.returncode == 0, said[-3000:]
+    assert process.returncode == 128 + signal.SIGTERM, said[-3000:]
     assert "asked to end (SIGTERM)" in said
 
 

@@ -62,7 +62,7 @@ def test_a_resumed_run_without_epochs_left_compiles_nothing(tmp_path):
 def test_a_batch_that_cannot_fit_is_refused_with_one_that_does(monkeypatch):
   mesh = parallel.make_mesh(1)
   seen = []
-  monkeypatch.setattr(loop.signals, "asked_to_end", lambda: pytest.fail("training began"))
+  monkeypatch.setattr(loop.signals, "asked_to_end", lambda *_: pytest.fail("training began"))
   monkeypatch.setattr(memory, "available", lambda mesh: 20_000_000)
   with pytest.raises(errors.ConfigurationError, match="the epoch's batch of 80 needs") as error:
     fit(mesh=mesh, progress=None)
