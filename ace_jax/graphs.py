@@ -13,8 +13,10 @@ Two layouts are understood by every function here:
 
 import dataclasses
 import functools
+import importlib
 import itertools
 import math
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ace_jax import gathers
+
+if TYPE_CHECKING:
+  from ace_jax.padding import batches as batches
+
+
+def __getattr__(name: str) -> Any:
+  if name == "batches":  # of a module that itself needs this one
+    return importlib.import_module("ace_jax.padding").batches
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclasses.dataclass(frozen=True)
