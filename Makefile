@@ -1,6 +1,6 @@
 # make demo: set up, then train an equality-constrained SEGNN on charged particles.
 # make test: set up, then run the fast tests.
-# make docs: the site, into docs/_build; installing its packages needs a network, building it none.
+# make docs: the site, into docs/_build/html; installing its packages needs a network, building it none.
 # make release: sdist and wheel into dist/, checked, each tried in empty environments.
 # make versions PYTHONS="python3.11 python3.13": the fast tests under each, with the newest packages.
 
@@ -53,8 +53,8 @@ wheel: install
 	bash .ci/wheel $(PYTHON)
 
 docs: $(DOCS_STAMP)
-	$(PYTHON) -m sphinx --quiet -W --keep-going -d .cache/doctrees -b html docs docs/_build
-	$(PYTHON) docs/check_links.py docs/_build
+	$(PYTHON) -m sphinx --quiet -W --keep-going -d .cache/doctrees -b html docs docs/_build/html
+	$(PYTHON) docs/check_links.py docs/_build/html
 
 $(DOCS_STAMP): $(STAMP)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -25,7 +25,8 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     ConfigurationError: a key is no string or has a "/", or a leaf is no array of numbers.
   """
   leaves = {}
-  for keys, leaf in traverse_util.flatten_dict(dict(tree)).items():
+  flat: dict[Any, Any] = traverse_util.flatten_dict(dict(tree))
+  for keys, leaf in flat.items():
     if any(not isinstance(key, str) or "/" in key for key in keys):
       raise ConfigurationError(f"variables have a key that is no name without '/': {keys}.")
     name = "/".join(keys)

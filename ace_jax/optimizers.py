@@ -132,7 +132,9 @@ def primal_optimizer(
 ) -> optax.GradientTransformation:
   """Any transformation for each primal block, and Adam for those that have none.
 
-  Each sees its own block alone, as a tree of parameters, and the training loss as `value`.
+  Each sees its own block alone, as a tree of parameters, and the training loss as `value`. `fit`
+  refuses one that branches by `jax.lax.cond` into constants, such as
+  `optax.contrib.reduce_on_plateau`: JAX compiles no such branch on a mesh (`check_moves`).
 
   Args:
     optimizer: Of theta; or of several blocks by name, "theta", "gamma" and "slack".
@@ -209,8 +211,8 @@ def _of_blocks(blocks: Primal) -> optax.GradientTransformationExtraArgs:
   """Moves each block by its own transformation, which sees nothing of the others."""
   blocks = Primal(*map(optax.with_extra_args_support, blocks))
 
-  def init(primal: Any) -> Any:
-    return Primal(*(block.init(part) for block, part in zip(blocks, primal, strict=True)))
+  def init(params: Any) -> Any:
+    return Primal(*(block.init(part) for block, part in zip(blocks, params, strict=True)))
 
   def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
     moved = [
@@ -253,15 +255,15 @@ def in_real_float32(
   def init(params):
     return inner.init(jax.tree.map(real, params))
 
-  def update(gradients, state, params=None, **extra):
-    descent = jax.tree.map(lambda g: real(g, conjugate=True), gradients)
+  def update(updates, state, params=None, **extra):
+    descent = jax.tree.map(lambda g: real(g, conjugate=True), updates)
     here = None if params is None else jax.tree.map(real, params)
     moved, state = inner.update(descent, state, here, **extra)
 
     def back(update, gradient):
       return update[0] + 1j * update[1] if jnp.iscomplexobj(gradient) else update
 
-    return jax.tree.map(back, moved, gradients), state
+    return jax.tree.map(back, moved, updates), state
 
   return optax.GradientTransformationExtraArgs(init, update)
 

@@ -213,7 +213,7 @@ def _check_model(path: Path, saved: Saved, model: Any) -> None:
 
 
 def _shapes(variables: homotopy.Variables) -> dict[str, tuple[int, ...]]:
-  leaves = traverse_util.flatten_dict(dict(variables), sep="/")
+  leaves: dict[str, Any] = traverse_util.flatten_dict(dict(variables), sep="/")
   return {key: leaf.shape for key, leaf in leaves.items()}
 
 

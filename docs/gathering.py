@@ -103,6 +103,10 @@ def gather(root: Path, folder: Path) -> None:
   for source, target in moves.items():
     if source.suffix == ".md":
       text = source.read_text()
+      if text.startswith("# Speed\n"):  # of one processor, or of all: three pages of one name
+        text = text.replace(
+          "# Speed", f"# Speed: {source.parent.name.replace('results', 'all')}", 1
+        )
       if not text.startswith("# "):
         text = f"# {source.parent.name.capitalize()}\n\n{text}"
       target.write_text(relinked(text, source, target, moves))

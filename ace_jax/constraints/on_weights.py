@@ -58,7 +58,8 @@ class ResidualPathway(_FullBranches):
 
   def cost(self, primal):
     equivariant, free = jnp.zeros(()), jnp.zeros(())
-    for path, weights in traverse_util.flatten_dict(primal.theta).items():
+    leaves: dict[Any, Any] = traverse_util.flatten_dict(primal.theta)
+    for path, weights in leaves.items():
       square = jnp.sum(jnp.square(weights))
       if homotopy.RELAXATION in path:
         free = free + square

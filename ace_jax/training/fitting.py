@@ -207,8 +207,7 @@ def fit(
     if progress:
       print(peak.describe(), file=sys.stderr)
 
-  locks = workdir is not None and hosts.first()
-  with locked(workdir) if locks else contextlib.nullcontext():
+  with locked(workdir) if workdir is not None and hosts.first() else contextlib.nullcontext():
     end, histories = loop.train(
       method,
       parallel.stack(states),

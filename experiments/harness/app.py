@@ -93,6 +93,8 @@ def _until_nobody_reads() -> Iterator[None]:
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
+    if not hasattr(select, "poll"):  # Windows
+      raise
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):

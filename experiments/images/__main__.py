@@ -72,7 +72,7 @@ def main() -> None:
   if not settings.networks and not settings.constraint:
     raise UsageError("nothing to do; leave out one of --networks and --constraint.")
   if importlib.util.find_spec("sklearn") is None:
-    raise UsageError("the digits need scikit-learn: pip install 'ace_jax[images]'.")
+    raise UsageError("the digits need scikit-learn: pip install 'ace-equivariance[images]'.")
   folder = folders.chosen(FLAGS.workdir, "images_all")
   app.set_up_jax()
   from experiments.images import run as images_run

@@ -66,7 +66,7 @@ def run(settings: Flags, place: Path, progress: Any) -> Found:
         row = summarise(bias, constraint, seed, one, test)
         if one.state.primal.gamma:
           measured.append(jax.device_get(measure(one.relaxed, test)))
-          trainings.append(report.evidence(one.records, baseline))
+          trainings.append(report.evidence(one.history, baseline))
           row |= judged(report.generator_reports(measured[-1:], trainings[-1:]), BROKEN[bias])
           if seed == settings.seeds[0]:
             inputs = (test["image"],)

@@ -35,6 +35,14 @@ def test_the_page_of_a_constraint_says_when_to_use_it_and_how(name):
   assert cls in text or constraints.get(name).make.startswith("experiments.")
 
 
+def test_the_page_on_installing_names_every_extra():
+  setup = (ROOT / "setup.py").read_text().partition("extras_require={")[2]
+  extras = re.findall(r'^    "([a-z0-9]+)": \[', setup, re.MULTILINE)
+  assert len(extras) > 10
+  text = (DOCS / "start.md").read_text()
+  assert [extra for extra in extras if f"`{extra}`" not in text] == []
+
+
 def test_links_between_sources_hold():
   gathering = module("gathering")
   gathered = {DOCS / "gathered" / name for name in gathering.pages(ROOT).values()}

@@ -159,8 +159,11 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   check_artifacts(place, result, data_file)
   assert list((place / "tensorboard").iterdir())
 
-  done = run_module("report", f"--runs={place}", "--samples=10", "--angles=4")
+  done = run_module("report", f"--runs={place}", "--samples=10", "--angles=4", "--suggest")
   assert done.returncode == 0, done.stderr
+  # After two epochs the relaxed model may resist anything; what it suggests, test_suggestion says.
+  suggested = done.stdout.split("report.png")[-1]
+  assert "python -m experiments.nbody --constraint=" in suggested or "generate all" in suggested
   said = (place / "report.md").read_text()
   assert "rotation_x" in said
   assert "layers_0/update_1" in said
@@ -315,7 +318,7 @@ def test_landscape_of_a_run(tmp_path, data_file):
   assert np.all(np.array(limits["estimate"]) <= limits["certificate"])
   done = run_module("equivariance", f"--run={other}")
   assert done.returncode == 2
-  assert "strict model" in done.stderr
+  assert "ended without gamma" in done.stderr
 
 
 @_SLOW  # tests/test_neighbours.py asserts what the models make of them
@@ -474,8 +477,10 @@ def test_sample_efficiency_curve(tmp_path, data_file):
 
 def test_what_the_data_cannot_give(tmp_path, data_file):
   place = f"--workdir={tmp_path / 'run'}"
-  refuses(run(place, f"--data_file={tmp_path / 'no.npz'}"), 1, "no such file")
-  refuses(run(place, f"--data_file={data_file}", "--train_samples=41"), 2, "41", "there are 40")
+  refuses(run(place, f"--data_file={tmp_path / 'no.npz'}"), 2, "is no file")
+  refuses(
+    run(*TINY, place, f"--data_file={data_file}", "--train_samples=41"), 2, "41", "there are 40"
+  )
   refuses(run(place, "--symmetry_breaking=magnet:1"), 2, "gravity:G")
   done = run(*TINY, place, f"--data_file={data_file}", "--batch_size=41")
   refuses(done, 2, "batch of 41 is larger than the 40 training samples")
@@ -491,7 +496,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path, data_file):
   blocker = tmp_path / "file"
   blocker.write_text("")
   done = run(*TINY, f"--data_file={data_file}", f"--workdir={blocker / 'run'}")
-  refuses(done, 1, "cannot write to workdir", "--workdir")
+  refuses(done, 2, "cannot write to workdir", "--workdir")
 
 
 def test_a_full_disk(tmp_path, data_file):

@@ -101,7 +101,7 @@ def test_segnn_runs(run, folder, tmp_path, flags):
     (["--data_seed=1"], "--data_seed is for simulated data"),
     (["--train_samples=10,20"], "takes one size"),
     (["--radius=0"], "--radius=0 must be positive"),
-    (["--target=mu", "--atom_references=isolated", "--data_dir=x"], "mu has no references"),
+    (["--target=mu", "--atom_references=isolated", "--data_dir=."], "mu has no references"),
   ],
 )
 def test_usage_errors(run, flags, says):
@@ -113,8 +113,8 @@ def test_usage_errors(run, flags, says):
 
 def test_a_folder_that_is_not_there(run, tmp_path):
   done = run(f"--data_dir={tmp_path / 'none'}")
-  assert done.returncode == 1
-  assert re.search(r"no such folder; name one of \.xyz or \.npz", done.stderr)
+  assert done.returncode == 2
+  assert re.search(r"is no folder; name one of \.xyz or \.npz", done.stderr)
   assert "Traceback" not in done.stderr
 
 

@@ -179,7 +179,7 @@ def planned(workdir, **changes):
 
   machine = contextlib.nullcontext(programs.Engine(1, submit))
   with mock.patch.object(sweep_run, "_engine", lambda *_: machine):
-    sweep_run.run(sweep, str(workdir), 3, None, "local", None, None)
+    sweep_run.run(sweep, workdir, 3, None, "local", None, None)
   return asked
 
 
