@@ -13,8 +13,10 @@ Two layouts are understood by every function here:
 
 import dataclasses
 import functools
+import importlib
 import itertools
 import math
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ace_jax import gathers
+
+if TYPE_CHECKING:
+  from ace_jax.padding import batches as batches
+
+
+def __getattr__(name: str) -> Any:
+  if name == "batches":  # of a module that itself needs this one
+    return importlib.import_module("ace_jax.padding").batches
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +125,6 @@ _LARGEST_INCIDENCE = 64
 
 
 @functools.lru_cache(maxsize=64)
-def pairs(num_nodes: int) -> Topology:
-  """Returns the topology in which every node sends to those after it: each pair is one edge."""
-  edges = list(itertools.combinations(range(num_nodes), 2))
-  return Topology(num_nodes, tuple(s for s, _ in edges), tuple(r for _, r in edges))
-
-
-@functools.lru_cache(maxsize=64)
 def fully_connected(num_nodes: int) -> Topology:
   """Returns the topology in which every node sends to every other node (no self-loops)."""
   edges = list(itertools.permutations(range(num_nodes), 2))
@@ -155,6 +159,31 @@ def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
   if graph.num_nodes <= _LARGEST_INCIDENCE:
     return gathers.take_second(x, graph.senders)
   return x[:, np.asarray(graph.senders, int)]
+
+
+def one_direction(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
+  """Returns features of edges once for both directions, where a layout has all pairs twice.
+
+  What is the same in both directions, such as all that follows from a distance, is computed for
+  half of the edges between this and `both_directions`.
+
+  Args:
+    x: Features of edges, [batch, edges, ...] or [edges, ...], the same in both directions.
+    graph: The connectivity.
+
+  Returns:
+    [batch, pairs, ...] for `Neighbours` of all nodes, a node paired with itself too; x for others.
+  """
+  if isinstance(graph, Neighbours) and graph.senders is None:
+    return x[:, gathers.upper(graph.in_degree)]
+  return x
+
+
+def both_directions(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
+  """Returns the features of all edges from those of `one_direction`."""
+  if isinstance(graph, Neighbours) and graph.senders is None:
+    return gathers.mirror(x, graph.in_degree)
+  return x
 
 
 def aggregate(

@@ -79,6 +79,7 @@ def primal_adam(
   decay: optax.Schedule | None = None,
   gamma_optimizer: str = "adam",
   weight_decay: float | None = None,
+  theta_optimizer: str = "adam",
 ) -> optax.GradientTransformation:
   """Adam on every primal block, each with a step size of its own that rides in the state.
 
@@ -92,18 +93,21 @@ def primal_adam(
     gamma_optimizer: "adam", or "sgd" (without momentum) for gamma alone.
     weight_decay: w of a decoupled decay of theta, which each step also moves by -step size w theta
       (AdamW: Loshchilov and Hutter, ICLR 2019); None has none.
+    theta_optimizer: "adam", or "sgd" (without momentum) for theta alone.
 
   Returns:
     A transformation of `Primal`.
 
   Raises:
-    ValueError: the optimizer of gamma is unknown.
+    ValueError: the optimizer of theta or gamma is unknown.
   """
   rules = {"adam": optax.adam, "sgd": optax.sgd}
-  if gamma_optimizer not in rules:
-    raise ValueError(f"optimizer {gamma_optimizer!r} of gamma is unknown; choose adam or sgd.")
+  decaying = {"adam": optax.adamw, "sgd": _decaying_sgd}
+  for block, name in (("theta", theta_optimizer), ("gamma", gamma_optimizer)):
+    if name not in rules:
+      raise ValueError(f"optimizer {name!r} of {block} is unknown; choose adam or sgd.")
   rates = {"theta": learning_rate, "gamma": gamma_lr, "slack": slack_lr}
-  chosen = dict.fromkeys(rates, optax.adam) | {"gamma": rules[gamma_optimizer]}
+  chosen = {"theta": rules[theta_optimizer], "gamma": rules[gamma_optimizer], "slack": optax.adam}
   blocks = {
     name: optax.inject_hyperparams(chosen[name])(
       learning_rate=learning_rate if rate is None else rate
@@ -111,8 +115,8 @@ def primal_adam(
     for name, rate in rates.items()
   }
   if weight_decay is not None:
-    adamw = optax.inject_hyperparams(optax.adamw)
-    blocks["theta"] = adamw(learning_rate=learning_rate, weight_decay=weight_decay)
+    rule = optax.inject_hyperparams(decaying[theta_optimizer])
+    blocks["theta"] = rule(learning_rate=learning_rate, weight_decay=weight_decay)
   labels = Primal("theta", "gamma", "slack")
   move = optax.partition(blocks, labels)  # pyright: ignore[reportArgumentType]
   return _clipped_and_decayed(move, clip_norm, decay)
@@ -262,3 +266,7 @@ def in_real_float32(
     return jax.tree.map(back, moved, updates), state
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _decaying_sgd(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
+  return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate))

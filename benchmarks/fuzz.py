@@ -20,7 +20,7 @@ from typing import Any
 import hypothesis
 from absl import app, flags
 
-from benchmarks import fuzz_loaders, launching, machine
+from benchmarks import fuzz_loader, fuzz_loaders, launching, machine
 from experiments.harness import paths, workdirs
 
 FLAGS = flags.FLAGS
@@ -59,7 +59,7 @@ def attack(name: str, cases: int, seed: int, gigabytes: float, real: str | None)
     def attempt(content: bytes) -> None:
       try:
         endings["loaded" if loader.answers(content) else "refused"] += 1
-      except fuzz_loaders.Finding as finding:
+      except fuzz_loader.Finding as finding:
         endings["findings"] += 1
         findings[workdirs.portable(str(finding))] += 1
 

@@ -48,7 +48,7 @@ GRAPHS = [graph_of(5, 0), graph_of(1, 1), graph_of(3, 2, edges=False), graph_of(
 
 def test_batches_take_graphs_in_order_and_few_sizes():
   many = [graph_of(n, n) for n in (3, 5, 2, 6, 4, 3, 3)]
-  batches = [*padding.batches(many, nodes=(8, 16), edges=(40, 80), count=3)]
+  batches = [*graphs.batches(many, nodes=(8, 16), edges=(40, 80), count=3)]
   assert [int(padding.graph_mask(batch).sum()) for batch in batches] == [3, 3, 1]
   assert [jax.tree.leaves(batch.nodes)[0].shape[0] for batch in batches] == [16, 16, 8]
   assert [len(batch.senders) for batch in batches] == [80, 80, 40]

@@ -264,6 +264,21 @@ def test_block_step_sizes():
   )
 
 
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_theta_by_sgd_and_the_others_by_adam(decay):
+  transform = optimizers.primal_adam(0.1, theta_optimizer="sgd", weight_decay=decay)
+  point = state.Primal({"a": jnp.array([2.0])}, {"b": jnp.ones(1)}, {"b": jnp.ones(1)})
+  slopes = state.Primal({"a": jnp.array([3.0])}, {"b": jnp.array([3.0])}, {"b": jnp.array([3.0])})
+  kept = transform.init(point)
+  for _ in range(2):  # without momentum: the second step is the first
+    moved, kept = transform.update(slopes, kept, point)
+    expected = [-0.1 * (3.0 + (decay or 0.0) * 2.0), -0.1, -0.1]
+    found = [moved.theta["a"][0], moved.gamma["b"][0], moved.slack["b"][0]]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+  with pytest.raises(ValueError, match="'lion' of theta is unknown"):
+    optimizers.primal_adam(0.1, theta_optimizer="lion")
+
+
 def test_gamma_by_sgd_and_the_others_by_adam():
   transform = optimizers.primal_adam(0.1, gamma_lr=0.2, gamma_optimizer="sgd")
   gradient = state.Primal({"a": jnp.array([5.0])}, {"b": jnp.array([0.5])}, {})

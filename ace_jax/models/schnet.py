@@ -95,7 +95,7 @@ class Interaction(nn.Module):
 
     Args:
       h: Node features.
-      expanded: Gaussians of the distances.
+      expanded: Gaussians of the distances, as `graphs.one_direction` has them.
       smooth: The cosine cutoff at the distances.
       graph: The connectivity.
     """
@@ -104,6 +104,7 @@ class Interaction(nn.Module):
     weights = glorot(self.filters, name="filter_0")(graphs.flat(expanded))
     weights = glorot(self.filters, name="filter_1")(shifted_softplus(weights))
     weights = weights.reshape(*expanded.shape[:-1], self.filters) * smooth
+    weights = graphs.both_directions(weights, graph)
     senders = glorot(self.filters, use_bias=False, name="senders")(h)
     messages = graphs.gather_senders(senders, graph) * weights
     received = graphs.aggregate(messages, graph, h.shape[-2])
@@ -168,7 +169,7 @@ class SchNet(nn.Module):
       raise ValueError(f"SchNet.centring is {self.centring!r}; it must be one of {_CENTRINGS}.")
     nodes = positions.shape[-2]
     difference = graphs.gather_senders(positions, graph) - graphs.gather_receivers(positions, graph)
-    distances = steerable.norm(difference)
+    distances = graphs.one_direction(steerable.norm(difference), graph)
     expanded = gaussians(distances, self.gaussians, self.cutoff)
     smooth = 0.5 * (1 + jnp.cos(distances * (math.pi / self.cutoff)))
     rows, normal = LARGEST_ATOMIC_NUMBER + 1, nn.initializers.normal(1.0)

@@ -38,7 +38,8 @@ class Dataset:
     valid: The same, for validation: a part of the published training set.
     test: The same, for test.
     classes: Names, by label.
-    summary: Source, place, sizes, number of points, whether the shapes are made up.
+    summary: Source, place, sizes, number of points, the axis that is up, whether the shapes are
+      made up.
   """
 
   train: Split
@@ -94,6 +95,7 @@ def load(
     "place": "made here" if folder is None else str(folder),
     "made_up": folder is None,
     "points": points,
+    "vertical": "y" if source == "hdf5" else "z",
     "classes": classes,
     "sizes": {name: len(split["label"]) for name, split in splits.items()},
   }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ace_jax import files, plots, task
-from ace_jax.symmetry import report, verdicts
+from ace_jax.symmetry import actions, report, verdicts
 from ace_jax.training import history, loop, parallel, progress
 from experiments.detection import figures as detection_figures
 from experiments.harness import problems, result_files, results, tables, workdirs
@@ -15,6 +15,7 @@ from experiments.harness.replicas import exact
 from experiments.nbody import run as nbody_run
 from experiments.nbody.settings import preset
 from experiments.report import run as report_run
+from experiments.report import subjects
 
 BROKEN = {
   "gravity": ("rotation_x", "rotation_y"),
@@ -117,8 +118,8 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
   seeds = range(campaign.seeds)
   states = problems.start([settings.replace(seed=seed) for seed in seeds], problem)
   held_out = task.take(data.test, slice(0, _HELD_OUT))
-  group = report_run.symmetry_group(settings.model.centring, held_out)
-  measure = report_run.compile_measure(problem.task, group, _ANGLES)
+  group = subjects.nbody_group(settings, held_out)
+  measure = report_run.compile_measure(problem, group, actions.position, _ANGLES)
   baseline = data.summary["linear_mse"]["valid"]
   report_memory, peaks = results.keep_memory()
   records: list[list[history.Record]] = [[] for _ in seeds]

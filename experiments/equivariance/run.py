@@ -13,6 +13,7 @@ from ace_jax.symmetry import actions, bounds, groups
 from experiments.harness import tables, workdirs
 from experiments.nbody import run as nbody_run
 from experiments.report import run as report_run
+from experiments.report import subjects
 
 LEVELS = np.geomspace(1e-4, 1, 9)
 """Values of every gamma at which errors and bounds are computed."""
@@ -91,7 +92,7 @@ def errors_by_group(
   by_motions = compiled(motions, actions.position)
   by_swaps = compiled(swap_particles, swap)
   turned = (*map(groups.so2, "xyz"), groups.so3(), groups.o3())
-  moved = (*turned, groups.translations(report_run.radius(batch)))
+  moved = (*turned, groups.translations(subjects.radius(batch)))
   cases = [
     *((group, by_motions) for group in moved),
     (groups.permutations(batch["positions"].shape[1]), by_swaps),

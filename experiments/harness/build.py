@@ -124,6 +124,7 @@ def optimizers(
     decay=decay,
     gamma_optimizer=primal.gamma_optimizer,
     weight_decay=riding.get("weight_decay", primal.weight_decay),
+    theta_optimizer=primal.optimizer,
   )
   options = {"eps": dual.dual_eps} if dual.dual_optimizer == "adam" else {}
   dual_lr = riding.get("dual_lr", dual.dual_lr)

@@ -40,9 +40,17 @@ for _constant in constraints.constants().values():
   else:
     flags.DEFINE_float(_constant.name, None, _constant.help)
 flags.DEFINE_float("augmented", None, "c of the augmented Lagrangian term.")
-flags.DEFINE_float("lr", None, "Adam step size of theta.")
+flags.DEFINE_float("lr", None, "Step size of theta.")
+flags.DEFINE_enum(
+  "optimizer", None, ["adam", "sgd"], "Moves theta; sgd has no momentum. adam, or the preset's."
+)
 flags.DEFINE_float("gamma_lr", None, "Step size of gamma; by default the preset's, or --lr.")
-flags.DEFINE_enum("gamma_optimizer", "adam", ["adam", "sgd"], "Moves gamma; sgd has no momentum.")
+flags.DEFINE_enum(
+  "gamma_optimizer",
+  None,
+  ["adam", "sgd"],
+  "Moves gamma; sgd has no momentum. adam, or the preset's.",
+)
 flags.DEFINE_float("slack_lr", None, "Adam step size of the slack (resilient).")
 flags.DEFINE_float(
   "dual_lr",
@@ -135,7 +143,10 @@ flags.DEFINE_float(
   "weight_decay", None, "Decoupled weight decay of theta, times its step size; 0 by default."
 )
 flags.DEFINE_float(
-  "dropout", None, "Rate at which whole channels are dropped in training (segnn); 0 by default."
+  "dropout",
+  None,
+  "Rate at which whole channels are dropped in training (segnn); largest share of points that a "
+  "shape loses (modelnet40). 0 by default.",
 )
 flags.DEFINE_integer(
   "finish_epochs",
@@ -152,7 +163,7 @@ flags.DEFINE_enum(
 
 _COMMON = [
   *("constraint", *constraints.constants(), "augmented"),
-  *("lr", "gamma_lr", "gamma_optimizer", "slack_lr", "dual_lr", "decay_epochs"),
+  *("lr", "optimizer", "gamma_lr", "gamma_optimizer", "slack_lr", "dual_lr", "decay_epochs"),
   *("dual_optimizer", "clip_norm", "relaxation", *branches.sizes(), "gamma"),
   *("relaxation_scale", "preset", "epochs"),
   *("batch_size", "eval_every", "checkpoint_every", "keep_period", "patience"),
@@ -189,8 +200,8 @@ def settings(
   constrained = merged["epochs"] - merged.get("finish_epochs", 0)
   named = [name for name, value in given.items() if value is not None]
   merged = constraints.complete(merged, named, merged["epochs"], constrained)
-  if merged["relaxation_scale"] is None:
-    merged["relaxation_scale"] = "free"
+  defaults = {"relaxation_scale": "free", "optimizer": "adam", "gamma_optimizer": "adam"}
+  merged |= {name: value for name, value in defaults.items() if merged[name] is None}
   # As in runs that were made before there was a choice.
   decay = merged["decay_epochs"] = merged["decay_epochs"] or None
   epochs = merged["epochs"]

@@ -29,9 +29,10 @@ def check(experiment: str, default: str, names: Iterable[str]) -> None:
   shown = model.name.upper()
   if not model.irreps and constraints.get(FLAGS.constraint).irreps:
     others = [other.name for other in known if other.irreps and other.homotopic]
+    take = f"--model={'|'.join(others)}" if others else "another constraint"
     raise UsageError(
       f"--constraint={FLAGS.constraint} penalises linear branches between known representations, "
-      f"and {shown}'s branches carry streams without any; take --model={'|'.join(others)}."
+      f"and {shown}'s branches carry streams without any; take {take}."
     )
   if model.normalised and constraints.get(FLAGS.constraint).penalises_weights:
     others = [other.name for other in known if other.homotopic and not other.normalised]
@@ -42,9 +43,9 @@ def check(experiment: str, default: str, names: Iterable[str]) -> None:
   for flag in ("relaxation", *branches.sizes()):
     if not model.branches and FLAGS[flag].present:
       others = [other.name for other in known if other.branches and other.homotopic]
+      take = f", or take --model={'|'.join(others)}" if others else ""
       raise UsageError(
-        f"--{flag}: {shown}'s branches are streams of one published form; leave it out, or "
-        f"take --model={'|'.join(others)}."
+        f"--{flag}: {shown}'s branches are of one published form; leave it out{take}."
       )
   check_names(experiment, name, names)
 

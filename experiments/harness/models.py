@@ -35,7 +35,8 @@ class Model:
 
 _NBODY, _MOCAP = "experiments.nbody.models", "experiments.mocap.models"
 _QM9 = "experiments.qm9.models"
-_EQUIVARIANT = ("lmax", "lmax_attributes", "norm")
+_MODELNET = "experiments.modelnet40.models"
+_EQUIVARIANT = ("lmax", "lmax_attributes", "norm", "dropout")
 _registered = {
   (entry.experiment, entry.name): entry
   for entry in (
@@ -59,6 +60,14 @@ _registered = {
     Model("mocap", "mpnn", f"{_MOCAP}:mpnn", homotopic=False),
     Model("qm9", "schnet", f"{_QM9}:schnet", branches=False, irreps=False, flags=("centring",)),
     Model("qm9", "segnn", f"{_QM9}:segnn", flags=_EQUIVARIANT),
+    Model(
+      "modelnet40",
+      "vn_dgcnn",
+      f"{_MODELNET}:vn_dgcnn",
+      branches=False,
+      irreps=False,
+      flags=("dropout",),
+    ),
   )
 }
 
@@ -101,3 +110,8 @@ def with_flag(experiment: str, flag: str) -> list[str]:
     for entry in _registered.values()
     if entry.experiment == experiment and flag in entry.flags
   ]
+
+
+def all_with_flag(flag: str) -> list[tuple[str, str]]:
+  """Returns (experiment, name) of the models of all experiments that a flag is for."""
+  return [key for key, entry in _registered.items() if flag in entry.flags]

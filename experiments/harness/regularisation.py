@@ -6,7 +6,7 @@ Nothing here imports JAX or defines a flag, so that tables may import it.
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.harness import constraints, kept
+from experiments.harness import constraints, kept, models
 from experiments.harness.usage import UsageError
 
 NUMBERS = ("weight_decay", "dropout", "finish_epochs")
@@ -28,10 +28,10 @@ def complete(given: Mapping[str, Any], patience_given: bool) -> dict[str, Any]:
   settings = dict(given)
   for name in NUMBERS:
     settings[name] = settings[name] or None
-  if settings["dropout"] and settings["model"] != "segnn":
-    raise UsageError(
-      f"--dropout is for --model=segnn (nbody, qm9), not --model={settings['model']}."
-    )
+  dropping = models.all_with_flag("dropout")
+  if settings["dropout"] and settings["model"] not in [name for _, name in dropping]:
+    users = ", ".join(f"{name} ({experiment})" for experiment, name in dropping)
+    raise UsageError(f"--dropout is for --model={users}, not --model={settings['model']}.")
   finish, epochs = settings["finish_epochs"], settings["epochs"]
   if finish:
     if finish >= epochs:

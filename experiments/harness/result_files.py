@@ -293,10 +293,11 @@ def _wrong_setting(result: dict[str, Any]) -> str:
 
 def _from(least: float, value: Any) -> bool:
   """Whether a value is a finite number, and not below the least that it can be."""
-  return _finite(value) and value >= least
+  return finite(value) and value >= least
 
 
-def _finite(value: Any) -> bool:
+def finite(value: Any) -> bool:
+  """Whether a value of a JSON file is a number that statistics can be made of."""
   # A whole number may be too large for a float.
   numeric = isinstance(value, int | float) and not isinstance(value, bool)
   return numeric and abs(value) < 1e300 and math.isfinite(value)

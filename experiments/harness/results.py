@@ -155,7 +155,7 @@ def summary_table(results: Sequence[Result], baseline: str, scale: float = 1.0) 
           shown(found["valid_mse"]),
           str(found["best_epoch"]),
           "" if equivariance is None else f"{equivariance:.1e}",
-          f"{linear / found['test_mse']:.1f}",
+          f"{linear / found['test_mse']:.1f}" if found["test_mse"] else "inf",
         ]
       )
   return tables.table([*header, f"{baseline} / test"], rows)

@@ -160,13 +160,14 @@ class PrimalOptimizer(Group):
   """What moves theta, gamma and slack.
 
   Attributes:
-    lr: Adam step size of theta.
+    lr: Step size of theta.
     gamma_lr: Step size of gamma; None is lr.
     slack_lr: Adam step size of the slack; None is lr.
     clip_norm: Largest gradient norm, of theta and gamma together.
     decay_epochs: In which the step sizes fall to 0, as a cosine.
     gamma_optimizer: "adam" or "sgd", without momentum.
     weight_decay: Decoupled, of theta, times its step size.
+    optimizer: "adam" or "sgd", without momentum: moves theta.
   """
 
   DOMAINS: ClassVar[Mapping[str, str]] = {
@@ -181,6 +182,7 @@ class PrimalOptimizer(Group):
   decay_epochs: int | None = None
   gamma_optimizer: Literal["adam", "sgd"] = recorded_where_asked_for("adam")
   weight_decay: float | None = recorded_where_asked_for()
+  optimizer: Literal["adam", "sgd"] = recorded_where_asked_for("adam")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ FLAGS = flags.FLAGS
 paths.DEFINE_paths(
   "runs",
   None,
-  "Finished N-body runs that differ in the seed alone: their folders, or one of several.",
+  "Finished runs that differ in the seed alone: their folders, or one of several.",
 )
 paths.DEFINE_path("out", None, "Folder of report.md and report.png; the first run by default.")
 flags.DEFINE_integer("samples", 500, "Held-out samples to measure on.", lower_bound=2)
@@ -36,7 +36,10 @@ def main() -> None:
   target = folders.tried(Path(FLAGS.out or runs[0]), "out")
   app.set_up_jax()
   from experiments.report import run as report_run
+  from experiments.report import subjects
 
+  known = (subjects.NBODY,) if FLAGS.suggest else subjects.SUBJECTS  # --keep is of N-body runs
+  report_run.read_settings(Path(runs[0]), known)
   generators, settings = report_run.run(runs, target, FLAGS.samples, FLAGS.angles)
   if FLAGS.suggest:
     from experiments.report import suggestion

@@ -1,11 +1,11 @@
 """What `experiments.report` does once its flags are checked."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ace_jax import files, plots, state, task
 from ace_jax.errors import ConfigurationError
@@ -13,9 +13,9 @@ from ace_jax.symmetry import actions, groups, report
 from ace_jax.training import history
 from data.errors import DataError
 from experiments.harness import models, problems, result_files, tables, training, workdirs
+from experiments.harness.settings import Settings
 from experiments.harness.tables import markdown
-from experiments.nbody import run as nbody_run
-from experiments.nbody import settings as nbody_settings
+from experiments.report import subjects
 
 
 class Run(NamedTuple):
@@ -31,12 +31,12 @@ class Run(NamedTuple):
   problem: problems.Problem
   end: state.AceState
   records: list[history.Record]
-  settings: nbody_settings.Settings
+  settings: Any
 
 
 def run(
   runs: list[str], target: Path, samples: int, angles: int
-) -> tuple[list[report.GeneratorReport], nbody_settings.Settings]:
+) -> tuple[list[report.GeneratorReport], Settings]:
   """Writes the report of one or several runs.
 
   Args:
@@ -52,18 +52,19 @@ def run(
     ConfigurationError: a run has no gamma.
     DataError: they differ in more.
   """
-  settings = [read_settings(Path(folder)) for folder in runs]
+  settings = [read_settings(Path(folder), subjects.SUBJECTS) for folder in runs]
   check_same(runs, settings)
   check_relaxed(runs[0], settings[0])
-  runs_there = [restore(Path(folder)) for folder in runs]
-  group = symmetry_group(runs_there[0].settings.model.centring, runs_there[0].problem.test)
-  held_out = task.take(runs_there[0].problem.test, slice(0, samples))
-  inputs = runs_there[0].problem.inputs(held_out)
+  runs_there = [restore(Path(folder), subjects.SUBJECTS) for folder in runs]
+  subject, problem = subjects.of(settings[0]), runs_there[0].problem
+  group = subject.group(settings[0], problem.test)
+  held_out = task.take(problem.test, slice(0, samples))
+  inputs = problem.inputs(held_out)
   layers = [
     report.layer_reports(of_seed.problem.network, of_seed.end.relaxed, inputs, of_seed.records)
     for of_seed in runs_there
   ]
-  measure = compile_measure(runs_there[0].problem.task, group, angles)
+  measure = compile_measure(problem, group, subject.act_prediction, angles)
   generators = report.generator_reports(
     [measure(of_seed.end.selected()["relaxed"], held_out) for of_seed in runs_there],
     [
@@ -75,33 +76,41 @@ def run(
   return generators, settings[0]
 
 
-def read_settings(folder: Path) -> nbody_settings.Settings:
+def read_settings(folder: Path, known: Sequence[subjects.Subject] = (subjects.NBODY,)) -> Any:
   """Reads the settings of a run.
 
+  Args:
+    folder: Of the run.
+    known: The experiments that it may be of.
+
   Raises:
-    DataError: the folder holds no N-body run.
+    DataError: the folder holds no run of these.
   """
   flat = result_files.read_settings(folder / workdirs.CONFIG, "name the folder of a finished run")
-  if "system" not in flat or not history.read(folder / history.FILE):
-    raise DataError(f"{folder}: holds no finished N-body run; name the folder of one.")
-  return nbody_settings.Settings.from_json(flat)
+  subject = next((subject for subject in known if subject.key in flat), None)
+  if subject is None or not history.read(folder / history.FILE):
+    names = " or ".join(subject.name for subject in known)
+    raise DataError(f"{folder}: holds no finished {names} run; name the folder of one.")
+  return subject.settings.from_json(flat)
 
 
-def restore(folder: Path) -> Run:
+def restore(folder: Path, known: Sequence[subjects.Subject] = (subjects.NBODY,)) -> Run:
   """Restores a finished run from its folder.
 
+  Args:
+    folder: Of the run.
+    known: The experiments that it may be of.
+
   Raises:
-    DataError: the folder holds no finished N-body run.
+    DataError: the folder holds no finished run of these.
   """
-  settings = read_settings(folder)
-  sizes = settings.data.train_samples
-  data = nbody_run.load(settings, max(sizes) if sizes else None)
-  problem = nbody_run.make_problem(settings, data)
+  settings = read_settings(folder, known)
+  problem = subjects.of(settings).problem(settings)
   end = training.restore(folder, settings, problem)
   return Run(problem, end, history.read(folder / history.FILE), settings)
 
 
-def check_same(runs: list[str], settings: list[nbody_settings.Settings]) -> None:
+def check_same(runs: list[str], settings: Sequence[Settings]) -> None:
   """Refuses runs that differ in more than the seed.
 
   Raises:
@@ -117,7 +126,7 @@ def check_same(runs: list[str], settings: list[nbody_settings.Settings]) -> None
         )
 
 
-def check_relaxed(run: str, settings: nbody_settings.Settings) -> None:
+def check_relaxed(run: str, settings: Settings) -> None:
   """Refuses a run that ends without gamma, before its data are there.
 
   Raises:
@@ -131,32 +140,29 @@ def check_relaxed(run: str, settings: nbody_settings.Settings) -> None:
     )
 
 
-def symmetry_group(centring: str, batch: Any) -> groups.Group:
-  """Returns the group that the strict model has: with uncentred positions, rotations alone."""
-  if centring == "none":
-    return groups.so3()
-  return groups.se3(radius(batch))
-
-
-def radius(batch: Any) -> float:
-  """Returns the root mean square distance of particles from their centre."""
-  positions = batch["positions"]
-  centred = positions - positions.mean(axis=1, keepdims=True)
-  return float(np.sqrt(np.mean(np.sum(np.square(centred), -1))))
-
-
-def compile_measure(learned: task.Task, group: groups.Group, angles: int):
-  """Compiles `report.measure` for N-body data.
+def compile_measure(
+  problem: problems.Problem,
+  group: groups.Group,
+  act_prediction: actions.Representation,
+  angles: int,
+):
+  """Compiles `report.measure`.
 
   Args:
-    learned: Model and loss.
+    problem: Model, loss, and how motions act on the data.
     group: Whose generators are measured.
+    act_prediction: How its elements act on predictions.
     angles: Points on the circle of every generator.
+
+  Raises:
+    ConfigurationError: the problem has no known symmetry.
 
   Returns:
     `measure(variables, batch) -> Measured`, of a predictor's variables.
   """
-  act = nbody_run.act_on_batch
+  if problem.symmetry is None:
+    raise ConfigurationError(f"{problem.experiment}: the data have no known symmetry.")
+  act, learned = problem.symmetry.act_batch, problem.task
 
   @jax.jit
   def measure(variables, batch) -> report.Measured:
@@ -167,7 +173,7 @@ def compile_measure(learned: task.Task, group: groups.Group, angles: int):
       return learned.losses(variables, batch)
 
     times = {name: _times(name, batch, angles) for name in group.generators}
-    return report.measure(predict, loss, batch, group.generators, act, actions.position, times)
+    return report.measure(predict, loss, batch, group.generators, act, act_prediction, times)
 
   return measure
 

@@ -14,7 +14,12 @@ from experiments.harness import app, labels, paths, regularisation, result_files
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("table", "nbody", ["nbody", "mocap", "rivals", "variants"], "Which table.")
+flags.DEFINE_enum(
+  "table",
+  "nbody",
+  ["nbody", "mocap", "rivals", "variants", "qm9", "modelnet40"],
+  "Which table.",
+)
 paths.DEFINE_paths("folders", None, "Where to look for result.json files; results/TABLE.")
 paths.DEFINE_path(
   "figure",
@@ -118,6 +123,8 @@ def main() -> None:
     UsageError: there is no figure of this table, or it cannot be written there.
   """
   from experiments.table import mocap as mocap_table
+  from experiments.table import modelnet40 as modelnet40_table
+  from experiments.table import qm9 as qm9_table
   from experiments.table import rivals as rivals_table
   from experiments.table import variants as variants_table
 
@@ -128,6 +135,8 @@ def main() -> None:
     "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(results)),
     "rivals": lambda: (rivals_table.HEADER, rivals_table.rows(results)),
     "variants": lambda: (variants_table.HEADER, variants_table.rows(results)),
+    "qm9": lambda: qm9_table.table(results),
+    "modelnet40": lambda: (modelnet40_table.HEADER, modelnet40_table.rows(results)),
   }[FLAGS.table]()
   print(
     {"text": tables.table, "markdown": tables.markdown, "latex": latex}[FLAGS.format](header, rows)

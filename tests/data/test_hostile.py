@@ -1,6 +1,7 @@
 """Broken and hostile files: a part of what `python -m benchmarks.fuzz` does, and what it found."""
 
 import hashlib
+import importlib.util
 import io
 import os
 import tarfile
@@ -11,7 +12,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from benchmarks import fuzz_loaders, mutations
+from benchmarks import fuzz_loaders, fuzz_trajectories, mutations
 from benchmarks.acclaim_sample import MOTION, SKELETON
 from data import arrays, mocap, nbody, sums
 from data.errors import DataError
@@ -30,6 +31,7 @@ LOADERS = (
   ),
   *("mocap_archive", "records", "config", "result", "reference"),
   *("molecule", "molecules", "molecule_rows", "mesh"),
+  *(("hdf5",) if importlib.util.find_spec("h5py") else ()),
 )
 
 
@@ -228,7 +230,7 @@ def test_numbers_that_acclaim_files_cannot_mean(tmp_path, file, old, new, says):
   for kind, text in texts.items():
     (tmp_path / f"a.{kind}").write_text(text)
   with pytest.raises(DataError, match=says) as caught:
-    fuzz_loaders._positions(tmp_path / "a.asf", tmp_path / "a.amc")
+    fuzz_trajectories.expect_positions(tmp_path / "a.asf", tmp_path / "a.amc")
   assert len(str(caught.value)) < 1000
 
 
@@ -238,12 +240,12 @@ def test_skeletons_that_do_not_move_or_move_too_long(tmp_path, monkeypatch):
   (tmp_path / "a.asf").write_text(still)
   (tmp_path / "a.amc").write_text(":DEGREES\n1\n2\n")
   with pytest.raises(DataError, match="no joint has channels"):
-    fuzz_loaders._positions(tmp_path / "a.asf", tmp_path / "a.amc")
+    fuzz_trajectories.expect_positions(tmp_path / "a.asf", tmp_path / "a.amc")
   (tmp_path / "a.asf").write_text(SKELETON)
   (tmp_path / "a.amc").write_text(MOTION)
   monkeypatch.setattr(acclaim, "_LARGEST_MOTION", 5)
   with pytest.raises(DataError, match="2 frames of 3 joints are more than 5"):
-    fuzz_loaders._positions(tmp_path / "a.asf", tmp_path / "a.amc")
+    fuzz_trajectories.expect_positions(tmp_path / "a.asf", tmp_path / "a.amc")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def data_file(tmp_path_factory):
   return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(request):
   """Starts the experiment that the test's module names EXPERIMENT, with flags."""
 
