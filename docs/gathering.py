@@ -13,7 +13,7 @@ from experiments.harness import constraints
 
 SECTIONS = {
   "own_model": ("Your own model",),
-  "experiments": ("The N-body experiment", "Motion capture", "Molecules"),
+  "experiments": ("The N-body experiment", "Motion capture", "Molecules", "Shapes"),
   "report": ("What do the data resist?",),
   "scaling": ("From a laptop to a cluster",),
   "speed": ("Speed",),
