@@ -81,7 +81,7 @@ def launch(
         interrupts.end(interrupts.line(str(error)), code)
 
   with _until_nobody_reads():
-    app.run(guarded, argv, parse)
+    app.run(guarded, argv, flags_parser=parse)
 
 
 @contextlib.contextmanager

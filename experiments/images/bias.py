@@ -190,4 +190,5 @@ def _percent(rows: list[dict[str, Any]], key: str) -> str:
 
 def _largest(rows: list[dict[str, Any]], kind: str) -> str:
   values = [max((abs(v) for v in row[kind].values()), default=None) for row in rows]
-  return "" if None in values else f"{np.mean(values):.3f}"
+  largest = [value for value in values if value is not None]
+  return f"{np.mean(largest):.3f}" if len(largest) == len(values) else ""
