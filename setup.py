@@ -60,7 +60,7 @@ setup(
     "experiments": ["matplotlib>=3.9", "platformdirs>=4.0"],
     "images": ["scikit-learn>=1.5"],
     "modelnet": ["h5py>=3.10"],
-    "models": ["e3x==1.0.2"],
+    "models": ["e3x==1.0.2", "equinox>=0.13", "mlip==0.2.5"],
     "notebooks": ["jupyterlab>=4.2"],
     "plots": ["matplotlib>=3.9"],
     "qm9": ["qm9pack>=1.0.3"],

@@ -1,5 +1,6 @@
 """Homotopic layers for Equinox, and Equinox modules as a `Model`. Needs the extra `equinox`."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from ace_jax import homotopy, paths
+from ace_jax import homotopy, paths, scales
 from ace_jax.errors import ConfigurationError, MissingPackageError
 from ace_jax.homotopy import GAMMA, RELAXATION, LayerCall
 from ace_jax.model import Model, Variables
+from ace_jax.scales import MEAN_SQUARE
 
 try:
   import equinox as eqx
@@ -21,6 +23,8 @@ except ImportError as error:
   ) from error
 
 __all__ = ["Homotopic", "as_model", "prune", "relax", "update", "variables"]
+
+_KEPT = {GAMMA: GAMMA, MEAN_SQUARE: "batch_stats"}  # collections of what a layer has itself
 
 
 class Homotopic(eqx.Module):
@@ -32,12 +36,25 @@ class Homotopic(eqx.Module):
   Attributes:
     relaxation: f_neq, what maps the features of x to those of y_eq, such as `eqx.nn.MLP`.
     gamma: Its weight, one number or [out]; None in a projection.
+    mean_square: Running mean square of f_neq if scale is "fixed", 1 at first; else None. The
+      `Model` of a module moves it; a module does not change itself.
+    inference: Set by `eqx.nn.inference_mode`.
+    scale: "free", or "fixed", which divides f_neq by its root mean square over batch and features:
+      the batch's own in training, the running one in inference. The batch is what x has and, under
+      `jax.vmap`, the axis that the layer is mapped over (the innermost, if there are several).
+    axis_name: Mapped axis of devices over which the mean square is averaged, if any.
+    momentum: Decay of the running mean square.
     axes: Number of trailing axes that are features; the branch sees them as one.
     name: What reports call the layer; set from its place in the model.
   """
 
   relaxation: Any
   gamma: Array | None
+  mean_square: Array | None
+  inference: bool
+  scale: str = eqx.field(static=True)
+  axis_name: str | None = eqx.field(static=True)
+  momentum: float = eqx.field(static=True)
   axes: int = eqx.field(static=True)
   name: str = eqx.field(static=True)
 
@@ -45,12 +62,21 @@ class Homotopic(eqx.Module):
     self,
     branch: Callable[..., Any],
     *,
+    scale: str = "free",
+    axis_name: str | None = None,
     gamma_shape: tuple[int, ...] = (),
     initial_gamma: float = 1.0,
+    momentum: float = 0.99,
     axes: int = 1,
   ):
+    scales.check(scale)
     self.relaxation = branch
     self.gamma = jnp.full(gamma_shape, initial_gamma, jnp.float32)
+    self.mean_square = jnp.ones(()) if scale == "fixed" else None
+    self.inference = False
+    self.scale = scale
+    self.axis_name = axis_name
+    self.momentum = momentum
     self.axes = axes
     self.name = ""
 
@@ -58,8 +84,8 @@ class Homotopic(eqx.Module):
     """Returns f_eq(x) + gamma f_neq(x), of y_eq's shape and dtype, or y_eq for a projection.
 
     Args:
-      y_eq: Output of the equivariant map.
-      x: What f_neq sees; its leading axes are y_eq's.
+      y_eq: Output of the equivariant map, an array or an e3nn `IrrepsArray`.
+      x: What f_neq sees, of either type; its leading axes are y_eq's.
       *args: Passed on to the branch after x.
       **kwargs: Passed on to the branch.
 
@@ -71,9 +97,15 @@ class Homotopic(eqx.Module):
       homotopy.record_call(LayerCall(self.name, flat_y, None, flat_y, None))
       return y_eq
     f_neq = self.relaxation(homotopy.flatten(x, self.axes), *args, **kwargs)
+    current = None
+    if self.mean_square is not None:
+      if not self.inference:
+        current = _mean_over_samples(scales.mean_square(f_neq))
+        current = current if self.axis_name is None else jax.lax.pmean(current, self.axis_name)
+      f_neq = scales.divide_by_root(f_neq, self.mean_square if current is None else current)
     y = homotopy.combine(self.name, flat_y, f_neq, self.gamma)
-    homotopy.record_call(LayerCall(self.name, flat_y, f_neq, y, self.gamma))
-    return y.reshape(y_eq.shape)
+    homotopy.record_call(LayerCall(self.name, flat_y, f_neq, y, self.gamma, current))
+    return homotopy.unflatten(y, y_eq)
 
 
 class Relaxed(eqx.Module):
@@ -90,7 +122,8 @@ class Relaxed(eqx.Module):
 def variables(module: eqx.Module) -> dict[str, Any]:
   """Returns {"params": ..., "gamma": ...} of a module, paths as in Linen.
 
-  `params` are all inexact arrays but gammas; integers and functions stay in the module.
+  `params` are all inexact arrays but gammas and running mean squares (`batch_stats`); integers and
+  functions stay in the module.
   """
   leaves: dict[str, list[tuple[tuple[str, ...], Array]]] = {"params": []}
   for collection, name, leaf in _named_leaves(module):
@@ -115,7 +148,7 @@ def update(module: Any, variables: Variables) -> Any:
     if collection is not None:
       value = paths.lookup(variables.get(collection, {}), name)
       if value is None and collection != GAMMA:
-        if RELAXATION not in name:
+        if RELAXATION not in name and collection != "batch_stats":
           raise ConfigurationError(f"the variables have no {collection}/{'/'.join(name)}.")
         value = leaf
     new.append(value)
@@ -132,8 +165,11 @@ def prune(module: Any) -> Any:
     if isinstance(node, Relaxed):
       return prune(node.wrapped)
     if isinstance(node, Homotopic):
-      bare = eqx.tree_at(lambda layer: layer.gamma, node, None, is_leaf=lambda x: x is None)
-      return eqx.tree_at(lambda layer: layer.relaxation, bare, None, is_leaf=lambda x: x is None)
+
+      def parts(layer: Homotopic) -> tuple[Any, ...]:
+        return layer.gamma, layer.relaxation, layer.mean_square
+
+      return eqx.tree_at(parts, node, (None, None, None), is_leaf=lambda x: x is None)
     return node
 
   return jax.tree.map(strip, module, is_leaf=lambda node: isinstance(node, Homotopic | Relaxed))
@@ -181,21 +217,25 @@ def as_model(module: Any) -> Model:
   """
   named = _with_names(module)
   start = variables(module)
+  momenta = {layer.name: layer.momentum for layer in _paths_of(named, Homotopic).values()}
   takes_key = "key" in inspect.signature(type(module).__call__).parameters
 
   def run(values: Variables, inputs: tuple[Any, ...], key: PRNGKeyArray | None) -> Any:
     built = eqx.nn.inference_mode(update(named, values), value=key is None)
     arrays, static = eqx.partition(inputs, eqx.is_array)
     samples = len(jax.tree.leaves(arrays)[0])
+    names: list[str] = []
 
-    def on_sample(arrays: Any, key: PRNGKeyArray | None) -> tuple[Any, dict[str, tuple]]:
+    def on_sample(arrays: Any, key: PRNGKeyArray | None) -> tuple[Any, list[tuple]]:
       keywords = {"key": key} if takes_key else {}
       with homotopy.layer_calls() as seen:
         y = built(*eqx.combine(arrays, static), **keywords)
-      return y, {call.name: (call.y_eq, call.f_neq, call.y) for call in seen}
+      names[:] = [call.name for call in seen]
+      return y, [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
 
     keys = None if key is None else jax.random.split(key, samples)
-    return jax.vmap(on_sample)(arrays, keys)
+    y, calls = jax.vmap(on_sample)(arrays, keys)
+    return y, list(zip(names, calls, strict=True))
 
   def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
     del key, inputs
@@ -205,28 +245,52 @@ def as_model(module: Any) -> Model:
     values: Variables, *inputs: Any, key: PRNGKeyArray | None = None
   ) -> tuple[Any, dict[str, Any]]:
     kept = {name: tree for name, tree in values.items() if name not in ("params", GAMMA)}
-    return run(values, inputs, key)[0], kept
+    prediction, calls = run(values, inputs, key)
+    for name, (*_, current) in calls:
+      if current is not None and "batch_stats" in kept:
+        path = name.split("/") if name else []
+        kept["batch_stats"] = _decayed(kept["batch_stats"], path, current, momenta[name])
+    return prediction, kept
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
     arrays = run(values, inputs, None)[1]
-    return {
-      name: LayerCall(name, y_eq, f_neq, y, None) for name, (y_eq, f_neq, y) in arrays.items()
-    }
+    return {name: LayerCall(name, y_eq, f_neq, y, None) for name, (y_eq, f_neq, y, _) in arrays}
 
   return Model(init, apply, calls)
+
+
+@jax.custom_batching.custom_vmap
+def _mean_over_samples(x: Array) -> Array:
+  return x
+
+
+# Not `jax.lax.pmean`: JAX refuses it for the axis of a vmap within a typed shard_map.
+@_mean_over_samples.def_vmap
+def _mean_of_batch(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+  del size
+  return (jnp.mean(x, axis=0) if batched[0] else x), False
+
+
+def _decayed(tree: Any, path: list[str], current: Array, momentum: float) -> Any:
+  """Returns running mean squares in which that of the layer at a path has taken a step."""
+  if path:
+    return {**tree, path[0]: _decayed(tree[path[0]], path[1:], current, momentum)}
+  # All samples have the same one.
+  moved = scales.decayed(tree[MEAN_SQUARE], jnp.mean(current), momentum)
+  return {**tree, MEAN_SQUARE: moved}
 
 
 def _named_leaves(module: Any) -> list[tuple[str | None, tuple[str, ...], Any]]:
   """Returns (collection, path, leaf) of every leaf; the collection is None of what is constant."""
   left_out = _wrappers(module)
-  gammas = _paths_of(module, Homotopic)
+  layers = _paths_of(module, Homotopic)
   found = []
   for keys, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
     path = _entries(keys)
     trained = eqx.is_inexact_array(leaf)
     collection = "params" if trained else None
-    if path[-1:] == (GAMMA,) and path[:-1] in gammas:
-      collection = GAMMA
+    if path[:-1] in layers:
+      collection = _KEPT.get(str(path[-1]), collection)
     found.append((collection, paths.linen_path(path, left_out), leaf))
   return found
 
@@ -270,8 +334,8 @@ def _with_names(module: Any) -> Any:
     if not is_layer(node):
       return node
     named = object.__new__(Homotopic)
-    for field in ("relaxation", "gamma", "axes"):
-      object.__setattr__(named, field, getattr(node, field))
+    for field in dataclasses.fields(Homotopic):
+      object.__setattr__(named, field.name, getattr(node, field.name))
     object.__setattr__(named, "name", "/".join(paths.linen_path(_entries(keys), left_out)))
     return named
 

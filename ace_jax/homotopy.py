@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 # Here too: where the other project was installed last, its __init__.py takes the place of ours.
 import ace_jax.installation  # noqa: F401
-from ace_jax import padding
+from ace_jax import scales
 from ace_jax.errors import ConfigurationError
 
 GAMMA = "gamma"
@@ -30,9 +30,6 @@ IRREPS = "irreps"
 """Name under which a layer that has them sows its `Irreps`."""
 
 Variables = Mapping[str, Any]
-
-_MEAN_SQUARE = "mean_square"  # of a "fixed" branch, in the layer's own scope of `batch_stats`
-_MEAN_SQUARE_FLOOR = 1e-12
 
 
 @jax.tree_util.register_static
@@ -58,6 +55,7 @@ class LayerCall(NamedTuple):
     f_neq: f_neq(x), flat; None in a projection.
     y: What the layer returned, flat.
     gamma: None in a projection.
+    mean_square: Of f_neq before it was divided by its root; None where a running value was taken.
   """
 
   name: str
@@ -65,6 +63,7 @@ class LayerCall(NamedTuple):
   f_neq: Array | None
   y: Array
   gamma: Array | None
+  mean_square: Array | None = None
 
 
 _CALLS: contextvars.ContextVar[list[LayerCall] | None] = contextvars.ContextVar(
@@ -90,9 +89,30 @@ def record_call(call: LayerCall) -> None:
     calls.append(call)
 
 
-def flatten(x: Array, axes: int) -> Float[Array, "... features"]:
-  """Joins the last `axes` axes, those of the features, into one."""
+def array(x: Any) -> Array:
+  """Returns the array of an e3nn `IrrepsArray`, or x itself."""
+  return x.array if hasattr(x, "irreps") else x
+
+
+def flatten(x: Any, axes: int) -> Float[Array, "... features"]:
+  """Joins the last `axes` axes, those of the features, of an array or `IrrepsArray` into one."""
+  x = array(x)
   return x if axes == 1 else x.reshape(*x.shape[: x.ndim - axes], math.prod(x.shape[-axes:]))
+
+
+def unflatten(y: Float[Array, "... features"], y_eq: Any) -> Any:
+  """Returns y in the type and shape of `y_eq`."""
+  y = y.reshape(array(y_eq).shape)
+  return type(y_eq)(y_eq.irreps, y) if hasattr(y_eq, "irreps") else y
+
+
+def flat_mask(
+  where: Bool[Array, "..."] | None, shape: tuple[int, ...], axes: int
+) -> Bool[Array, "..."] | None:
+  """Returns `where`, broadcast against an array of that shape, for the array flattened."""
+  if where is None or axes == 1:
+    return where
+  return flatten(jnp.broadcast_to(where, shape), axes)
 
 
 def combine(name: str, y_eq: Array, f_neq: Array, gamma: Array) -> Array:
@@ -185,24 +205,22 @@ class Homotopic(nn.Module):
     Arguments as of `__call__`; f_neq is what the next layer's branch takes for its x. It is not
     divided by its scale, and None in a projection, where x may be None too.
     """
-    if self.scale not in ("free", "fixed"):
-      raise ValueError(f"Homotopic.scale is {self.scale!r}; it must be 'free' or 'fixed'.")
+    scales.check(self.scale)
     name = "/".join(self.path)
-    flat_y = flatten(_flat(y_eq), self.axes)
+    flat_y = flatten(y_eq, self.axes)
     if not self._is_relaxed():
-      self.sow("intermediates", OUTPUT, _flat(y_eq))
+      self.sow("intermediates", OUTPUT, array(y_eq))
       record_call(LayerCall(name, flat_y, None, flat_y, None))
       return y_eq, None
     gamma = self.variable(
       GAMMA, GAMMA, lambda: jnp.full(self.gamma_shape, self.initial_gamma, jnp.float32)
     ).value
-    flat_x = flatten(_flat(x), self.axes)
+    flat_x = flatten(x, self.axes)
     f_neq = self.branch(features=flat_y.shape[-1], name=RELAXATION)(flat_x, *args, **kwargs)
     stream = f_neq
     if self.scale == "fixed":
-      if where is not None and self.axes > 1:
-        where = flatten(jnp.broadcast_to(where, _flat(y_eq).shape), self.axes)
-      f_neq = f_neq * jax.lax.rsqrt(self._mean_square(f_neq, where) + _MEAN_SQUARE_FLOOR)
+      where = flat_mask(where, array(y_eq).shape, self.axes)
+      f_neq = scales.divide_by_root(f_neq, self._mean_square(f_neq, where))
     if self.irreps is not None:
       self.sow("intermediates", IRREPS, self.irreps)
     y = combine(name, flat_y, f_neq, gamma)
@@ -210,9 +228,9 @@ class Homotopic(nn.Module):
     self.sow("intermediates", "equivariant", flat_y)
     self.sow("intermediates", "non_equivariant", f_neq)
     record_call(LayerCall(name, flat_y, f_neq, y, gamma))
-    y = y if self.axes == 1 else y.reshape(_flat(y_eq).shape)
-    self.sow("intermediates", OUTPUT, y)
-    return (type(y_eq)(y_eq.irreps, y) if hasattr(y_eq, "irreps") else y), stream
+    output = unflatten(y, y_eq)
+    self.sow("intermediates", OUTPUT, array(output))
+    return output, stream
 
   def _is_relaxed(self) -> bool:
     # The second test alone would relax every `apply` with a broad `mutable`.
@@ -229,32 +247,14 @@ class Homotopic(nn.Module):
         f"{'/'.join(self.path)}: its running scale cannot be kept through a jax.grad, jax.vmap or "
         "the like within the model; use nn.vjp, nn.value_and_grad or nn.vmap, or scale='free'."
       )
-    running = self.variable("batch_stats", _MEAN_SQUARE, lambda: mean_square(f_neq, where))
+    running = self.variable(
+      "batch_stats", scales.MEAN_SQUARE, lambda: scales.mean_square(f_neq, where)
+    )
     if self.is_initializing() or not moves:
       return running.value
-    current = mean_square(f_neq, where, self.axis_name)
-    decayed = self.momentum * running.value + (1 - self.momentum) * current
-    running.value = jax.lax.stop_gradient(decayed)
+    current = scales.mean_square(f_neq, where, self.axis_name)
+    running.value = scales.decayed(running.value, current, self.momentum)
     return current
-
-
-def mean_square(
-  x: Array, where: Bool[Array, "..."] | None = None, axis_name: str | None = None
-) -> Float[Array, ""]:
-  """Returns the mean of abs(x)^2 over the entries that count and over devices, in float32 at least.
-
-  Args:
-    x: Features of a branch.
-    where: Which entries count, broadcast against x; all by default.
-    axis_name: Mapped axis of the devices that share the entries.
-  """
-  size = jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
-  size = size.astype(jnp.promote_types(size.dtype, jnp.float32))
-  return padding.mean(size, where=where, axis_name=axis_name)
-
-
-def _flat(x: Any) -> Float[Array, "... features"]:
-  return x.array if hasattr(x, "irreps") else x
 
 
 def split(variables: Variables) -> tuple[Any, Any, dict[str, Any]]:
@@ -328,10 +328,10 @@ def prune(variables: Variables) -> dict[str, Any]:
     for path in leaves
     if RELAXATION in path
   }
-  scales = {(*layer, _MEAN_SQUARE) for layer in layers}
+  running = {(*layer, scales.MEAN_SQUARE) for layer in layers}
   kept = {}
   for collection, leaves in flat.items():
-    dropped = scales if collection == "batch_stats" else set()
+    dropped = running if collection == "batch_stats" else set()
     left = {
       path: leaf for path, leaf in leaves.items() if RELAXATION not in path and path not in dropped
     }

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ace_jax import homotopy, paths
+from ace_jax import homotopy, paths, scales
 from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import GAMMA, RELAXATION, LayerCall
 from ace_jax.model import Model, Variables, mode_keywords
+from ace_jax.scales import MEAN_SQUARE
 
 __all__ = ["Gamma", "Homotopic", "as_model", "prune", "relax", "update", "variables"]
 
@@ -31,6 +32,12 @@ class Homotopic(nnx.Module):
   Attributes:
     relaxation: f_neq, an NNX module that maps [..., in] to [..., out].
     gamma: Its weight, one number or [out]; None in a projection.
+    mean_square: Running mean square of f_neq if scale is "fixed", 1 at first; else None.
+    scale: "free", or "fixed", which divides f_neq by its root mean square over batch and features:
+      the batch's own in training, the running one in evaluation.
+    axis_name: Mapped axis over which the mean square is averaged, if any.
+    momentum: Decay of the running mean square.
+    use_running_average: Set by `module.eval()`, and unset by `module.train()`.
     axes: Number of trailing axes that are features; the branch sees them as one.
     name: What reports call the layer; set from its place in the model.
   """
@@ -39,22 +46,34 @@ class Homotopic(nnx.Module):
     self,
     branch: nnx.Module,
     *,
+    scale: str = "free",
+    axis_name: str | None = None,
     gamma_shape: tuple[int, ...] = (),
     initial_gamma: float = 1.0,
+    momentum: float = 0.99,
     axes: int = 1,
   ):
+    scales.check(scale)
     self.relaxation: Any = branch
     self.gamma: Any = nnx.data(Gamma(jnp.full(gamma_shape, initial_gamma, jnp.float32)))
+    self.mean_square: Any = nnx.data(nnx.BatchStat(jnp.ones(())) if scale == "fixed" else None)
+    self.scale = scale
+    self.axis_name = axis_name
+    self.momentum = momentum
+    self.use_running_average = False
     self.axes = axes
     self.name = ""
 
-  def __call__(self, y_eq: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+  def __call__(
+    self, y_eq: Any, x: Any, *args: Any, where: Bool[Array, "..."] | None = None, **kwargs: Any
+  ) -> Any:
     """Returns f_eq(x) + gamma f_neq(x), of y_eq's shape and dtype, or y_eq for a projection.
 
     Args:
-      y_eq: Output of the equivariant map.
-      x: What f_neq sees; its leading axes are y_eq's.
+      y_eq: Output of the equivariant map, an array or an e3nn `IrrepsArray`.
+      x: What f_neq sees, of either type; its leading axes are y_eq's.
       *args: Passed on to the branch after x.
+      where: Which entries of f_neq count in its mean square, broadcast against y_eq; None: all.
       **kwargs: Passed on to the branch.
 
     Raises:
@@ -66,9 +85,20 @@ class Homotopic(nnx.Module):
       return y_eq
     gamma = self.gamma.get_value()
     f_neq = self.relaxation(homotopy.flatten(x, self.axes), *args, **kwargs)
+    if self.mean_square is not None:
+      where = homotopy.flat_mask(where, y_eq.shape, self.axes)
+      f_neq = scales.divide_by_root(f_neq, self._mean_square(f_neq, where))
     y = homotopy.combine(self.name, flat_y, f_neq, gamma)
     homotopy.record_call(LayerCall(self.name, flat_y, f_neq, y, gamma))
-    return y.reshape(y_eq.shape)
+    return homotopy.unflatten(y, y_eq)
+
+  def _mean_square(self, f_neq: Array, where: Bool[Array, "..."] | None) -> Float[Array, ""]:
+    running = self.mean_square.get_value()
+    if self.use_running_average:
+      return running
+    current = scales.mean_square(f_neq, where, self.axis_name)
+    self.mean_square.set_value(scales.decayed(running, current, self.momentum))
+    return current
 
 
 class Relaxed(nnx.Module):
@@ -111,6 +141,7 @@ def update(module: nnx.Module, variables: Variables) -> None:
   """
   left_out = _wrappers(module)
   layers = {path: layer for path, layer in nnx.iter_modules(module) if isinstance(layer, Homotopic)}
+  running = {(*path, MEAN_SQUARE) for path in layers}
   for path, variable in nnx.to_flat_state(nnx.state(module)):
     collection = _collection(variable)
     if collection is None:
@@ -121,7 +152,7 @@ def update(module: nnx.Module, variables: Variables) -> None:
       _variable(module, path).set_value(value)
     elif collection == GAMMA:
       layers[path[:-1]].gamma = None
-    elif RELAXATION not in name:
+    elif RELAXATION not in name and path not in running:
       raise ConfigurationError(f"the variables have no {collection}/{'/'.join(name)}.")
 
 
@@ -134,7 +165,7 @@ def prune(module: nnx.Module) -> nnx.Module:
   _replace(pruned, lambda node: node.wrapped if isinstance(node, Relaxed) else node)
   for _, node in nnx.iter_modules(pruned):
     if isinstance(node, Homotopic):
-      node.gamma = node.relaxation = None
+      node.gamma = node.relaxation = node.mean_square = None
   return pruned
 
 

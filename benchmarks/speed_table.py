@@ -178,14 +178,18 @@ def _nbody(record: dict[str, Any]) -> list[Row]:
 
 
 def _startup(record: dict[str, Any]) -> list[Row]:
-  answers = record["help_seconds"]
-  return [
+  answers, check = record["help_seconds"], record.get("check")
+  rows = [
     _row("launch to first steps, nothing cached", _bare(record), f"{record['cold_seconds']:.0f} s"),
     _row(
       "launch to first steps, programs cached", _bare(record), f"{record['warm_seconds']:.0f} s"
     ),
     _row(f"--help of {', '.join(answers)}: slowest", _bare(record), f"{max(answers.values())} s"),
   ]
+  if check is not None:  # records of before the check have none
+    label = "check at the start of fit, of the time to its first steps (SEGNN)"
+    rows.append(_row(label, _bare(record), f"{check['check_percent']} %"))
+  return rows
 
 
 def _bare(record: dict[str, Any]) -> dict[str, Any]:

@@ -158,6 +158,36 @@ def test_complex_parameters_descend():
     ace_jax.Homotopic(lambda features, name: lambda x: 1j * x).init(KEY, Y, Y)
 
 
+class Step(nn.Module):
+  @nn.compact
+  def __call__(self, carry, x):
+    y = nn.Dense(3, name="dense")(x + carry)
+    return jnp.tanh(ace_jax.Homotopic(nn.Dense, name="layer")(y, carry)), None
+
+
+class Recurrent(nn.Module):
+  """Three steps of shared weights, from the sample itself."""
+
+  @nn.compact
+  def __call__(self, x):
+    shared = ["params", "gamma"]
+    scan = nn.scan(Step, variable_broadcast=shared, split_rngs={"params": False}, length=3)
+    return scan(name="step")(x, jnp.stack([x] * 3))[0]
+
+
+def test_a_scan_may_begin_with_a_sample():
+  data = X, jnp.sin(X)
+  run = fit(Recurrent(), data, epochs=3, lr=0.02)
+  assert list(run.gamma) == ["step/layer"]
+  assert run.history[-1]["loss"] < run.history[0]["loss"]
+  hidden = X
+  for _ in range(3):
+    params = run.projection["params"]["step"]["dense"]
+    hidden = jnp.tanh((X + hidden) @ params["kernel"] + params["bias"])
+  computed = Recurrent().apply(run.projection, X)
+  np.testing.assert_allclose(computed, hidden, rtol=1e-4, atol=1e-6)
+
+
 class Potential(nn.Module):
   """Minus the gradient of a homotopic energy."""
 

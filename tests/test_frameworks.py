@@ -20,19 +20,21 @@ SPLITS = (X[:16], Y[:16]), (X[16:], Y[16:])
 
 
 class LinenNet(nn.Module):
+  scale: str = "free"
+
   @nn.compact
   def __call__(self, x):
     for i in range(2):
       y = nn.Dense(WIDTH, name=f"dense_{i}")(x)
-      x = jnp.tanh(ace_jax.Homotopic(nn.Dense, name=f"layers_{i}")(y, x))
+      x = jnp.tanh(ace_jax.Homotopic(nn.Dense, self.scale, name=f"layers_{i}")(y, x))
     return x
 
 
 class NnxNet(nnx.Module):
-  def __init__(self, rngs):
+  def __init__(self, rngs, scale="free"):
     self.dense = nnx.List([nnx.Linear(n, WIDTH, rngs=rngs) for n in (4, WIDTH)])
     self.layers = nnx.List(
-      [ace_jax.nnx.Homotopic(nnx.Linear(n, WIDTH, rngs=rngs)) for n in (4, WIDTH)]
+      [ace_jax.nnx.Homotopic(nnx.Linear(n, WIDTH, rngs=rngs), scale=scale) for n in (4, WIDTH)]
     )
 
   def __call__(self, x):
@@ -56,9 +58,9 @@ class EquinoxNet(eqx.Module):
   dense: list
   layers: list
 
-  def __init__(self):
+  def __init__(self, scale="free"):
     self.dense = [Affine(n) for n in (4, WIDTH)]
-    self.layers = [ace_jax.equinox.Homotopic(Affine(n)) for n in (4, WIDTH)]
+    self.layers = [ace_jax.equinox.Homotopic(Affine(n), scale=scale) for n in (4, WIDTH)]
 
   def __call__(self, x):
     for dense, layer in zip(self.dense, self.layers, strict=True):
@@ -67,14 +69,14 @@ class EquinoxNet(eqx.Module):
 
 
 VARIABLES = LinenNet().init(jax.random.key(0), X)
+FIXED = LinenNet("fixed").init(jax.random.key(0), X)
 
 
-def models():
-  linen = LinenNet()
-  flax_nnx = NnxNet(nnx.Rngs(0))
-  ace_jax.nnx.update(flax_nnx, VARIABLES)
-  equinox = ace_jax.equinox.update(EquinoxNet(), VARIABLES)
-  return {"linen": linen, "nnx": flax_nnx, "equinox": equinox}
+def models(scale="free", variables=VARIABLES):
+  flax_nnx = NnxNet(nnx.Rngs(0), scale)
+  ace_jax.nnx.update(flax_nnx, variables)
+  equinox = ace_jax.equinox.update(EquinoxNet(scale), variables)
+  return {"linen": LinenNet(scale), "nnx": flax_nnx, "equinox": equinox}
 
 
 def loss(prediction, batch):
@@ -91,10 +93,11 @@ def close(a, b, **tolerance):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
-def test_three_frameworks_give_the_same_losses_gammas_and_names():
+@pytest.mark.parametrize(("scale", "variables"), [("free", VARIABLES), ("fixed", FIXED)])
+def test_three_frameworks_give_the_same_losses_gammas_and_names(scale, variables):
   runs = {
-    name: train(model, variables=VARIABLES if name == "linen" else None)
-    for name, model in models().items()
+    name: train(model, variables=variables if name == "linen" else None)
+    for name, model in models(scale, variables).items()
   }
   expected = runs["linen"]
   assert list(expected.gamma) == ["layers_0", "layers_1"]
@@ -107,6 +110,31 @@ def test_three_frameworks_give_the_same_losses_gammas_and_names():
     close(runs[name].test, expected.test, rtol=1e-5)
     losses = [[record["loss"] for record in run.history] for run in (runs[name], expected)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nnx", "equinox"])
+def test_a_fixed_scale_is_kept_and_pruned(name):
+  module = models("fixed", FIXED)[name]
+  framework = getattr(ace_jax, name)
+  close(framework.variables(module), dict(FIXED), rtol=0)
+  close(framework.variables(framework.prune(module)), ace_jax.prune(FIXED), rtol=0)
+  model = ace_jax.model.as_model(module)
+  trained, state = model.apply(FIXED, X, key=jax.random.key(0))
+  expected = LinenNet("fixed").apply(FIXED, X, mutable=["batch_stats"])
+  close((trained, state), (expected[0], dict(expected[1])), rtol=1e-5, atol=1e-6)
+  moved = {**FIXED, "batch_stats": jax.tree.map(lambda s: 4 * s, FIXED["batch_stats"])}
+  evaluated = model.apply(moved, X)[0]
+  np.testing.assert_allclose(evaluated, LinenNet("fixed").apply(moved, X), rtol=1e-5, atol=1e-6)
+  assert jnp.abs(evaluated - trained).max() > 0.01
+  with pytest.raises(ValueError, match="'free' or 'fixed'"):
+    models("fix")[name]
+
+
+def test_padding_does_not_count_in_a_fixed_scale_of_nnx():
+  layer = ace_jax.nnx.Homotopic(lambda x: 2 * x, scale="fixed", axes=2)
+  x = jnp.array([[[3.0, 4.0]], [[1e6, 1e6]]])
+  output = layer(jnp.zeros_like(x), x, where=jnp.array([True, False])[:, None, None])
+  np.testing.assert_allclose(output[0, 0], jnp.array([3.0, 4.0]) / jnp.sqrt(12.5), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["nnx", "equinox"])

@@ -16,8 +16,13 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 
 
+def examples(package=""):
+  """Returns the blocks that run with the library alone, or those that need a further package."""
+  return re.findall(rf"```python{package}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
 def test_the_examples_of_the_readme_run_in_under_30_lines():
-  example, of_nnx = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+  example, of_nnx = examples()
   assert len(example.splitlines()) < 30
   scope = {}
   exec(compile(example, "README.md", "exec"), scope)
@@ -27,6 +32,18 @@ def test_the_examples_of_the_readme_run_in_under_30_lines():
   test, model = scope["test"], scope["model"]
   error = ((model(test[0]) - test[1]) ** 2).mean()
   assert float(error) == pytest.approx(scope["fit"].test["projection"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_example_of_e3x_runs():
+  pytest.importorskip("e3x")  # of the extra `models`
+  scope = {}
+  example, (of_e3x,) = examples()[0], examples(" e3x")
+  exec(compile(example.replace("epochs=100", "epochs=1") + of_e3x, "README.md", "exec"), scope)
+  fit, test = scope["fit"], scope["test"]
+  assert list(fit.gamma) == ["Dense_0", "Dense_1", "TensorDense_0/dense"]
+  error = ((scope["prediction"] - test[1]) ** 2).mean()
+  assert float(error) == pytest.approx(fit.test["projection"], rel=1e-4)
 
 
 def code_of(path):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ace_jax import homotopy
+from ace_jax import homotopy, scales
 from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import verdicts
 from ace_jax.symmetry.errors import (
@@ -193,7 +193,7 @@ def layer_reports(
         f"what the layer {name} computes is not seen; under nn.scan or nn.vmap add "
         "'intermediates': 0 to variable_axes."
       )
-    sizes = [float(jnp.sqrt(homotopy.mean_square(y))) for y in (call.f_neq, call.y_eq)]
+    sizes = [float(jnp.sqrt(scales.mean_square(y))) for y in (call.f_neq, call.y_eq)]
     ratio = sizes[0] / max(sizes[1], 1e-30)
     last = records[-1]
     if f"gamma/{name}" not in last:
@@ -271,13 +271,13 @@ def generator_reports(
   reports, doubts = [], verdicts.learned_reasons(trainings)
   for name in measured[0].lost:
     shares = np.array(
-      [np.asarray(one.lost[name], np.float64) / float(one.loss) for one in measured]
+      [np.asarray(of_seed.lost[name], np.float64) / float(of_seed.loss) for of_seed in measured]
     )
     joint, means = shares.mean(axis=0), shares.mean(axis=1)
     reports.append(
       GeneratorReport(
         name=name,
-        lie_error=float(np.mean([one.local[name] for one in measured])),
+        lie_error=float(np.mean([of_seed.local[name] for of_seed in measured])),
         loss=float(joint.mean()),
         error=float(joint.std(ddof=1) / np.sqrt(len(joint))),
         spread=float(means.std(ddof=1)) if len(means) > 1 else 0.0,
@@ -296,7 +296,7 @@ def verdict(generators: Sequence[GeneratorReport]) -> str:
     named.setdefault(report.judgement, []).append(report.name)
   kinds = list(verdicts.Verdict)
   said = []
-  for judgement in sorted(named, key=lambda one: kinds.index(one.verdict)):
+  for judgement in sorted(named, key=lambda judgement: kinds.index(judgement.verdict)):
     names, why = ", ".join(named[judgement]), ", ".join(judgement.reasons)
     said.append(
       {

@@ -83,18 +83,18 @@ class Judgement:
 
 def doubts(training: Training) -> tuple[str, ...]:
   """Returns why a model cannot be taken for one that has learned its data; () if it can."""
-  found = []
+  reasons = []
   if not training.error < training.baseline:
-    found.append("the model is not better than the baseline")
+    reasons.append("the model is not better than the baseline")
   if training.improvement is None:
-    found.append("too few evaluations to say whether the model still improves")
+    reasons.append("too few evaluations to say whether the model still improves")
   elif training.improvement > IMPROVES:
-    found.append("the model still improves")
+    reasons.append("the model still improves")
   if training.gamma is not None and training.gamma_change is not None:
     limit = max(GAMMA_MOVES * training.gamma, GAMMA_NEGLIGIBLE)
     if training.gamma_change > limit:
-      found.append("gamma still moves")
-  return tuple(found)
+      reasons.append("gamma still moves")
+  return tuple(reasons)
 
 
 def judge(
@@ -153,8 +153,14 @@ def outcome(judged: Mapping[str, Judgement], broken: Collection[str]) -> str:
     judged: By the name of the generator.
     broken: The generators that are broken in truth.
   """
-  tested = {name: one for name, one in judged.items() if one.reasons != (BY_CONSTRUCTION,)}
-  said = {n: one.verdict for n, one in tested.items() if one.verdict != Verdict.CANNOT_TELL}
+  tested = {
+    name: judgement for name, judgement in judged.items() if judgement.reasons != (BY_CONSTRUCTION,)
+  }
+  said = {
+    n: judgement.verdict
+    for n, judgement in tested.items()
+    if judgement.verdict != Verdict.CANNOT_TELL
+  }
   if any((verdict == Verdict.BROKEN) != (name in broken) for name, verdict in said.items()):
     return "wrong"
   return "right" if len(said) == len(tested) else "cannot tell"

@@ -76,6 +76,9 @@ def over_replicas(
   over_all = _MAPS.get(mesh.devices.flat[0].platform, _vmap)
 
   def local(tree, *shared):
+    # Shared arrays vary over replicas as parameters do, so that a scan within a model, whose carry
+    # has one type in all steps, may begin with a sample.
+    shared = jax.lax.pcast(shared, REPLICA, to="varying")
     if replicas(tree) > 1:
       return over_all(lambda replica: function(replica, *shared), tree)
     # A map over one replica costs what it needs not: batched products of one.

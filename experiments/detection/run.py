@@ -84,23 +84,23 @@ class Campaign:
     ]
 
 
-def run(campaign: Campaign, place: Path) -> None:
+def run(campaign: Campaign, folder: Path) -> None:
   """Runs every program that is not finished, then counts, prints and draws.
 
   Args:
     campaign: What is trained.
-    place: Where to write.
+    folder: Where to write.
   """
   with workdirs.opened(
-    place, dataclasses.asdict(campaign), resume=(place / workdirs.CONFIG).exists()
+    folder, dataclasses.asdict(campaign), resume=(folder / workdirs.CONFIG).exists()
   ):
-    found = []
+    rows = []
     for kind, strength, data_seed in progress.over(campaign.programs(), "program"):
-      path = place / f"{kind}{exact(strength)}_data{data_seed}.json"
+      path = folder / f"{kind}{exact(strength)}_data{data_seed}.json"
       if not path.exists():
         files.write_json(path, train(campaign, kind, strength, data_seed))
-      found.extend(result_files.read_json(path, "remove it and run again", list))
-    write(place, campaign, found)
+      rows.extend(result_files.read_json(path, "remove it and run again", list))
+    write(folder, campaign, rows)
 
 
 def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> list[dict[str, Any]]:
@@ -151,8 +151,12 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
           "largest_gamma": history.largest(records[seed][-1], "gamma"),
           "largest_multiplier": history.largest(records[seed][-1], "multiplier"),
           "generators": {
-            one.name: {"lie_error": one.lie_error, "loss": one.loss, "standard_error": one.error}
-            for one in generators
+            reported.name: {
+              "lie_error": reported.lie_error,
+              "loss": reported.loss,
+              "standard_error": reported.error,
+            }
+            for reported in generators
           },
         }
       )
@@ -166,24 +170,24 @@ def judged(generators: Sequence[report.GeneratorReport], truth: Sequence[str]) -
     generators: Of one run.
     truth: The generators that the data break.
   """
-  judgements = {one.name: one.judgement for one in generators}
-  reasons = dict.fromkeys(reason for one in judgements.values() for reason in one.reasons)
+  judgements = {reported.name: reported.judgement for reported in generators}
+  reasons = dict.fromkeys(reason for reported in judgements.values() for reason in reported.reasons)
   return {
     "outcome": verdicts.outcome(judgements, truth),
-    "called_broken": sorted(one.name for one in generators if one.broken),
-    "verdicts": {name: one.verdict.value for name, one in judgements.items()},
+    "called_broken": sorted(reported.name for reported in generators if reported.broken),
+    "verdicts": {name: reported.verdict.value for name, reported in judgements.items()},
     "reasons": [reason for reason in reasons if reason != verdicts.BY_CONSTRUCTION],
   }
 
 
-def write(place: Path, campaign: Campaign, found: list[dict[str, Any]]) -> None:
+def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -> None:
   """Prints the table, and writes result.json and detection.png (of the longest training)."""
   table, counts, curves = [], [], {}
   for kind, strengths in campaign.strengths.items():
     for strength in strengths:
       for epochs in campaign.lengths:
-        own = (kind, strength, epochs)
-        rows = [row for row in found if (row["kind"], row["strength"], row["epochs"]) == own]
+        key = (kind, strength, epochs)
+        rows = [row for row in judged_runs if (row["kind"], row["strength"], row["epochs"]) == key]
         outcomes = {name: sum(row["outcome"] == name for row in rows) for name in OUTCOMES}
         names = sorted(rows[0]["generators"])
         calls = {name: sum(name in row["called_broken"] for row in rows) for name in names}
@@ -205,8 +209,8 @@ def write(place: Path, campaign: Campaign, found: list[dict[str, Any]]) -> None:
     "campaign": dataclasses.asdict(campaign),
     "settings": SETTINGS.to_json(),
     "counts": counts,
-    "runs": found,
+    "runs": judged_runs,
   }
-  workdirs.write_result(place, result)
-  plots.save(detection_figures.detection_curves(curves, BROKEN), place / "detection.png")
-  print(f"Everything is in {place}: result.json, detection.png")
+  workdirs.write_result(folder, result)
+  plots.save(detection_figures.detection_curves(curves, BROKEN), folder / "detection.png")
+  print(f"Everything is in {folder}: result.json, detection.png")

@@ -31,15 +31,17 @@ def distinguished(
     shown: Settings that the labels, or a column beside them, name already.
   """
   facts = [_facts(result) for result in results]
-  found = []
-  for label, own in zip(labels, facts, strict=True):
-    alike = [other for other in facts if other["experiment"] == own["experiment"]]
-    found.append(_extended(label, own, _differing(alike, [*_SUBJECT], shown)))
-  others = dict.fromkeys(name for own in facts for name in own if name not in _SUBJECT)
+  extended = []
+  for label, facts_of_run in zip(labels, facts, strict=True):
+    alike = [other for other in facts if other["experiment"] == facts_of_run["experiment"]]
+    extended.append(_extended(label, facts_of_run, _differing(alike, [*_SUBJECT], shown)))
+  others = dict.fromkeys(
+    name for facts_of_run in facts for name in facts_of_run if name not in _SUBJECT
+  )
   # What one experiment has and another has not, its name says.
   for names in (["experiment"], [*others]):
-    found = _told_apart(found, facts, names, shown)
-  return found
+    extended = _told_apart(extended, facts, names, shown)
+  return extended
 
 
 def _told_apart(
@@ -50,9 +52,9 @@ def _told_apart(
 ) -> list[str]:
   """Returns the labels, with those settings in the ones that are the same."""
   extended = []
-  for label, own in zip(labels, facts, strict=True):
+  for label, facts_of_run in zip(labels, facts, strict=True):
     alike = [other for name, other in zip(labels, facts, strict=True) if name == label]
-    extended.append(_extended(label, own, _differing(alike, names, shown)))
+    extended.append(_extended(label, facts_of_run, _differing(alike, names, shown)))
   return extended
 
 
@@ -70,7 +72,8 @@ def _differing(
   return [
     name
     for name in names
-    if name not in shown and any(own.get(name) != facts[0].get(name) for own in facts)
+    if name not in shown
+    and any(facts_of_run.get(name) != facts[0].get(name) for facts_of_run in facts)
   ]
 
 

@@ -95,10 +95,10 @@ def constant_error(
 
 def judged(generators: Sequence[report.GeneratorReport], truth: set[str]) -> dict[str, Any]:
   """Returns whether the verdicts on a training are right, and what they are."""
-  judgements = {one.name: one.judgement for one in generators}
+  judgements = {reported.name: reported.judgement for reported in generators}
   return {
-    "called_broken": sorted(one.name for one in generators if one.broken),
-    "verdicts": {name: one.describe() for name, one in judgements.items()},
+    "called_broken": sorted(reported.name for reported in generators if reported.broken),
+    "verdicts": {name: reported.describe() for name, reported in judgements.items()},
     "outcome": verdicts.outcome(judgements, truth),
   }
 
@@ -167,16 +167,16 @@ def table(found: Found) -> tuple[list[str], list[list[str]]]:
   header += ["called broken (seeds)", "right, wrong, cannot tell"]
   shown = []
   for key in dict.fromkeys((row["bias"], row["constraint"]) for row in found.rows):
-    own = [row for row in found.rows if (row["bias"], row["constraint"]) == key]
-    outcomes = [row["outcome"] for row in own if "outcome" in row]
-    names = sorted({name for row in own for name in row.get("called_broken", ())})
-    counts = [f"{name} {sum(name in row['called_broken'] for row in own)}" for name in names]
+    of_key = [row for row in found.rows if (row["bias"], row["constraint"]) == key]
+    outcomes = [row["outcome"] for row in of_key if "outcome" in row]
+    names = sorted({name for row in of_key for name in row.get("called_broken", ())})
+    counts = [f"{name} {sum(name in row['called_broken'] for row in of_key)}" for name in names]
     kinds = ("right", "wrong", "cannot tell")
     shown.append(
       [
         ", ".join(key),
-        *(_percent(own, f"{name}_test_accuracy") for name in ("projection", "relaxed")),
-        *(_largest(own, kind) for kind in ("gamma", "multipliers")),
+        *(_percent(of_key, f"{name}_test_accuracy") for name in ("projection", "relaxed")),
+        *(_largest(of_key, kind) for kind in ("gamma", "multipliers")),
         ", ".join(counts),
         ", ".join(str(outcomes.count(kind)) for kind in kinds) if outcomes else "",
       ]

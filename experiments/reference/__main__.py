@@ -177,7 +177,7 @@ def check_size(report: Mapping[str, Mapping[str, Any]]) -> None:
   Raises:
     ValueError: the errors are of another size.
   """
-  ratio = statistics.median(found["first_ratio"] for found in report.values())
+  ratio = statistics.median(comparison["first_ratio"] for comparison in report.values())
   if not 1 / _UNLIKE < ratio < _UNLIKE:
     raise ValueError(
       f"its errors after the first epoch in common are {ratio:.2g} times ours, so that it is of "

@@ -77,7 +77,7 @@ def _choose(experiment: str, described: dict[str, Any], *rest: Any) -> list[dict
       process.start()
     sender.close()
     try:
-      found = receiver.recv()
+      answer = receiver.recv()
     except EOFError as error:
       raise AceError(
         "the process that measures the branches ended early; what it said stands above."
@@ -85,9 +85,9 @@ def _choose(experiment: str, described: dict[str, Any], *rest: Any) -> list[dict
     finally:
       process.terminate()
       process.join()
-  if isinstance(found, Exception):
-    raise found
-  return found
+  if isinstance(answer, Exception):
+    raise answer
+  return answer
 
 
 def _choose_there(sender: Any, experiment: str, described: dict[str, Any], *rest: Any) -> None:

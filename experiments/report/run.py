@@ -35,13 +35,13 @@ class Run(NamedTuple):
 
 
 def run(
-  runs: list[str], place: Path, samples: int, angles: int
+  runs: list[str], target: Path, samples: int, angles: int
 ) -> tuple[list[report.GeneratorReport], Settings]:
   """Writes the report of one or several runs.
 
   Args:
     runs: Folders of runs that differ in the seed alone.
-    place: Where report.md and report.png go.
+    target: Where report.md and report.png go.
     samples: Held-out samples to measure on.
     angles: Points on the circle of every generator.
 
@@ -55,20 +55,24 @@ def run(
   settings = [read_settings(Path(folder), subjects.SUBJECTS) for folder in runs]
   check_same(runs, settings)
   check_relaxed(runs[0], settings[0])
-  found = [restore(Path(folder), subjects.SUBJECTS) for folder in runs]
-  subject, problem = subjects.of(settings[0]), found[0].problem
+  runs_there = [restore(Path(folder), subjects.SUBJECTS) for folder in runs]
+  subject, problem = subjects.of(settings[0]), runs_there[0].problem
   group = subject.group(settings[0], problem.test)
   held_out = task.take(problem.test, slice(0, samples))
   inputs = problem.inputs(held_out)
   layers = [
-    report.layer_reports(one.problem.network, one.end.relaxed, inputs, one.records) for one in found
+    report.layer_reports(of_seed.problem.network, of_seed.end.relaxed, inputs, of_seed.records)
+    for of_seed in runs_there
   ]
   measure = compile_measure(problem, group, subject.act_prediction, angles)
   generators = report.generator_reports(
-    [measure(one.end.selected()["relaxed"], held_out) for one in found],
-    [report.evidence(one.records, one.problem.summary["linear_mse"]["valid"]) for one in found],
+    [measure(of_seed.end.selected()["relaxed"], held_out) for of_seed in runs_there],
+    [
+      report.evidence(of_seed.records, of_seed.problem.summary["linear_mse"]["valid"])
+      for of_seed in runs_there
+    ],
   )
-  write(place, runs, layers, generators)
+  write(target, runs, layers, generators)
   return generators, settings[0]
 
 
@@ -113,7 +117,7 @@ def check_same(runs: list[str], settings: Sequence[Settings]) -> None:
     DataError: names the first setting that differs.
   """
   first = settings[0].to_json()
-  for folder, other in zip(runs, [one.to_json() for one in settings], strict=True):
+  for folder, other in zip(runs, [of_run.to_json() for of_run in settings], strict=True):
     for name in workdirs.differences(first, other):
       if name != "seed":
         raise DataError(
@@ -184,7 +188,7 @@ def _times(name: str, batch: Any, angles: int) -> jax.Array:
 
 
 def write(
-  place: Path,
+  target: Path,
   folders: list[str],
   layers: list[list[report.LayerReport]],
   generators: list[report.GeneratorReport],
@@ -201,7 +205,7 @@ def write(
     lines.append(f"{Path(folder).name}\n\n{markdown(header, rows)}\n")
   lines.append("![report](report.png)")
   print(said)
-  files.write_text(place / "report.md", "\n".join(lines) + "\n")
+  files.write_text(target / "report.md", "\n".join(lines) + "\n")
 
-  plots.save(plots.misalignment(layers[0], generators), place / "report.png")
-  print(f"\nWrote {place}/report.md and report.png")
+  plots.save(plots.misalignment(layers[0], generators), target / "report.png")
+  print(f"\nWrote {target}/report.md and report.png")

@@ -12,13 +12,19 @@ def suggest(generators: Sequence[report.GeneratorReport], settings: nbody_settin
   """Returns the subgroup of the rotations that the data keep, and a command that trains with it.
 
   Rotations about two axes generate all others, so that a symmetric law keeps all rotations, those
-  about one axis, or none. Of axes that are no coordinate axis nothing is known.
+  about one axis, or none. Of axes that are no coordinate axis nothing is known. Where the report
+  cannot tell of a rotation, as of one that the model keeps by construction, none are suggested.
 
   Args:
     generators: What the report found.
     settings: Of the run that it is about.
   """
-  undecided = [generator for generator in generators if _undecided(generator)]
+  undecided = [
+    generator
+    for generator in generators
+    if generator.name.startswith("rotation_")
+    and generator.judgement.verdict == verdicts.Verdict.CANNOT_TELL
+  ]
   if undecided:
     names = " and ".join(generator.name for generator in undecided)
     reasons = "; ".join(dict.fromkeys(r for g in undecided for r in g.judgement.reasons))
@@ -42,14 +48,6 @@ def suggest(generators: Sequence[report.GeneratorReport], settings: nbody_settin
     "axis alone can be broken: the verdict is not of one piece. Measure with more --samples, or on "
     "runs of more seeds."
   )
-
-
-def _undecided(generator: report.GeneratorReport) -> bool:
-  """Whether a rotation that the model could break can be called neither broken nor kept."""
-  judgement = generator.judgement
-  told = judgement.verdict != verdicts.Verdict.CANNOT_TELL
-  by_construction = verdicts.BY_CONSTRUCTION in judgement.reasons
-  return generator.name.startswith("rotation_") and not told and not by_construction
 
 
 def command(settings: nbody_settings.Settings, **changes: Any) -> str:

@@ -73,7 +73,7 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
   return sorted(rows)
 
 
-_SHOWN = {"constraint", "preset", "train_samples", "epochs", "particles", "neighbours"}
+_SHOWN = {"constraint", "keep", "preset", "train_samples", "epochs", "particles", "neighbours"}
 """What the labels of the N-body table, or its columns, name already."""
 
 

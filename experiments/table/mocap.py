@@ -214,7 +214,7 @@ def _turned(row: Row, runs: list[dict[str, Any]]) -> str:
 
 
 _OTHER = {
-  *("hidden_features", "layers", "modes", "height", "batch_size", "lr", "train_samples"),
+  *("hidden_features", "layers", "modes", "batch_size", "lr", "train_samples"),
   *("weight_decay", "finish_epochs"),
 }
 """A run that differs from the published settings in one of these is no seed of a row."""

@@ -112,7 +112,8 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
 
 
 _SHOWN = {
-  *("constraint", "model", "train_samples", "epochs", "decay_epochs", "particles", "neighbours"),
+  *("constraint", "keep", "model", "train_samples", "epochs", "decay_epochs"),
+  *("particles", "neighbours"),
 }
 """What the labels, or the columns beside them, name already."""
 

@@ -110,7 +110,7 @@ def names(all_lines: list[Line]) -> list[str]:
 
 
 _SHOWN = {
-  *("constraint", "train_samples", "epochs", "eval_every", "patience"),
+  *("constraint", "keep", "train_samples", "epochs", "eval_every", "patience"),
   *("weight_decay", "dropout", "finish_epochs", "finish_from"),
 }
 """What the labels, or the columns beside them, name already."""

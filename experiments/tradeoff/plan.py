@@ -20,7 +20,7 @@ def programs(
     data: Broken symmetries, "none" among them.
     seeds: Seeds of every point.
   """
-  found = []
+  program_list = []
   for broken in data:
     for constraint in (*(name for name in CONSTANT if grids[name]), *_ENDS):
       fixed: list[tuple[str, float | str]] = [("constraint", constraint)]
@@ -34,5 +34,5 @@ def programs(
       else:
         plan = Plan(tuple(seeds))
       name = f"{broken.replace(':', '')}_{constraint}"
-      found.append(Program(name, tuple(fixed), plan))
-  return found
+      program_list.append(Program(name, tuple(fixed), plan))
+  return program_list

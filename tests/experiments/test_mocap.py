@@ -126,6 +126,7 @@ def result(constraint, seed, valid, test, **settings):
     "experiment": "mocap",
     "epochs": 300,
     "data": {"subject": "run", "source": "prepared"},
+    "differs_from_published": {name: [settings[name], None] for name in settings},
     "predictors": both,
     "settings": {
       **{"model": "egno", "constraint": constraint, "preset": "paper", "seed": seed},

@@ -161,9 +161,8 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
 
   done = run_module("report", f"--runs={place}", "--samples=10", "--angles=4", "--suggest")
   assert done.returncode == 0, done.stderr
-  # After two epochs the relaxed model may resist anything; what it suggests, test_suggestion says.
-  suggested = done.stdout.split("report.png")[-1]
-  assert "python -m experiments.nbody --constraint=" in suggested or "generate all" in suggested
+  # Ten samples are too few to tell; what is suggested otherwise, test_suggestion says.
+  assert "Nothing can be told of rotation_" in done.stdout
   said = (place / "report.md").read_text()
   assert "rotation_x" in said
   assert "layers_0/update_1" in said

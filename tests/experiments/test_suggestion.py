@@ -61,6 +61,11 @@ def test_nothing_is_suggested_of_what_cannot_be_told():
   )
 
 
+def test_a_model_that_could_not_break_them_tells_nothing():
+  reports = [GeneratorReport(f"rotation_{axis}", 1e-7, 0.0, 0.01, 0.0, 1, 500) for axis in "xyz"]
+  assert suggestion.suggest(reports, GRAVITY).startswith("Nothing can be told of rotation_x and")
+
+
 def test_the_command_starts_the_same_run_strictly():
   command = suggestion.command(GRAVITY, constraint="strict", keep="axis:z")
   python, *words = shlex.split(command)
