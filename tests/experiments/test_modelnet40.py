@@ -110,7 +110,7 @@ def test_the_published_preset():
 def test_a_mean_of_constraints_is_a_smaller_step_of_the_multipliers():
   # min (g - 1)^2 / 2 + mean_i(lambda_i g_i), the published way, and with its sum at dual_lr / n.
   n = GAMMAS
-  target = jnp.linspace(-1, 2, n)
+  target = np.linspace(-1, 2, n)
 
   def path(weight, dual_lr):
     dual = optax.adam(dual_lr, eps=1e-12)
@@ -127,8 +127,8 @@ def test_a_mean_of_constraints_is_a_smaller_step_of_the_multipliers():
   with jax.enable_x64(True):
     published, multipliers = path(1 / n, 0.7)
     ours, smaller = path(1.0, 0.7 / n)
-  np.testing.assert_allclose(ours, published, rtol=1e-5, atol=1e-7)
-  np.testing.assert_allclose(smaller, multipliers / n, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(ours, published, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(smaller, multipliers / n, rtol=1e-5, atol=1e-7)
 
 
 class _Primal:
