@@ -198,7 +198,7 @@ def test_relative_error_of_a_fixed_vector():
     ("relaxations", ["--", "--constraint=strict"], "has no choice of branches"),
     ("nbody", ["--rank=2"], "--rank has no meaning with --relaxation=mlp"),
     ("nbody", ["--constraint=strict", "--gamma=channel"], "--gamma has no meaning with"),
-    ("mocap", ["--relaxation=linear"], "EGNO's branches are streams"),
+    ("mocap", ["--relaxation=linear"], "EGNO's branches are of one published form"),
   ],
 )
 def test_usage_errors(experiment, flags, says):
