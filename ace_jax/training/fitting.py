@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,7 @@ def fit(
   progress: Callable[[int, int], Logger] | None = ProgressBar,
   callbacks: Sequence[Logger | Callable[[Record], Any]] = (),
   until: Callable[[int], bool] = lambda epoch: False,
+  ends_on: Sequence[int] = (signal.SIGTERM,),
   **settings: Any,
 ) -> Fit | list[Fit]:
   """Trains a model that contains `Homotopic` layers under a constraint on their gammas.
@@ -159,6 +161,7 @@ def fit(
     callbacks: Each is called with the record of every epoch, which has its `seed` where there are
       several; or is a logger of one run, with `log(record)` and `close()`.
     until: Called with the number of epochs done after each; true makes it the last.
+    ends_on: Signals of which the first ends the run after its epoch, saved.
     **settings: epochs, batch_size, eval_every, patience, ...: see `ace_jax.training.Settings`.
 
   Returns:
@@ -222,6 +225,7 @@ def fit(
       loggers=lambda name, done: loggers[name],
       report_memory=report_memory,
       until=until,
+      ends_on=ends_on,
     )
   tests: list[dict[str, float]] = [{} for _ in runs]
   if test is not None:

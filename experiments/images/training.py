@@ -24,6 +24,7 @@ from experiments.harness.settings import (
   Settings,
   Training,
 )
+from experiments.harness.training import ENDING
 from experiments.images.settings import Flags
 
 CANVAS = 24
@@ -109,6 +110,7 @@ def train(
     workdir=place,
     resume=checkpoints.exists(place / loop.CHECKPOINTS),
     progress=None,
+    ends_on=ENDING,
     epochs=training.epochs,
     batch_size=training.batch_size,
     eval_every=training.eval_every,
