@@ -58,8 +58,8 @@ class Progress:
         mininterval=0.5,
       )
     self._total, self._unit, self._label, self._interval = total, unit, label, interval
-    self._done = self._before = done
-    self._begin = self._last = time.monotonic()
+    self._done, self._last = done, time.monotonic()
+    self._begin: tuple[int, float] | None = None
     self._numbers: dict[str, str] = {}
 
   def label(self, text: str) -> None:
@@ -82,6 +82,9 @@ class Progress:
       numbers: What to show beside the counts, by name, what matters most first.
     """
     self._done += count
+    if self._begin is None:
+      # The time left is told from the pieces after the first, which waits for a compilation.
+      self._begin = self._done, time.monotonic()
     self._numbers = dict(numbers or {})
     if self._bar is not None:
       width = shutil.get_terminal_size().columns
@@ -106,9 +109,10 @@ class Progress:
     total = "" if self._total is None else f" of {self._total}"
     parts = [f"{self._label + ': ' if self._label else ''}{self._unit} {self._done}{total}"]
     parts += [f"{name} {number}" for name, number in self._numbers.items()]
-    new = self._done - self._before
+    before, begin = self._begin or (self._done, 0.0)
+    new = self._done - before
     if self._total is not None and new:
-      seconds = (time.monotonic() - self._begin) * (self._total - self._done) / new
+      seconds = (time.monotonic() - begin) * (self._total - self._done) / new
       parts.append(f"about {duration(seconds)} left")
     return ", ".join(parts)
 
