@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.campaign import plan as campaign_plan
-from experiments.harness import app, paths
+from experiments.harness import app, folders, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -64,6 +64,7 @@ def main() -> None:
   workdir = Path(FLAGS.workdir)
   if not asked:
     repository = Path(FLAGS.repository or Path(__file__).parents[2])
+    folders.tried(workdir, "workdir")
     campaign_run.run(plan, repository, workdir, FLAGS.processes, FLAGS.minutes)
     return
   state = campaign_state.read(workdir)

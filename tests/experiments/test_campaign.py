@@ -328,6 +328,7 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path, repository):
   _, errors = process.communicate(timeout=60)
   assert process.returncode == 128 + signal.SIGTERM, errors
   assert "asked to end (SIGTERM); what ran was asked to save" in errors
+  assert f"what is finished is in {place}; go on with: python -m experiments.campaign" in errors
   saved = int((place / "runs" / "x" / "checkpoint").read_text())
   assert 5 <= saved < 500
   shown, _ = start(*shared, "--status").communicate(timeout=60)
