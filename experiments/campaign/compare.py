@@ -5,7 +5,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from data.errors import DataError
 from experiments.campaign.plan import Comparison, Plan
 from experiments.harness import result_files, tables
 
@@ -27,6 +26,12 @@ def welch(first: list[float], second: list[float]) -> float:
   if min(len(first), len(second)) < 2:
     return math.nan
   return float(stats.ttest_ind(first, second, equal_var=False, alternative="less").pvalue)
+
+
+def within_standard_error(first: list[float], second: list[float]) -> bool:
+  """Whether mean(first) <= mean(second) + its standard error, which is 0 of one number."""
+  error = statistics.stdev(second) / math.sqrt(len(second)) if len(second) > 1 else 0.0
+  return statistics.mean(first) <= statistics.mean(second) + error
 
 
 def table(plan: Plan, folder: Path) -> str:
@@ -72,17 +77,13 @@ def _holds(comparison: Comparison, sides: list[Any], values: list[list[float]], 
   if comparison.test == "every_seed":
     shared = sides[0].keys() & sides[1].keys()
     return bool(shared) and all(sides[0][key] < sides[1][key] for key in shared)
-  error = statistics.stdev(values[1]) / math.sqrt(len(values[1])) if len(values[1]) > 1 else 0.0
-  return statistics.mean(values[0]) <= statistics.mean(values[1]) + error
+  return within_standard_error(*values)
 
 
 def _numbers(folder: Path, path: str) -> list[float]:
   numbers = []
   for file in sorted(folder.rglob("result.json")):
-    value: Any = result_files.read_json(file, "collect it again")
-    for key in path.split("/"):
-      value = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-      raise DataError(f"{file}: has no number {path}; mend the plan, or collect it again.")
-    numbers.append(float(value))
+    result = result_files.read_json(file, "collect it again")
+    remedy = "mend the plan, or collect it again"
+    numbers.append(result_files.number(result, path, file, remedy))
   return numbers

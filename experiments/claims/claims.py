@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from experiments.campaign.compare import welch
+from experiments.campaign.compare import welch, within_standard_error
 from experiments.harness import result_files, tables
 
 HEADER = ["published claim", "published", "ours (seeds, epochs)", "holds"]
@@ -111,13 +111,11 @@ def row(claim: Claim, folder: Path) -> list[str]:
   shown = f"{ours} against {_shown(others, other_epochs, claim.scale)}"
   if not numbers or not others:
     return [claim.name, str(claim.published), shown, ""]
-  compare = _lower if claim.test == "lower" else _no_worse
-  return [claim.name, str(claim.published), shown, compare(numbers, others)]
-
-
-def _no_worse(numbers: list[float], others: list[float]) -> str:
-  error = statistics.stdev(others) / math.sqrt(len(others)) if len(others) > 1 else 0.0
-  return "yes" if statistics.mean(numbers) <= statistics.mean(others) + error else "no"
+  if claim.test == "lower":
+    holds = _lower(numbers, others)
+  else:
+    holds = "yes" if within_standard_error(numbers, others) else "no"
+  return [claim.name, str(claim.published), shown, holds]
 
 
 def _lower(numbers: list[float], others: list[float]) -> str:
@@ -138,12 +136,10 @@ def _shown(numbers: list[float], epochs: list[int], scale: float) -> str:
 
 
 def _number(result: dict[str, Any], path: str, file: Path) -> float:
-  value: Any = result
-  for key in path.split("/"):
-    value = value.get(key) if isinstance(value, dict) else None
-  if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-    raise DataError(f"{file}: has no number {path}; {_REMEDY}.")
-  return float(value)
+  number = result_files.number(result, path, file, _REMEDY)
+  if not math.isfinite(number):
+    raise DataError(f"{file}: {path} is {number}, not a finite number; {_REMEDY}.")
+  return number
 
 
 def _claim(entry: Any, where: str) -> Claim:

@@ -145,6 +145,26 @@ def equivariance_error(predictor: Mapping[str, Any]) -> float | None:
   return predictor.get(ERROR_ABOUT_ORIGIN, predictor.get(ERROR))
 
 
+def number(result: Any, path: str, file: Path, remedy: str) -> float:
+  """Returns a number within a result, such as "predictors/projection/test_mse".
+
+  Args:
+    result: Content of result.json.
+    path: Keys, by slashes.
+    file: Where it is from, for the error message.
+    remedy: What to do where there is none.
+
+  Raises:
+    DataError: there is no number.
+  """
+  value = result
+  for key in path.split("/"):
+    value = value.get(key) if isinstance(value, dict) else None
+  if not isinstance(value, int | float) or isinstance(value, bool):
+    raise DataError(f"{file}: has no number {path}; {remedy}.")
+  return float(value)
+
+
 def but_for_seed(result: dict[str, Any]) -> str:
   """Returns what the runs of one configuration share: experiment and settings, but for the seed.
 

@@ -113,6 +113,46 @@ def where(place: Path, found: Sequence[Result]) -> str:
   return f"Results are in {shown}{more}: result.json, figures/, ...; checkpoints in {place}."
 
 
+def say_preset(settings: Settings, extent: str = "minutes on two cores") -> None:
+  """Prints what the quick preset is, where it was taken.
+
+  Args:
+    settings: All settings.
+    extent: How long it takes, and what it leaves out.
+  """
+  if settings.training.preset == "quick":
+    print(f"Preset quick: {extent}. --preset=paper has the published settings.")
+
+
+def train_and_say(
+  problem: Problem,
+  settings: Settings,
+  place: Path,
+  resume: bool,
+  plan: Plan,
+  baseline: str,
+  scale: float = 1.0,
+  remark: str = "",
+) -> None:
+  """Trains, and prints the table that ends a run and where everything is.
+
+  Args:
+    problem: Model, data, loss.
+    settings: All settings.
+    place: Where to write.
+    resume: Continue what is there.
+    plan: The replicas.
+    baseline: See `results.summary_table`, as for `scale`.
+    scale: What errors are multiplied by.
+    remark: A line below the table; "" is none.
+  """
+  found = train(problem, settings, place, resume, plan)
+  print(f"\n{results.summary_table(found, baseline, scale)}\n")
+  if remark:
+    print(remark)
+  print(where(place, found))
+
+
 def train(
   problem: Problem,
   settings: Settings,

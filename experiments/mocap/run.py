@@ -14,7 +14,7 @@ from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data import mocap
-from experiments.harness import kept, models, problems, result_files, results, training
+from experiments.harness import kept, models, problems, result_files, training
 from experiments.harness.replicas import Plan
 from experiments.mocap import models as mocap_models
 from experiments.mocap.settings import Settings, preset_values
@@ -35,13 +35,12 @@ def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   training.check_devices(settings, plan)
   data = load(settings)
   say_data(data)
-  if settings.training.preset == "quick":
-    print("Preset quick: minutes on two cores. --preset=paper has the published settings.")
-  found = training.train(make_problem(settings, data), settings, place, resume, plan)
-  print(f"\n{results.summary_table(found, 'x + 30 v', _SCALE)}\n")
+  training.say_preset(settings)
+  remark = ""
   if data.summary["source"] == "synthetic":
-    print("SYNTHETIC DATA: these errors say nothing about people (see --source).")
-  print(training.where(place, found))
+    remark = "SYNTHETIC DATA: these errors say nothing about people (see --source)."
+  problem = make_problem(settings, data)
+  training.train_and_say(problem, settings, place, resume, plan, "x + 30 v", _SCALE, remark)
 
 
 def load(settings: Settings) -> mocap.Dataset:

@@ -16,7 +16,7 @@ from ace_jax.symmetry import actions, equivariance_error, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data import modelnet
-from experiments.harness import artifacts, problems, results, training
+from experiments.harness import artifacts, problems, training
 from experiments.harness.replicas import Plan
 from experiments.modelnet40 import models as modelnet_models
 from experiments.modelnet40.settings import Settings, preset_values
@@ -40,14 +40,9 @@ def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   training.check_devices(settings, plan)
   data = load(settings)
   say_data(data)
-  if settings.training.preset == "quick":
-    print(
-      "Preset quick: minutes on two cores, a small model on a part of the shapes. "
-      "--preset=paper has the published settings."
-    )
-  found = training.train(make_problem(settings, data), settings, place, resume, plan)
-  print(f"\n{results.summary_table(found, _BASELINE)}\n")
-  print(training.where(place, found))
+  training.say_preset(settings, "minutes on two cores, a small model on a part of the shapes")
+  problem = make_problem(settings, data)
+  training.train_and_say(problem, settings, place, resume, plan, _BASELINE)
 
 
 def load(settings: Settings) -> modelnet.Dataset:

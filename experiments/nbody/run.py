@@ -24,7 +24,6 @@ from experiments.harness import (
   models,
   problems,
   result_files,
-  results,
   tables,
   training,
   workdirs,
@@ -48,14 +47,12 @@ def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   sizes = settings.data.train_samples
   data = load(settings, max(sizes) if sizes else None)
   say_data(data)
-  if settings.training.preset == "quick":
-    print("Preset quick: minutes on two cores. --preset=paper has the published settings.")
+  training.say_preset(settings)
   if sizes and len(sizes) > 1:
     curve(settings, data, place, resume, plan)
   else:
-    found = training.train(make_problem(settings, data), settings, place, resume, plan)
-    print(f"\n{results.summary_table(found, 'x + v t')}\n")
-    print(training.where(place, found))
+    problem = make_problem(settings, data)
+    training.train_and_say(problem, settings, place, resume, plan, "x + v t")
 
 
 def load(settings: Settings, train: int | None) -> nbody.Dataset:

@@ -15,7 +15,7 @@ from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from ace_jax.training.progress import Progress
 from data import qm9
-from experiments.harness import problems, results, training
+from experiments.harness import problems, training
 from experiments.harness.replicas import Plan
 from experiments.qm9 import models as qm9_models
 from experiments.qm9.settings import Settings, preset_values
@@ -37,14 +37,9 @@ def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   training.check_devices(settings, plan)
   data = load(settings)
   say_data(data)
-  if settings.training.preset == "quick":
-    print(
-      "Preset quick: minutes on two cores, a small model on a part of the molecules. "
-      "--preset=paper has the published settings."
-    )
-  found = training.train(make_problem(settings, data), settings, place, resume, plan)
-  print(f"\n{results.summary_table(found, _BASELINE)}\n")
-  print(training.where(place, found))
+  training.say_preset(settings, "minutes on two cores, a small model on a part of the molecules")
+  problem = make_problem(settings, data)
+  training.train_and_say(problem, settings, place, resume, plan, _BASELINE)
 
 
 def load(settings: Settings) -> qm9.Dataset:
