@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from flax import nnx, traverse_util
+from flax import traverse_util
 from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy
@@ -53,12 +53,11 @@ def as_model(model: Any, rngs: Sequence[str] = ("dropout",)) -> Model:
     return model
   if isinstance(model, nn.Module):
     return from_linen(model, rngs)
-  if isinstance(model, nnx.Module):
+  if is_module_of("flax.nnx", model):
     from ace_jax import nnx as ace_nnx
 
     return ace_nnx.as_model(model)
-  equinox = sys.modules.get("equinox")
-  if equinox is not None and isinstance(model, equinox.Module):
+  if is_module_of("equinox", model):
     from ace_jax import equinox as ace_equinox
 
     return ace_equinox.as_model(model)
@@ -66,6 +65,19 @@ def as_model(model: Any, rngs: Sequence[str] = ("dropout",)) -> Model:
     f"a model of type {type(model).__name__} is unknown; give a Linen module, an instance of an "
     "NNX or Equinox module, or ace_jax.Model(init, apply)."
   )
+
+
+def is_module_of(framework: str, model: Any) -> bool:
+  """Whether a model is an instance of a framework's `Module`.
+
+  Nothing is imported for it: who has an instance has imported its framework.
+
+  Args:
+    framework: Package with the class, "flax.nnx" or "equinox".
+    model: Any object.
+  """
+  package = sys.modules.get(framework)
+  return package is not None and isinstance(model, package.Module)
 
 
 def mode_keywords(call: Callable[..., Any], training: bool) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """`relax`: homotopic layers around chosen submodules of a model that stays as it was published."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-from flax import nnx
 
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import Homotopic
+from ace_jax.model import is_module_of
 
 
 class Relaxed(nn.Module):
@@ -85,12 +84,11 @@ def relax(
       return Homotopic(branch, parent=parent, **layer)
 
     return Relaxed(model, where, build)
-  if isinstance(model, nnx.Module):
+  if is_module_of("flax.nnx", model):
     from ace_jax import nnx as ace_nnx
 
     return ace_nnx.relax(model, where, branch, **layer)
-  equinox = sys.modules.get("equinox")
-  if equinox is not None and isinstance(model, equinox.Module):
+  if is_module_of("equinox", model):
     from ace_jax import equinox as ace_equinox
 
     return ace_equinox.relax(model, where, branch, **layer)
