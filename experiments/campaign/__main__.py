@@ -5,7 +5,8 @@ python -m experiments.campaign --plan=results/campaign.json --workdir=W --status
 python -m experiments.campaign --workdir=W --collect=results/campaign              # copies results
 python -m experiments.campaign --compare=results/campaign                          # the tests
 
-A run that was cut short is continued from its checkpoint. SIGTERM saves what runs, and ends.
+A run is done where its result is in the workdir or, from another machine, in the folder beside the
+plan that has its name (results/campaign). A run that was cut short is continued from its checkpoint. SIGTERM saves what runs, and ends.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from experiments.harness import app, folders, paths
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
-paths.DEFINE_path("plan", "results/campaign.json", "The plan: see experiments/campaign_plan.py.")
+paths.DEFINE_path("plan", "results/campaign.json", "The plan: see experiments/campaign/plan.py.")
 paths.DEFINE_path("workdir", None, "The campaign's folder: state, clones, runs.")
 flags.DEFINE_integer(
   "processes", 1, "Programs at once; on several accelerators each has one of them.", lower_bound=1
@@ -61,15 +62,15 @@ def main() -> None:
   from experiments.campaign import run as campaign_run
   from experiments.campaign import state as campaign_state
 
-  workdir = Path(FLAGS.workdir)
+  workdir, collected = Path(FLAGS.workdir), Path(FLAGS.plan).with_suffix("")
   if not asked:
     repository = Path(FLAGS.repository or Path(__file__).parents[2])
     folders.tried(workdir, "workdir")
-    campaign_run.run(plan, repository, workdir, FLAGS.processes, FLAGS.minutes)
+    campaign_run.run(plan, repository, workdir, collected, FLAGS.processes, FLAGS.minutes)
     return
   state = campaign_state.read(workdir)
   if FLAGS.status:
-    print(campaign_run.status(plan, state))
+    print(campaign_run.status(plan, state, collected))
   else:
     count = campaign_run.collect(plan, state, Path(FLAGS.collect))
     print(f"Copied what {count} of {len(plan.runs)} runs left to {FLAGS.collect}.")

@@ -22,13 +22,21 @@ from experiments.harness import artifacts, programs, result_files, tables, workd
 from experiments.harness.usage import UsageError
 
 
-def run(plan: Plan, repository: Path, workdir: Path, jobs: int, minutes: float | None) -> None:
+def run(
+  plan: Plan,
+  repository: Path,
+  workdir: Path,
+  collected: Path,
+  jobs: int,
+  minutes: float | None,
+) -> None:
   """Runs what is missing, in the plan's order.
 
   Args:
     plan: The plan.
     repository: Where commits are taken from.
     workdir: The campaign's folder.
+    collected: Where results of finished runs are kept; those runs are not made again.
     jobs: Programs at once.
     minutes: What cannot end within so many by its estimate is not started, and what still runs
       then is asked to save; None for no limit.
@@ -45,7 +53,7 @@ def run(plan: Plan, repository: Path, workdir: Path, jobs: int, minutes: float |
     state = campaign_state.read(workdir)
     state.running = []
     kind, number = programs.local_devices()
-    tasks = campaign_state.programs(plan, state, together=kind != "cpu")
+    tasks = campaign_state.programs(plan, state, together=kind != "cpu", collected=collected)
     _check_commits(plan, state, repository)
     _fix_comparisons(plan, state)
     stack.enter_context(programs.ended_by_signal(minutes))
@@ -283,9 +291,9 @@ def _fix_comparisons(plan: Plan, state: State) -> None:
   state.comparisons = now
 
 
-def status(plan: Plan, state: State) -> str:
+def status(plan: Plan, state: State, collected: Path) -> str:
   """Returns a table of all runs: what is done, what runs, how long the rest takes."""
-  tasks = campaign_state.programs(plan, state, together=False)
+  tasks = campaign_state.programs(plan, state, together=False, collected=collected)
   measured = campaign_state.speeds(tasks)
   alive, rows, total = state.runner() is not None, [], 0.0
   counts = dict.fromkeys(("done", "running", "failed", "saved", "waiting"), 0)
@@ -332,18 +340,18 @@ def _how(task: Program, planned_run: Run, entry: dict | None, running: bool) -> 
 
 
 def collect(plan: Plan, state: State, folder: Path) -> int:
-  """Copies what finished runs leave (`artifacts.FILES`) to FOLDER/RUN; returns how many there are.
+  """Copies what finished runs leave (`artifacts.FILES`) to FOLDER/RUN; returns how many are there.
 
   Raises:
     DataError: a result is damaged.
     AceError: a file cannot be written.
   """
   count = 0
-  for task in campaign_state.programs(plan, state, together=False):
+  for task in campaign_state.programs(plan, state, together=False, collected=folder):
     for planned_run in task.runs:
-      if not task.finished(planned_run):
+      count += task.finished(planned_run)
+      if not task.trained(planned_run):
         continue
-      count += 1
       for replica, workdir in task.results(planned_run):
         try:
           _copy(workdir, folder / planned_run.name / replica)

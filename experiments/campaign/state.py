@@ -38,11 +38,13 @@ class Program:
     name: Its folder.
     runs: Several are replicas.
     folder: Where it writes.
+    collected: Where results of finished runs are kept, RUN/REPLICA; on a new machine all that is left.
   """
 
   name: str
   runs: tuple[Run, ...]
   folder: Path
+  collected: Path
 
   def command(self) -> tuple[str, ...]:
     """Returns module and flags."""
@@ -57,9 +59,16 @@ class Program:
       return [("", self.folder / f"seed{run.flag('seed')}")]
     return [(name, self.folder / name) for name in run.replicas()]
 
-  def finished(self, run: Run) -> bool:
-    """Whether every result of a run is there."""
+  def trained(self, run: Run) -> bool:
+    """Whether every result of a run is in this campaign's folder."""
     return all((folder / _RESULT).exists() for _, folder in self.results(run))
+
+  def finished(self, run: Run) -> bool:
+    """Whether every result of a run is there, or was collected before, perhaps elsewhere."""
+    kept = self.collected / run.name
+    return self.trained(run) or all(
+      (kept / replica / _RESULT).exists() for replica in run.replicas()
+    )
 
   def ended(self) -> bool:
     """Whether nothing of it is left to train."""
@@ -146,13 +155,14 @@ def read(workdir: Path) -> State:
   return State(workdir, value["programs"], value["comparisons"], value["running"])
 
 
-def programs(plan: Plan, state: State, together: bool) -> list[Program]:
+def programs(plan: Plan, state: State, together: bool, collected: Path) -> list[Program]:
   """Returns the programs of a plan, in its order.
 
   Args:
     plan: The plan.
     state: What was started stays in the program that it was started in.
     together: Whether runs of a row that were not started become replicas of one program.
+    collected: Where results of finished runs are kept.
 
   Raises:
     DataError: the plan changed the command or the commit of a run that was started.
@@ -175,7 +185,7 @@ def programs(plan: Plan, state: State, together: bool) -> list[Program]:
       name = run.name if len(runs) == 1 else f"{run.row}_seeds{seeds}"
     else:
       runs, name = (run,), run.name
-    by_program_name[name] = Program(name, runs, state.workdir / RUNS / name)
+    by_program_name[name] = Program(name, runs, state.workdir / RUNS / name, collected)
     taken |= {member.name for member in runs}
     if name in state.programs:
       _check_unchanged(by_program_name[name], state.programs[name])

@@ -55,7 +55,7 @@ def entry(name, seed=1, *flags, row=None, minutes=1.0, at=None):
 
 def run(plan, repository, place, minutes=None, devices=("cpu", 1)):
   with mock.patch.object(programs, "local_devices", lambda: devices):
-    campaign_run.run(plan, repository, place, 1, minutes)
+    campaign_run.run(plan, repository, place, place / "collected", 1, minutes)
 
 
 def result(place, *path):
@@ -104,7 +104,7 @@ def test_a_failure_is_shown_and_the_others_go_on(tmp_path, repository, capsys):
   assert "a: failed after 0.0 minutes: exit code 1: no luck." in said
   assert "b: --data_file=$NOT_SET/x needs a variable of the environment" in said
   assert result(place, "c")["version"] == 1
-  shown = campaign_run.status(plan, campaign_state.read(place)).splitlines()
+  shown = campaign_run.status(plan, campaign_state.read(place), place / "collected").splitlines()
   assert shown[2].split()[2] == "failed"
   assert "no luck" in shown[2]
   assert shown[-1].startswith("1 done, 2 failed; about 0.0 hours")
@@ -120,20 +120,20 @@ def test_seeds_of_a_row_are_replicas_on_an_accelerator(tmp_path, repository, mon
   # Another machine finds them, alone or together.
   state = campaign_state.read(place)
   for together in (False, True):
-    tasks = campaign_state.programs(plan, state, together)
+    tasks = campaign_state.programs(plan, state, together, tmp_path)
     assert [task.name for task in tasks] == ["a_seeds1-2", "b_1"]
     assert all(task.ended() for task in tasks)
   assert campaign_run.collect(plan, state, tmp_path / "r") == 3
   assert (tmp_path / "r" / "a_2" / "result.json").exists()
   longer = Plan((*plan.runs, entry("a_3", 3, row="a")))
-  tasks = campaign_state.programs(longer, state, together=True)
+  tasks = campaign_state.programs(longer, state, together=True, collected=tmp_path)
   assert [task.name for task in tasks] == ["a_seeds1-2", "b_1", "a_3"]
 
 
 def test_replicas_that_a_command_names_itself():
   own = Run("r", "g", "r", ("toy", "--seeds=1,2", "--grid=beta=1,10"), 1.0)
   assert own.replicas() == ("beta1_seed1", "beta1_seed2", "beta10_seed1", "beta10_seed2")
-  task = campaign_state.Program("r", (own,), Path("w"))
+  task = campaign_state.Program("r", (own,), Path("w"), Path("kept"))
   assert task.results(own)[1] == ("beta1_seed2", Path("w/beta1_seed2"))
   assert task.command() == own.command
 
@@ -159,7 +159,10 @@ def test_estimates_use_the_speed_of_this_machine(tmp_path):
   slow = Run("s1", "a", "slow", ("toy", "--seed=1"), 10.0)
   runs_ = [slow, Run("s2", "a", "slow", slow.command, 10.0), Run("o", "a", "o", ("other",), 6.0)]
   runs_ += [Run("n", "a", "new", ("toy",), 4.0)]
-  tasks = [campaign_state.Program(run.name, (run,), tmp_path / run.name) for run in runs_]
+  tasks = [
+    campaign_state.Program(run.name, (run,), tmp_path / run.name, tmp_path / "kept")
+    for run in runs_
+  ]
 
   def left(i):
     return campaign_state.minutes_left(tasks[i], campaign_state.speeds(tasks))
@@ -178,7 +181,9 @@ def test_estimates_use_the_speed_of_this_machine(tmp_path):
 
 def test_a_run_that_just_began_has_no_speed(tmp_path):
   write_metrics(tmp_path / "a", 2, 1.0)
-  assert campaign_state.Program("a", (entry("a"),), tmp_path / "a").progress() is None
+  assert (
+    campaign_state.Program("a", (entry("a"),), tmp_path / "a", tmp_path / "kept").progress() is None
+  )
 
 
 def test_what_is_collected(tmp_path, repository):
@@ -192,6 +197,18 @@ def test_what_is_collected(tmp_path, repository):
   assert {path.name for path in (out / "a").iterdir()} == names
   assert json.loads((out / "a" / "config.json").read_text())["settings"]["data_file"] == "d.npz"
   assert (out / "a" / "records.jsonl.gz").read_text() == "records.jsonl.gz"
+
+
+def test_what_was_collected_elsewhere_is_not_run_again(tmp_path, repository):
+  plan, elsewhere, here = Plan((entry("a"), entry("b"))), tmp_path / "v", tmp_path / "w"
+  collected = here / "collected"
+  run(Plan(plan.runs[:1]), repository, elsewhere)
+  assert campaign_run.collect(plan, campaign_state.read(elsewhere), collected) == 1
+  run(plan, repository, here)
+  assert [path.name for path in (here / "runs").iterdir()] == ["b"]
+  shown = campaign_run.status(plan, campaign_state.read(here), collected).splitlines()
+  assert [line.split()[2] for line in shown[2:4]] == ["done", "done"]
+  assert campaign_run.collect(plan, campaign_state.read(here), collected) == 2
 
 
 def test_what_a_plan_may_not_change(tmp_path, repository):
