@@ -69,7 +69,7 @@ def train(
   constraint: str,
   seed: int,
   flags: Flags,
-  place: Path,
+  folder: Path,
 ) -> ace_jax.Fit:
   """Trains one network, or reads it back where it was trained before.
 
@@ -82,7 +82,7 @@ def train(
     constraint: "strict", "none", "equality" or "resilient".
     seed: Of this training.
     flags: Of the command.
-    place: A folder of its own, for its checkpoint and history.
+    folder: A folder of its own, for its checkpoint and history.
   """
   settings = SETTINGS.replace(constraint=constraint, seed=seed, epochs=flags.epochs, rho=flags.rho)
   primal, dual, training = settings.primal, settings.dual, settings.training
@@ -106,8 +106,8 @@ def train(
     dual=dual.dual_optimizer,
     clip_norm=primal.clip_norm,
     seed=training.seed,
-    workdir=place,
-    resume=checkpoints.exists(place / loop.CHECKPOINTS),
+    workdir=folder,
+    resume=checkpoints.exists(folder / loop.CHECKPOINTS),
     progress=None,
     epochs=training.epochs,
     batch_size=training.batch_size,

@@ -19,13 +19,13 @@ def groups(results: Results, experiment: str, apart: Iterable[str] = ()) -> list
     apart: Further settings that may differ within a group.
   """
   left_out = {"seed", *apart}
-  found: dict[str, list[dict[str, Any]]] = {}
+  grouped: dict[str, list[dict[str, Any]]] = {}
   for result in results:
     if result["experiment"] == experiment:
       settings = {k: v for k, v in result["settings"].items() if k not in left_out}
       known = {name: value for name, value in settings.items() if value is not None}
-      found.setdefault(json.dumps(known, sort_keys=True), []).append(result)
-  return [found[key] for key in sorted(found)]
+      grouped.setdefault(json.dumps(known, sort_keys=True), []).append(result)
+  return [grouped[key] for key in sorted(grouped)]
 
 
 def kind(result: dict[str, Any]) -> str:
