@@ -273,8 +273,8 @@ def test_theta_by_sgd_and_the_others_by_adam(decay):
   for _ in range(2):  # without momentum: the second step is the first
     moved, kept = transform.update(slopes, kept, point)
     expected = [-0.1 * (3.0 + (decay or 0.0) * 2.0), -0.1, -0.1]
-    found = [moved.theta["a"][0], moved.gamma["b"][0], moved.slack["b"][0]]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    steps = [moved.theta["a"][0], moved.gamma["b"][0], moved.slack["b"][0]]
+    np.testing.assert_allclose(steps, expected, rtol=1e-5)
   with pytest.raises(ValueError, match="'lion' of theta is unknown"):
     optimizers.primal_adam(0.1, theta_optimizer="lion")
 
