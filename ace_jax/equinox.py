@@ -284,15 +284,15 @@ def _named_leaves(module: Any) -> list[tuple[str | None, tuple[str, ...], Any]]:
   """Returns (collection, path, leaf) of every leaf; the collection is None of what is constant."""
   left_out = _wrappers(module)
   layers = _paths_of(module, Homotopic)
-  found = []
+  leaves = []
   for keys, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
     path = _entries(keys)
     trained = eqx.is_inexact_array(leaf)
     collection = "params" if trained else None
     if path[:-1] in layers:
       collection = _KEPT.get(str(path[-1]), collection)
-    found.append((collection, paths.linen_path(path, left_out), leaf))
-  return found
+    leaves.append((collection, paths.linen_path(path, left_out), leaf))
+  return leaves
 
 
 def _entries(keys: tuple[Any, ...]) -> paths.Path:
@@ -302,7 +302,7 @@ def _entries(keys: tuple[Any, ...]) -> paths.Path:
 
 def _paths_of(module: Any, kind: type) -> dict[paths.Path, Any]:
   """Returns the submodules of a kind by path, also those within others of the kind."""
-  found: dict[paths.Path, Any] = {}
+  submodules: dict[paths.Path, Any] = {}
 
   def search(node: Any, base: paths.Path) -> None:
     def stop(child: Any) -> bool:
@@ -311,11 +311,11 @@ def _paths_of(module: Any, kind: type) -> dict[paths.Path, Any]:
     for keys, child in jax.tree_util.tree_flatten_with_path(node, is_leaf=stop)[0]:
       if isinstance(child, kind):
         path = (*base, *_entries(keys))
-        found[path] = child
+        submodules[path] = child
         search(child, path)
 
   search(module, ())
-  return found
+  return submodules
 
 
 def _wrappers(module: Any) -> frozenset[paths.Path]:

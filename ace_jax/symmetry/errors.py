@@ -65,9 +65,9 @@ def equivariance_statistics(
   outputs, acts = ({"": y}, {"": act_output}) if single else (y, act_output)
 
   def error(g):
-    found = function(act_input(g, x))
-    found = {"": found} if single else found
-    return {name: _norms(found[name] - acts[name](g, outputs[name])) for name in acts}
+    moved = function(act_input(g, x))
+    moved = {"": moved} if single else moved
+    return {name: _norms(moved[name] - acts[name](g, outputs[name])) for name in acts}
 
   errors = jax.lax.map(error, elements)
   result = {

@@ -137,12 +137,12 @@ def restore_all(folder: str | Path, state: AceState, last: int | None = None) ->
   Raises:
     CheckpointError: one belongs to another model or constraint.
   """
-  places = [
+  sealed = [
     checkpoint
     for checkpoint in _sealed(files.expanded(folder))
     if last is None or int(checkpoint.name) <= last
   ]
-  return [load(checkpoint, state) for checkpoint in reversed(places) if not _damage(checkpoint)]
+  return [load(checkpoint, state) for checkpoint in reversed(sealed) if not _damage(checkpoint)]
 
 
 def exists(folder: str | Path) -> bool:
