@@ -1,11 +1,10 @@
 """What the tables of QM9 and ModelNet40 share: runs joined over seeds, what is not published."""
 
 import json
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.harness import regularisation
+from experiments.harness import regularisation, tables
 
 Results = Sequence[dict[str, Any]]
 
@@ -54,5 +53,4 @@ def spread(values: Sequence[float], digits: str) -> str:
   """
   if not values:
     return ""
-  deviation = f" +- {statistics.stdev(values):{digits}}" if len(values) > 1 else ""
-  return f"{statistics.mean(values):{digits}}{deviation} ({len(values)})"
+  return f"{tables.spread(values, digits, digits)} ({len(values)})"
