@@ -11,8 +11,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy, paths, scales
 from ace_jax.errors import ConfigurationError, MissingPackageError
-from ace_jax.homotopy import GAMMA, RELAXATION, LayerCall
+from ace_jax.homotopy import GAMMA, RELAXATION
 from ace_jax.model import Model, Variables
+from ace_jax.recording import LayerCall, layer_calls, record_call
 from ace_jax.scales import MEAN_SQUARE
 
 try:
@@ -94,7 +95,7 @@ class Homotopic(eqx.Module):
     """
     flat_y = homotopy.flatten(y_eq, self.axes)
     if self.gamma is None:
-      homotopy.record_call(LayerCall(self.name, flat_y, None, flat_y, None))
+      record_call(LayerCall(self.name, flat_y, None, flat_y, None))
       return y_eq
     f_neq = self.relaxation(homotopy.flatten(x, self.axes), *args, **kwargs)
     current = None
@@ -104,7 +105,7 @@ class Homotopic(eqx.Module):
         current = current if self.axis_name is None else jax.lax.pmean(current, self.axis_name)
       f_neq = scales.divide_by_root(f_neq, self.mean_square if current is None else current)
     y = homotopy.combine(self.name, flat_y, f_neq, self.gamma)
-    homotopy.record_call(LayerCall(self.name, flat_y, f_neq, y, self.gamma, current))
+    record_call(LayerCall(self.name, flat_y, f_neq, y, self.gamma, current))
     return homotopy.unflatten(y, y_eq)
 
 
@@ -228,7 +229,7 @@ def as_model(module: Any) -> Model:
 
     def on_sample(arrays: Any, key: PRNGKeyArray | None) -> tuple[Any, list[tuple]]:
       keywords = {"key": key} if takes_key else {}
-      with homotopy.layer_calls() as seen:
+      with layer_calls() as seen:
         y = built(*eqx.combine(arrays, static), **keywords)
       names[:] = [call.name for call in seen]
       return y, [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
