@@ -156,7 +156,7 @@ def test_parameters_after_20_steps_do_not_depend_on_the_device_count():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), other, results[0])
 
 
-def published_resilient_in_numpy(gamma, w, lr, dual_lr, epochs, steps):
+def published_resilient_in_numpy(gamma, w, lr, dual_lr, passes, steps):
   """The published rule on mean((w + gamma a - y)^2); gamma and lambda after each step, and L."""
   bias, seen = 1e-3, []
   multiplier = np.zeros_like(gamma)
@@ -168,7 +168,7 @@ def published_resilient_in_numpy(gamma, w, lr, dual_lr, epochs, steps):
     second[:] = (1 - bias) * second + bias * gradient**2
     return first / (1 - 0.9**count) / (np.sqrt(second / (1 - (1 - bias) ** count)) + eps)
 
-  for epoch in range(epochs):
+  for epoch in range(passes):
     frozen = multiplier.copy()
     for step in range(steps):
       count = epoch * steps + step + 1

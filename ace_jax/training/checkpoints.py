@@ -306,10 +306,10 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _sums(checkpoint: Path) -> dict[str, str]:
-  files = sorted(path for path in (checkpoint / "state").rglob("*") if path.is_file())
+  members = sorted(path for path in (checkpoint / "state").rglob("*") if path.is_file())
   return {
     str(path.relative_to(checkpoint)): hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in files
+    for path in members
   }
 
 

@@ -318,7 +318,7 @@ PROGRAM = """
 import sys
 sys.path[:0] = {paths!r}
 import test_loop as t
-found = t.fit(t.RADIUS, 40, workdir=sys.argv[1], resume=True, checkpoint_every=1)
+run = t.fit(t.RADIUS, 40, workdir=sys.argv[1], resume=True, checkpoint_every=1)
 """
 
 
