@@ -134,7 +134,12 @@ def fit(
     constraint: From `ace_jax.constraints`; `Equality()` by default.
     inputs: Positional arguments of the model, from a batch; x of (x, y) by default. What is no
       array, such as a `Topology`, is static.
-    metric: What to report and select by; the loss by default.
+    metric: What to report and select by; the loss by default. Or several by name, such as
+      `{"mae": f, "accuracy": g}`: each is recorded as `NAME/PREDICTOR` too.
+    select: Which of several metrics selects; may be left out where there is but one.
+    measure: `measure(predict, valid)`, called at every evaluation for each predictor, whose
+      prediction of any batch is `predict(batch)`; the numbers that it returns by name are recorded
+      as `NAME/PREDICTOR`. It need not be traceable by JAX.
     rngs: Names of a Linen module's streams of random numbers in training.
     variables: Initial variables; by default `model.init`. `strict(model.init)(key, x)` trains
       the plain equivariant model.
@@ -155,7 +160,10 @@ def fit(
       would come to on the devices that it gets, and writes to seedN/ in `workdir`.
     workdir: Gets checkpoints and metrics.jsonl, and belongs to this process until it is done; None
       keeps nothing on disk. A leading ~ is the home folder.
-    resume: Continue the run in `workdir`.
+    resume: Continue the run in `workdir`, under the rules below.
+    state: Go on from what `fit` returned (with `seeds` a list): parameters, multipliers, optimizers
+      and best predictors; `epochs` counts those that are done. A run that is resumed takes its
+      checkpoint instead. Best predictors are evaluated anew on other validation samples or metrics.
     mesh: Devices; all of them by default.
     progress: Called with the epochs of the run and those done before; returns what gets the record
       of every epoch, by default a progress bar. None shows nothing, not even the memory that is
@@ -165,13 +173,35 @@ def fit(
     until: Called with the number of epochs done after each; true makes it the last.
     **settings: epochs, batch_size, eval_every, patience, ...: see `ace_jax.training.Settings`.
 
+  What differs from before on `resume` or with `state` is used from there on, with one line that
+  says so, or refused:
+
+  ====================================================  ===============  ===============
+  changed                                               `resume`         `state`
+  ====================================================  ===============  ===============
+  lr, gamma_lr, slack_lr, dual_lr, value of clip_norm   used             used
+  constants of the constraint                           used             used
+  batch_size, eval_every, patience                      used             used
+  epochs (and all that changes no result)               used, not said   used, not said
+  an optimizer's or decay's own constants, loss         used, not known  used, not known
+  train, valid, mode, select                            refused          used
+  seed, seeds                                           refused          refused
+  model, kind of constraint, optimizer or dual          refused          refused
+  whether there is clip_norm or decay                   refused          refused
+  ====================================================  ===============  ===============
+
+  The first Ctrl-C ends the run after its epoch, saves it if there is a workdir, and returns what
+  there is, `interrupted`; the second raises KeyboardInterrupt. At the end a warning says where the
+  constraint had no time to act: in the last tenth of the epochs its violation is above a tenth of
+  the largest gamma, or gamma still moves by a twentieth of it (`training.settling`).
+
   Returns:
     Both predictors, what gamma and multipliers came to, and the history; of `seeds` a list.
 
   Raises:
     ConfigurationError: a keyword is unknown (named with the nearest known one); arguments
-      contradict each other; model, loss or constraint do not fit together (`ace_jax.check`); or
-      another process uses `workdir`.
+      contradict each other, or what the run had before; samples are not finite; model, loss or
+      constraint do not fit together (`ace_jax.check`); or another process uses `workdir`.
     AceError: see `training.loop.train`.
   """
   others = [name for name in inspect.signature(fit).parameters if name != "settings"]

@@ -19,7 +19,16 @@ from ace_jax.files import expanded
 from ace_jax.primal_dual import PrimalDual, StepOutput
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task, size
-from ace_jax.training import checkpoints, epochs, history, hosts, memory, parallel, resuming
+from ace_jax.training import (
+  checkpoints,
+  epochs,
+  history,
+  hosts,
+  memory,
+  parallel,
+  resuming,
+  settling,
+)
 from ace_jax.training.finishing import Finish
 from ace_jax.training.history import Record
 from ace_jax.training.resuming import CHECKPOINTS
@@ -129,7 +138,8 @@ def train(
 
   Returns:
     The final state (with each predictor's best variables), and for each replica the record of
-    every epoch.
+    every epoch. A warning says where a constraint on gamma had no time to act, by the rule of
+    `settling.unsettled`.
 
   Raises:
     ConfigurationError: sizes that do not fit (the data, or the memory: says what would), or a
@@ -212,6 +222,8 @@ def train(
       if asked or last:
         break
     end = parallel.select(state, slice(count))
+    if training and hosts.first() and not asked_to_end.number:
+      _warn_of_unsettled(records, end.constraint, end.failed, names)
     return hosts.fetch(end) if hosts.several() else end, records
 
 
@@ -231,6 +243,16 @@ def _check(
       f"a finish after {finish.after} epochs needs a run of more, without patience; it has "
       f"{settings.epochs}, and patience is {settings.patience}."
     )
+
+
+def _warn_of_unsettled(
+  records: Sequence[Sequence[Record]], constraint: Any, failed: Any, names: Sequence[str]
+) -> None:
+  """Says of each replica in a line whether the constraint had no time to act."""
+  for i, name in enumerate(names):
+    said = "" if failed[i] else settling.unsettled(records[i], constraint)
+    if said:
+      logging.warning("%s%s.", f"{name}: " if name else "", said)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from experiments.harness.settings import (
   Settings,
   Training,
 )
+from experiments.harness.training import finished
 from experiments.images.settings import Flags
 
 CANVAS = 24
@@ -92,7 +93,7 @@ def train(
   key, _ = jax.random.split(jax.random.key(training.seed))
   variables = jax.jit(init)(key, data["train"]["image"][:2])
   steps_an_epoch = len(data["train"]["label"]) // training.batch_size
-  return ace_jax.fit(
+  trained = ace_jax.fit(
     network,
     cross_entropy,
     *(visible(data[name]) for name in ("train", "valid", "test")),
@@ -114,6 +115,7 @@ def train(
     eval_every=training.eval_every,
     checkpoint_every=training.checkpoint_every,
   )
+  return finished(trained, f"saved in {place}")
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
