@@ -1,4 +1,4 @@
-"""Going on: from a workdir and from a Fit, with other settings; Ctrl-C; what is said at the ends."""
+"""Going on from a workdir and from a Fit, with other settings; Ctrl-C; what `fit` says."""
 
 import json
 import os
