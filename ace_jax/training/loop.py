@@ -222,9 +222,10 @@ def train(
       if asked or last:
         break
     end = parallel.select(state, slice(count))
+    end = hosts.fetch(end) if hosts.several() else end
     if training and hosts.first() and not asked_to_end.number:
       _warn_of_unsettled(records, end.constraint, end.failed, names)
-    return hosts.fetch(end) if hosts.several() else end, records
+    return end, records
 
 
 def _check(
