@@ -89,7 +89,7 @@ def check_model(old: Variables, init: Callable[[], Variables]) -> None:
   Raises:
     ConfigurationError: names the first difference.
   """
-  expected = dict(jax.eval_shape(lambda: homotopy.unbox(init())))
+  expected = homotopy.without_sown(dict(jax.eval_shape(lambda: homotopy.unbox(init()))))
   if not old.get(homotopy.GAMMA):
     expected, old = homotopy.prune(expected), homotopy.prune(old)
   trees = [{k: v for k, v in tree.items() if k != homotopy.GAMMA} for tree in (old, expected)]
