@@ -11,8 +11,9 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from ace_jax import state
-from ace_jax.errors import CheckpointError, NonFiniteError
+import ace_jax
+from ace_jax import signals, state
+from ace_jax.errors import CheckpointError, Interrupted, NonFiniteError
 from ace_jax.training import checkpoints, epochs, hosts, loop, parallel
 from ace_jax.training.parallel import default_mesh, make_mesh
 from ace_jax.training.progress import ProgressBar
@@ -26,6 +27,23 @@ from experiments.harness.settings import Settings
 _ALONE = Plan()
 ENDING = (signal.SIGINT, signal.SIGTERM)
 """Signals after which a training saves and ends."""
+
+
+def finished(trained: ace_jax.Fit, saved: str) -> ace_jax.Fit:
+  """Returns a training that Ctrl-C did not end.
+
+  Args:
+    trained: What `fit` returned.
+    saved: Where it is, for the message.
+
+  Raises:
+    Interrupted: Ctrl-C ended it; the command ends too.
+  """
+  if trained.interrupted:
+    epoch = int(trained.state.epoch)
+    said = f"asked to end ({signals.name(signal.SIGINT)}) after epoch {epoch}; {saved}"
+    raise Interrupted(said, signal.SIGINT)
+  return trained
 
 
 @functools.cache
