@@ -49,6 +49,6 @@ def test_exported_functions_take_dictionaries_and_lists():
   call = export.load_function(export.export_function(apply, variables, *inputs))
   for count in (4, 2):
     few = jax.tree.map(lambda a, count=count: a[:count], inputs)
-    found = call(*few)
-    np.testing.assert_allclose(found["energy"], np.sum(x[:count], axis=1), rtol=1e-6)
-    np.testing.assert_allclose(found["forces"][0], x[:count] * np.arange(count)[:, None])
+    outputs = call(*few)
+    np.testing.assert_allclose(outputs["energy"], np.sum(x[:count], axis=1), rtol=1e-6)
+    np.testing.assert_allclose(outputs["forces"][0], x[:count] * np.arange(count)[:, None])

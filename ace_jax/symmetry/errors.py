@@ -95,9 +95,9 @@ def equivariance_error(
   Of a prediction with several entries it is the root mean square over them of this quotient
   (`entries.combined`). Arguments as of `equivariance_statistics`.
   """
-  found = equivariance_statistics(function, x, elements, act_input, act_output)
-  of_entries = jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, ErrorStatistics))
-  return entries.combined([statistics.relative for statistics in of_entries])
+  statistics = equivariance_statistics(function, x, elements, act_input, act_output)
+  of_entries = jax.tree.leaves(statistics, is_leaf=lambda node: isinstance(node, ErrorStatistics))
+  return entries.combined([of_entry.relative for of_entry in of_entries])
 
 
 def lie_derivatives(

@@ -114,14 +114,14 @@ def measure_group(
   def act(element, batch):
     return jax.vmap(symmetry.act_batch, (None, 0))(element, batch)
 
-  def act_back(element, moved):  # on a prediction beside the batch that it is of
+  def act_on_prediction(element, moved):  # on a prediction beside the batch that it is of
     return jax.vmap(symmetry.act_prediction, (None, 0, 0))(element, *moved)
 
   prediction = predict(batch)
   curves = {
     name: curve for name, curve in group.generators.items() if group.moves[name].kind != "steps"
   }
-  errors = lie_derivatives(lambda x: (predict(x), x), batch, curves, act, act_back)
+  errors = lie_derivatives(lambda x: (predict(x), x), batch, curves, act, act_on_prediction)
   lost = {
     name: data_fit_loss(loss, batch, curve, act, jnp.asarray(group.moves[name].times))
     for name, curve in group.generators.items()
@@ -130,9 +130,9 @@ def measure_group(
   elements = {name: curve(jnp.ones((), int)) for name, curve in steps.items()} | group.discrete
   for name, element in elements.items():
     moved = predict(act(element, batch))
-    expected = act_back(element, (prediction, batch))
+    expected = act_on_prediction(element, (prediction, batch))
     errors[name] = entries.norms(entries.differences(moved, expected))
-  own = loss(batch)
-  lost |= {name: loss(act(element, batch)) - own for name, element in group.discrete.items()}
+  unmoved = loss(batch)
+  lost |= {name: loss(act(element, batch)) - unmoved for name, element in group.discrete.items()}
   local, of_entries = relative(errors, prediction)
-  return Measured(local, lost, jnp.mean(own), of_entries)
+  return Measured(local, lost, jnp.mean(unmoved), of_entries)

@@ -78,8 +78,8 @@ def misalignment(
   measure = jax.jit(lambda variables: _measure(learned, variables, held_out, symmetry))
   measured, evidence = [], []
   for fit in fits:
-    found, constant = jax.device_get(measure(fit.relaxed))
-    measured.append(found)
+    of_seed, constant = jax.device_get(measure(fit.relaxed))
+    measured.append(of_seed)
     least = float(constant) if baseline is None else baseline
     evidence.append(report.evidence(fit.history, least, mode=learned.mode))
   generators = report.generator_reports(measured, evidence, symmetry.group.lines)

@@ -199,18 +199,18 @@ def trained():
 
 
 def test_a_report_of_a_fit_names_the_entry(trained, tmp_path, capsys):
-  found = trained.report(VALID, SYMMETRY, path=tmp_path / "report.png")
+  reported = trained.report(VALID, SYMMETRY, path=tmp_path / "report.png")
   printed = capsys.readouterr().out
-  assert printed == f"{found.text}\n"
+  assert printed == f"{reported.text}\n"
   assert (tmp_path / "report.png").stat().st_size > 10_000
-  assert len(found.figure.axes) == 4
-  assert {generator.name for generator in found.generators} == {f"rotation_{a}" for a in "xyz"}
-  assert [layer.name for layer in found.layers] == ["potential/layer"]
+  assert len(reported.figure.axes) == 4
+  assert {generator.name for generator in reported.generators} == {f"rotation_{a}" for a in "xyz"}
+  assert [layer.name for layer in reported.layers] == ["potential/layer"]
   header = [part.strip() for part in printed.splitlines()[0].split("  ") if part]
   assert header[:4] == ["generator", "Lie error", "of energy", "of forces"]
-  worst = max((error, entry) for g in found.generators for entry, error in g.entries.items())
-  assert f"entries {worst[1]} is furthest from equivariant: relative error" in found.verdict
-  for generator in found.generators:
+  worst = max((error, entry) for g in reported.generators for entry, error in g.entries.items())
+  assert f"entries {worst[1]} is furthest from equivariant: relative error" in reported.verdict
+  for generator in reported.generators:
     squares = np.square(list(generator.entries.values()))
     assert generator.lie_error == pytest.approx(np.sqrt(squares.mean()), rel=1e-5)
 
@@ -223,18 +223,18 @@ def test_without_matplotlib_the_text_is_printed_and_the_extra_named(trained, cap
   monkeypatch.delitem(sys.modules, "ace_jax.plots", raising=False)
   monkeypatch.delattr(ace_jax, "plots", raising=False)
   projection = trained._replace(relaxed=trained.projection)
-  found = projection.report(VALID, SYMMETRY)
+  reported = projection.report(VALID, SYMMETRY)
   said = capsys.readouterr()
   # The projection moves by the push alone: p turned, of three particles, over the forces' norm.
   forces = Potential(PUSH).apply(trained.projection, VALID[0])["forces"]
   size = np.mean(np.linalg.norm(np.asarray(forces).reshape(32, -1), axis=1))
-  named = {generator.name: generator.entries for generator in found.generators}
+  named = {generator.name: generator.entries for generator in reported.generators}
   assert named["rotation_x"]["forces"] == pytest.approx(PUSH * 3**0.5 / size, rel=1e-4)
   assert named["rotation_x"]["energy"] < 1e-5
   assert named["rotation_z"]["forces"] < 1e-5
   assert "entries forces is furthest from equivariant" in said.out
   assert said.err == "figures need Matplotlib: pip install 'ace-equivariance[plots]'.\n"
-  assert found.figure is None
+  assert reported.figure is None
 
 
 def test_a_report_without_generators_says_so():

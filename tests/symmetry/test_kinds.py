@@ -68,11 +68,11 @@ def test_a_discrete_error_in_closed_form():
   # Of f(x) = x + p: norm(p - (-p)), and what the fit of pushed data loses by it, |2 p|^2 / 3.
   measured = reports(pushed, PUSHED, of_vectors(groups.time_reversal(), actions.odd))[0]
   size = float(jnp.mean(jnp.linalg.norm(pushed(PUSHED), axis=1)))
-  found = measured["time_reversal"]
-  assert found.lie_error == pytest.approx(2 * 0.5 / size, rel=1e-5)
+  reported = measured["time_reversal"]
+  assert reported.lie_error == pytest.approx(2 * 0.5 / size, rel=1e-5)
   own = float(jnp.mean(jnp.square(NOISE)))
   residual = jnp.square(-X + jnp.array([0.0, 0, 0.5]) + X + NOISE + jnp.array([0.0, 0, 0.5]))
-  assert found.loss == pytest.approx(float(jnp.mean(residual)) / own - 1, rel=1e-4)
+  assert reported.loss == pytest.approx(float(jnp.mean(residual)) / own - 1, rel=1e-4)
 
 
 def test_steps_of_a_cyclic_group_are_whole():
@@ -118,9 +118,9 @@ def test_boosts_that_the_relation_keeps_are_not_called_broken():
     return drift(batch, misfit=1.0)
 
   generators, said = reports(learned, (MOVING, LATER), BOOSTS)
-  found = generators["boost_x"]
-  assert found.score > verdicts.THRESHOLD
-  assert found.loss > verdicts.SMALLEST_EFFECT
+  reported = generators["boost_x"]
+  assert reported.score > verdicts.THRESHOLD
+  assert reported.loss > verdicts.SMALLEST_EFFECT
   assert {g.judgement for g in generators.values()} == {
     verdicts.Judgement(Verdict.CANNOT_TELL, (verdicts.OUTSIDE,))
   }
@@ -151,8 +151,8 @@ def test_scalings_act_and_are_not_compact():
   assert groups.se3().lines == ("translation_x", "translation_y", "translation_z")
   assert groups.so3().lines == ()
   cubic = of_vectors(scalings, actions.scaled())
-  found = reports(lambda batch: batch[0] ** 3, (X, X**3 + NOISE), cubic)[0]["scaling"]
-  assert found.judgement.reasons == (verdicts.OUTSIDE,)
+  reported = reports(lambda batch: batch[0] ** 3, (X, X**3 + NOISE), cubic)[0]["scaling"]
+  assert reported.judgement.reasons == (verdicts.OUTSIDE,)
 
 
 def test_a_group_says_where_data_are_moved():
