@@ -11,6 +11,7 @@ import numpy as np
 from ace_jax import homotopy, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.errors import ConfigurationError
+from ace_jax.recording import layer_calls
 from ace_jax.symmetry import entries
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch, Task
@@ -123,7 +124,7 @@ def _constrains_gamma(constraint: Constraint) -> bool:
 
 def _layer_problems(learned: Task, variables: homotopy.Variables, batch: Batch) -> list[str]:
   gamma = homotopy.by_name(variables.get(homotopy.GAMMA, {}))
-  with homotopy.layer_calls() as calls:
+  with layer_calls() as calls:
     jax.eval_shape(lambda v, b: learned.predict(v, b), variables, batch)
   idle = sorted({call.name for call in calls if call.gamma is None} - set(gamma))
   if idle:

@@ -1,11 +1,9 @@
 """The homotopic layer f_eq + gamma f_neq, and the projection of what is built from it."""
 
-import contextlib
-import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 import ace_jax.installation  # noqa: F401
 from ace_jax import scales
 from ace_jax.errors import ConfigurationError
+from ace_jax.recording import LayerCall, layer_calls, record_call
 
 GAMMA = "gamma"
 """Name of the variable collection that holds gamma, and of the variable in it."""
@@ -44,49 +43,6 @@ class Irreps:
 
   x: str
   y: str
-
-
-class LayerCall(NamedTuple):
-  """What a homotopic layer computed when it was called.
-
-  Attributes:
-    name: Of the layer, "layers_0/update_1".
-    y_eq: f_eq(x), flat.
-    f_neq: f_neq(x), flat; None in a projection.
-    y: What the layer returned, flat.
-    gamma: None in a projection.
-    mean_square: Of f_neq before it was divided by its root; None where a running value was taken.
-  """
-
-  name: str
-  y_eq: Array
-  f_neq: Array | None
-  y: Array
-  gamma: Array | None
-  mean_square: Array | None = None
-
-
-_CALLS: contextvars.ContextVar[list[LayerCall] | None] = contextvars.ContextVar(
-  "ace_jax_layer_calls", default=None
-)
-
-
-@contextlib.contextmanager
-def layer_calls() -> Iterator[list[LayerCall]]:
-  """Lists the homotopic layers of any framework that are called (traced) in this context."""
-  calls: list[LayerCall] = []
-  token = _CALLS.set(calls)
-  try:
-    yield calls
-  finally:
-    _CALLS.reset(token)
-
-
-def record_call(call: LayerCall) -> None:
-  """Appends a call to the list of the innermost `layer_calls`, if there is one."""
-  calls = _CALLS.get()
-  if calls is not None:
-    calls.append(call)
 
 
 def array(x: Any) -> Array:

@@ -198,10 +198,10 @@ def _check_model(path: Path, saved: Saved, model: Any) -> None:
     raise CheckpointError(
       f"{path}: the model cannot take its inputs ({first_line(error)}); {remedy}."
     ) from error
-  found = saved.relaxed
+  variables = saved.relaxed
   if not saved.gamma:  # branches, if there are any, do nothing
-    expected, found = homotopy.prune(expected), homotopy.prune(found)
-  wanted, there = _shapes(expected), _shapes(found)
+    expected, variables = homotopy.prune(expected), homotopy.prune(variables)
+  wanted, there = _shapes(expected), _shapes(variables)
   for key in sorted({**wanted, **there}):
     if key.startswith(f"{homotopy.GAMMA}/"):  # one a layer or one a channel
       continue

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
 from ace_jax.model import as_model
+from ace_jax.recording import LayerCall
 
 Scalar = Float[Array, ""]
 Batch = Any
@@ -36,8 +37,8 @@ class Task:
   loss: Callable[[Any, Batch], Float[Array, "samples ..."]]
   metric: Callable[[Any, Batch], Float[Array, "samples ..."]] | None = None
   mode: Literal["min", "max"] = "min"
-  calls: Callable[[homotopy.Variables, Batch], dict[str, homotopy.LayerCall]] | None = (
-    dataclasses.field(default=None, compare=False)
+  calls: Callable[[homotopy.Variables, Batch], dict[str, LayerCall]] | None = dataclasses.field(
+    default=None, compare=False
   )
 
   def __post_init__(self):

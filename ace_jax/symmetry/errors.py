@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
 from ace_jax.model import as_model
+from ace_jax.recording import LayerCall
 from ace_jax.symmetry import entries
 from ace_jax.symmetry.actions import act_on
 
@@ -163,9 +164,7 @@ def data_fit_loss(
   return jnp.mean(moved, axis=0) - loss(batch)
 
 
-def layer_calls(
-  model: Any, variables: homotopy.Variables, *inputs: Any
-) -> dict[str, homotopy.LayerCall]:
+def layer_calls(model: Any, variables: homotopy.Variables, *inputs: Any) -> dict[str, LayerCall]:
   """Returns what every homotopic layer computes in evaluation, by layer.
 
   Args:

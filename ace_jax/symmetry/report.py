@@ -20,6 +20,7 @@ import numpy as np
 
 from ace_jax import homotopy, scales
 from ace_jax.errors import ConfigurationError
+from ace_jax.recording import LayerCall
 from ace_jax.symmetry import verdicts
 from ace_jax.symmetry.errors import layer_calls
 from ace_jax.symmetry.measuring import Measured, measure, measure_group
@@ -142,7 +143,7 @@ def layer_reports(
 
 
 def reports_of_calls(
-  calls: Mapping[str, homotopy.LayerCall],
+  calls: Mapping[str, LayerCall],
   variables: homotopy.Variables,
   records: Sequence[Record],
 ) -> list[LayerReport]:
