@@ -148,7 +148,8 @@ class Homotopic(nn.Module):
 
     Raises:
       ValueError: scale is neither "free" nor "fixed", or the branch returns another shape.
-      ConfigurationError: a "fixed" layer is differentiated by `jax.grad` within the model.
+      ConfigurationError: a "fixed" layer is differentiated by `jax.grad` within the model, or one
+      whose features are asked for.
     """
     return self.carry(y_eq, x, *args, where=where, **kwargs)[0]
 
@@ -163,6 +164,11 @@ class Homotopic(nn.Module):
     """
     scales.check(self.scale)
     name = "/".join(self.path)
+    if self.is_mutable_collection("intermediates") and self._is_transformed():
+      raise ConfigurationError(
+        f"{name}: its features cannot be read through a jax.grad, jax.vmap or the like within the "
+        "model; use nn.vjp, nn.value_and_grad or nn.vmap."
+      )
     flat_y = flatten(y_eq, self.axes)
     if not self._is_relaxed():
       self.sow("intermediates", OUTPUT, array(y_eq))
@@ -193,12 +199,18 @@ class Homotopic(nn.Module):
     initialising = self.is_initializing() and self.is_mutable_collection(GAMMA)
     return self.has_variable(GAMMA, GAMMA) or initialising
 
+  def _is_transformed(self) -> bool:
+    # By the root: a module that is first called within a transformation has a scope of its own
+    # that begins there.
+    assert self.scope is not None
+    return tracers.current_trace() != self.scope.root.trace_level
+
   def _mean_square(
     self, f_neq: Float[Array, "... features"], where: Bool[Array, "..."] | None
   ) -> Float[Array, ""]:
     assert self.scope is not None
     moves = self.is_mutable_collection("batch_stats")
-    if moves and tracers.current_trace() != self.scope.trace_level:
+    if moves and self._is_transformed():
       raise ConfigurationError(
         f"{'/'.join(self.path)}: its running scale cannot be kept through a jax.grad, jax.vmap or "
         "the like within the model; use nn.vjp, nn.value_and_grad or nn.vmap, or scale='free'."
