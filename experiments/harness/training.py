@@ -17,7 +17,7 @@ from ace_jax.training import checkpoints, epochs, hosts, loop, parallel
 from ace_jax.training.parallel import default_mesh, make_mesh
 from ace_jax.training.progress import ProgressBar
 from ace_jax.training.sinks import TensorBoardLogger
-from experiments.harness import artifacts, gaps, results, workdirs
+from experiments.harness import artifacts, gaps, page, results, workdirs
 from experiments.harness.problems import Problem, finish, method, start, training_settings
 from experiments.harness.replicas import Plan
 from experiments.harness.result_files import Result
@@ -107,10 +107,13 @@ def where(place: Path, found: Sequence[Result]) -> str:
   """
   names = [result["replica"] for result in found if result["replica"]]
   if not names:
-    return f"Everything is in {place}: result.json, figures/, ..."
+    return f"Everything is in {place}: {page.PAGE}, result.json, figures/, ..."
   shown = ", ".join(str(place / name) for name in names[:4])
   more = f", ... ({len(names)} in all)" if len(names) > 4 else ""
-  return f"Results are in {shown}{more}: result.json, figures/, ...; checkpoints in {place}."
+  return (
+    f"Results are in {shown}{more}: {page.PAGE}, result.json, figures/, ...; checkpoints in "
+    f"{place}."
+  )
 
 
 def say_preset(settings: Settings, extent: str = "minutes on two cores") -> None:
@@ -239,6 +242,9 @@ def train(
       found.append({**result, **together})
       if hosts.first():
         _write(place / name, problem, own[i], alone, records[i], found[-1])
+  if hosts.first():
+    for folder in dict.fromkeys([*(place / result["replica"] for result in found), place]):
+      page.write(folder)
   if failed:
     raise NonFiniteError(
       f"of {len(names)} replicas, these met numbers that are not finite: {', '.join(failed)}; "

@@ -22,6 +22,7 @@ from experiments.harness import (
   constraints,
   kept,
   models,
+  page,
   problems,
   result_files,
   tables,
@@ -293,8 +294,9 @@ def curve(
       (place / "figures").mkdir(exist_ok=True)
       figure = plots.sample_efficiency(test, "length$^2$")
       plots.save(figure, place / "figures" / "sample_efficiency.png")
+      page.write(place)
   print(f"\n{tables.table(['predictor', 'trajectories', 'steps', 'test MSE'], rows)}")
-  print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")
+  print(f"\nEverything is in {place}: result.json, {page.PAGE}, figures/sample_efficiency.png, ...")
 
 
 def _curve(

@@ -15,7 +15,7 @@ from ace_jax.symmetry import actions, equivariance_statistics, report, verdicts
 from ace_jax.training.parallel import DATA
 from ace_jax.training.progress import Progress
 from data import pendulum
-from experiments.harness import tables, workdirs
+from experiments.harness import page, tables, workdirs
 from experiments.harness.replicas import exact
 
 CONSTRAINTS = ("strict", "equality", "resilient")
@@ -63,10 +63,11 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, place: Path) -
     workdirs.write_result(place, result)
     (place / "figures").mkdir(exist_ok=True)
     draw(place / "figures", damping, found, results)
+    page.write(place)
   header = ["constraint, damping", "f_eq test MSE", "relaxed test MSE", "max|gamma|", "max|lambda|"]
   print(f"\n{tables.table([*header, 'equiv. error'], rows)}\n")
   print("\n".join([*said.values(), f"Rule: {RULE}."]))
-  print(f"\nEverything is in {place}: result.json, figures/")
+  print(f"\nEverything is in {place}: result.json, {page.PAGE}, figures/")
 
 
 def model() -> TimeReversalField:
