@@ -33,7 +33,7 @@ function draw(entry, hidden) {
     width: place.clientWidth || 320,
     height: Math.min(300, Math.max(220, (place.clientWidth || 320) * 0.5)),
     scales: {x: {time: false}, y: {distr: logarithmic ? 3 : 1}},
-    cursor: {sync: {key: sync.key, setSeries: false}, drag: {x: true, y: false}, focus: {prox: 24}},
+    cursor: {sync: {key: sync.key, scales: ["x", null], setSeries: false}, drag: {x: true, y: false}, focus: {prox: 24}},
     focus: {alpha: 0.35},
     legend: {live: true},
     axes: [
