@@ -36,6 +36,7 @@ setup(
     "tqdm>=4.66",
   ],
   extras_require={
+    "browser": ["playwright>=1.50"],  # the tests of pages, with Debian's chromium
     "dev": [
       # What the tests import beyond the library.
       f"{NAME}[equinox,experiments,images,modelnet,plots,sweep,tensorboard]",
