@@ -62,20 +62,15 @@ class Site:
 
   def page(self, folder: Path) -> str:
     """Returns the page of a folder: of its run, or of all runs below it."""
-    return page.render(self._shown(folder), self.root, live=True)
+    return page.render(self.run(folder), self.root, live=True)
 
   def update(self, folder: Path) -> dict[str, Any]:
     """Returns what is new of a folder, for its open page."""
-    run = self._shown(folder)
+    run = self.run(folder)
     if run.training:
       return page.update(run, self.root)
     below = [self.run(path) for path in page_runs.find(folder) if path != folder]
     return {"rows": page.rows(below[: page.RUNS], folder), "live": "list"}
-
-  def _shown(self, folder: Path) -> Run:
-    run = self.run(folder)
-    empty = not page_runs.signature(folder, self.root)
-    return Run(folder, "folder") if empty else run
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -43,6 +43,7 @@ class Seen(html.parser.HTMLParser):
 
   def handle_endtag(self, tag):
     self._within = ""
+    self.text += " "
 
   def handle_data(self, data):
     if self._within == "script":
