@@ -110,7 +110,7 @@ def read(folder: Path, root: Path | None = None) -> Run:
   there = {n for n in (CONFIG, RESULT, RECORDS, *TOGETHER) if inside(folder / n, root)}
   if not there:
     return Run(folder, "folder")
-  ended = max((_changed(folder / name) for name in there))
+  ended = max(_changed(folder / name) for name in there)
   try:
     # Replicas that still train have the config.json of their command alone.
     shared = folder if CONFIG in there or RECORDS not in there else folder.parent

@@ -53,7 +53,8 @@ class Site:
 
   def folder(self, address: str) -> Path | None:
     """Returns the folder of an address such as "/a/b/"; None if there is none below the root."""
-    words = unquote(address, errors="surrogateescape").strip("/").split("/")
+    # Split first: a slash that is written as %2F is part of a name, and no name has one.
+    words = [unquote(word, errors="surrogateescape") for word in address.strip("/").split("/")]
     words = [] if words == [""] else words
     if any(word in ("", ".", "..") or "\0" in word or os.sep in word for word in words):
       return None

@@ -112,7 +112,7 @@ def test_what_was_asked_for_comes_first(tmp_path):
   text = see(pages.write(tmp_path / "run", pages.result())).text
   asked = text.split("Asked for on the command line")[1].split("Differs from")[0].split()
   assert asked == ["setting", "value", "constraint", "resilient", "rho", "1", "epochs", "4"]
-  assert "python -m experiments.nbody --constraint=resilient --rho=1 --epochs 4\n" in text
+  assert "python -m experiments.nbody --constraint=resilient --rho=1 --epochs 4 " in text
   assert "2000" in text.split("Differs from what was published")[1].split("All settings")[0]
 
 
