@@ -62,8 +62,11 @@ def test_a_page_is_a_file_whose_curves_answer(tmp_path, tab):
   assert gamma.locator(".u-legend .u-series").count() == 4  # epochs, layers, markup
   assert EVIL in gamma.locator(".u-legend").inner_text()
 
+  gamma.scroll_into_view_if_needed()
   box = gamma.locator(".u-over").bounding_box()
+  tab.mouse.move(box["x"] + box["width"] - 20, box["y"] + box["height"] / 2)
   tab.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)
+  tab.wait_for_timeout(100)
   value = gamma.locator(".u-legend .u-series").nth(1).locator(".u-value")
   assert float(value.inner_text()) == RECORDS[-1]["gamma/layers_0/update_1"]
   others = tab.locator("[data-panel=multiplier] .u-legend .u-series").nth(0).locator(".u-value")
@@ -114,14 +117,14 @@ def test_curves_grow_while_a_run_trains(tmp_path, tab):
     tab.get_by_role("link", name="run", exact=True).click()
     assert "epoch 2 of 4" in tab.locator("#head").inner_text()
     pages.append(folder, RECORDS[2])
-    tab.wait_for_function("document.getElementById('head').innerText.includes('epoch 3 of 4')")
+    tab.locator("#head", has_text="epoch 3 of 4").wait_for()
     assert tab.evaluate("plots.get('errors').plot.data[0]") == [1, 2, 3]
     (folder / "result.json").write_text(json.dumps(pages.result()))
     pages.append(folder, RECORDS[3])
     tab.wait_for_selector("text=The better predictor is")
     tab.get_by_role("link", name="all runs").click()
     pages.write(tmp_path / EVIL.replace("/", "_"), None, RECORDS[:1])
-    tab.wait_for_function("document.getElementById('runs').tBodies[0].rows.length === 2")
+    tab.locator("#runs tbody tr").nth(1).wait_for()
     tab.locator("#filter").fill("finished")
     assert tab.locator("#runs tbody tr:visible").count() == 1
     tab.locator("#filter").fill("")
