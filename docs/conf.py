@@ -1,4 +1,4 @@
-"""Builds the site from docs/, README.md, results/, notebooks/; needs no network (`make docs`)."""
+"""Builds the site from docs/, results/, notebooks/; needs no network (`make docs`)."""
 
 import dataclasses
 import sys
