@@ -14,7 +14,8 @@ from typing import Any
 from data.errors import DataError, RequestError
 from experiments.harness import result_files, tables
 
-FOLDER = Path(__file__).parents[2] / "results" / "weights"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "results" / "weights"
 HEADER = ["name", "predictor", "error", "test", "test, 50 samples", "epochs", "MB"]
 _REMEDY = "restore it, or add the weights again"
 
@@ -24,6 +25,7 @@ class Card:
   """What is known of a trained model.
 
   Attributes:
+    run: Folder of what was kept of the run, from the checkout.
     experiment: A package of `experiments`.
     model: Name of the model.
     constraint: Under which it was trained.
@@ -42,6 +44,7 @@ class Card:
     samples_sha256: Of the file of test samples.
   """
 
+  run: str
   experiment: str
   model: str
   constraint: str
@@ -123,7 +126,7 @@ def page(folder: Path = FOLDER) -> str:
       f"### {name}\n\n"
       f"{card.experiment}, {card.model}, {card.constraint}; {card.epochs} epochs, "
       f"seed {card.seed}, commit {card.commit}:\n\n    {card.command}\n\n"
-      f"- Data: {card.data}\n"
+      f"- Run: `{card.run}`\n- Data: {card.data}\n"
       f"- Differs from the published protocol: {'; '.join(differs) or 'in no setting'}.\n"
       f"- SHA-256: `{card.sha256}`"
     )

@@ -130,6 +130,7 @@ def add(
     raise DataError(f"{path} would have more than {LARGEST / 1e6:.0f} MB; keep a single predictor.")
   environment = config["environment"]
   card = cards.Card(
+    run=_from_checkout(run),
     experiment=result["experiment"],
     model=result["model"],
     constraint=result["constraint"],
@@ -154,6 +155,11 @@ def add(
   card = dataclasses.replace(card, predictors=errors)
   files.write_text(folder / f"{name}.json", json.dumps(dataclasses.asdict(card), indent=1) + "\n")
   return card
+
+
+def _from_checkout(run: Path) -> str:
+  path = run.resolve()
+  return path.relative_to(cards.ROOT).as_posix() if cards.ROOT in path.parents else run.name
 
 
 def _subject(experiment: str) -> Subject:

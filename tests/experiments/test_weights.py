@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ace_jax
+from ace_jax import task
 from ace_jax.errors import CheckpointError
 from data.errors import DataError, RequestError
 from experiments import weights
@@ -17,7 +18,6 @@ from tests.experiments.test_settings import RESULTS
 
 NAMES = cards.names()
 RUN = RESULTS / "campaign" / "nbody_equality_seed1"
-TABLE = {"nbody_f_eq": RUN, "nbody_equality": RUN}
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def copied(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_kept_samples_give_the_number_of_the_card(name):
   kept = weights.load(name)
-  assert len(kept.problem.test["targets"]) == store.KEPT
+  assert task.size(kept.problem.test) == store.KEPT
   assert (cards.FOLDER / f"{name}.npz").stat().st_size <= store.LARGEST
   assert list(kept.variables) == list(kept.card.predictors)
   for predictor, variables in kept.variables.items():
@@ -41,8 +41,8 @@ def test_the_kept_samples_give_the_number_of_the_card(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_card_has_the_number_of_the_table(name):
-  result = json.loads((TABLE[name] / "result.json").read_text())
   card = cards.read(name)
+  result = json.loads((cards.ROOT / card.run / "result.json").read_text())
   for predictor, errors in card.predictors.items():
     assert errors["test"] == result["predictors"][predictor]["test_mse"]
   assert card.command.startswith(f"python -m experiments.{card.experiment} ")
@@ -80,7 +80,7 @@ def test_a_file_that_is_not_the_card_s_is_refused(copied):
 
 
 def test_cards_that_are_none(copied):
-  with pytest.raises(DataError, match="no weights 'nothing' in .*; known: nbody_f_eq"):
+  with pytest.raises(DataError, match=r"no weights 'nothing' in .*; known: nbody_f_eq"):
     cards.read("nothing", copied)
   path = copied / "nbody_f_eq.json"
   content = json.loads(path.read_text())
@@ -91,7 +91,7 @@ def test_cards_that_are_none(copied):
 
 
 def test_what_cannot_be_kept(tmp_path):
-  with pytest.raises(RequestError, match="cannot be called '../a'"):
+  with pytest.raises(RequestError, match=r"cannot be called '\.\./a'"):
     store.add(RUN, "../a", folder=tmp_path)
   with pytest.raises(RequestError, match="no predictor 'strict'; it has projection, relaxed"):
     store.add(RUN, "a", ("strict",), tmp_path)
