@@ -123,7 +123,7 @@ def page(folder: Path = FOLDER) -> str:
       for setting, (here, there) in card.differs_from_published.items()
     ]
     parts.append(
-      f"### {name}\n\n"
+      f"## {name}\n\n"
       f"{card.experiment}, {card.model}, {card.constraint}; {card.epochs} epochs, "
       f"seed {card.seed}, commit {card.commit}:\n\n    {card.command}\n\n"
       f"- Run: `{card.run}`\n- Data: {card.data}\n"

@@ -103,7 +103,7 @@ def test_what_cannot_be_kept(tmp_path):
 def test_the_page_of_the_site_has_every_card():
   page = cards.page()
   for name in NAMES:
-    assert f"### {name}\n" in page
+    assert f"## {name}\n" in page
     assert cards.read(name).sha256 in page
     assert name in cards.text()
 
