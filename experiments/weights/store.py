@@ -121,9 +121,9 @@ def add(
       )
   path, samples = folder / f"{name}.npz", folder / f"{name}_samples.npz"
   folder.mkdir(parents=True, exist_ok=True)
-  shared = {field: np.asarray(getattr(data, field)) for field in subject.shared}
-  kept = {f"test/{field}": np.asarray(array[:KEPT]) for field, array in data.test.items()}
-  files.write_binary(samples, lambda file: np.savez_compressed(file, **kept, **shared))
+  members: dict[str, Any] = {field: np.asarray(getattr(data, field)) for field in subject.shared}
+  members |= {f"test/{field}": np.asarray(array[:KEPT]) for field, array in data.test.items()}
+  files.write_binary(samples, lambda file: np.savez_compressed(file, **members))
   saving.save(path, _saved(variables, result, settings, problem))
   if path.stat().st_size > LARGEST:
     path.unlink()
@@ -187,7 +187,7 @@ def _variables(path: Path) -> homotopy.Variables:
 
 def _saved(
   variables: Mapping[str, homotopy.Variables],
-  result: result_files.Result,
+  result: Mapping[str, Any],
   settings: Settings,
   problem: Problem,
 ) -> saving.Saved:
