@@ -26,6 +26,8 @@ default_role = "code"
 highlight_language = "none"
 add_module_names = False
 
+smartquotes_action = "qe"  # two dashes begin a flag
+
 html_theme = "sphinx_book_theme"
 html_title = "ace_jax"
 html_static_path = ["_static"]
