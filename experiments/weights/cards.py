@@ -103,14 +103,14 @@ def _builtin(kind: Any) -> type:
 
 def rows(folder: Path = FOLDER) -> list[list[str]]:
   """Returns a row for each predictor of each model, as `HEADER` has them."""
-  found = []
+  lines = []
   for name in names(folder):
     card = read(name, folder)
     size = f"{(folder / f'{name}.npz').stat().st_size / 1e6:.1f}"
     for predictor, errors in card.predictors.items():
       numbers = [f"{errors[which]:.4g}" for which in ("test", "samples")]
-      found.append([name, predictor, card.metric, *numbers, str(card.epochs), size])
-  return found
+      lines.append([name, predictor, card.metric, *numbers, str(card.epochs), size])
+  return lines
 
 
 def page(folder: Path = FOLDER) -> str:

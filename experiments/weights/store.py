@@ -113,10 +113,11 @@ def add(
   problem = subject.problem(settings, data)
   variables = {key: _variables(run / artifacts.VARIABLES[key]) for key in chosen}
   for predictor in chosen:
-    found, said = error(problem, variables[predictor]), result["predictors"][predictor]["test_mse"]
-    if not np.isclose(found, said, rtol=TOLERANCE, atol=0):
+    computed = error(problem, variables[predictor])
+    said = result["predictors"][predictor]["test_mse"]
+    if not np.isclose(computed, said, rtol=TOLERANCE, atol=0):
       raise DataError(
-        f"{run}: {predictor} has test error {found:.6g} on the data that are here, where its "
+        f"{run}: {predictor} has test error {computed:.6g} on the data that are here, where its "
         f"result.json has {said:.6g}; give the data and the version of the run."
       )
   path, samples = folder / f"{name}.npz", folder / f"{name}_samples.npz"
@@ -170,11 +171,11 @@ def _subject(experiment: str) -> Subject:
 
 def _excerpt(subject: Subject, path: Path, card: cards.Card) -> Any:
   """Returns the experiment's data with the kept test samples as each of its splits."""
-  found = arrays.read(path, None, "restore it")
+  members = arrays.read(path, None, "restore it")
   split = {
-    key.removeprefix("test/"): array for key, array in found.items() if key.startswith("test/")
+    key.removeprefix("test/"): array for key, array in members.items() if key.startswith("test/")
   }
-  shared = {field: found[field] for field in subject.shared}
+  shared = {field: members[field] for field in subject.shared}
   return subject.dataset(train=split, valid=split, test=split, summary=card.summary, **shared)
 
 
