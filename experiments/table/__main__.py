@@ -121,6 +121,7 @@ def main() -> None:
 
   Raises:
     UsageError: there is no figure of this table, or it cannot be written there.
+    DataError: a folder has no results, or none that the table shows; or one is damaged.
   """
   from experiments.table import mocap as mocap_table
   from experiments.table import modelnet40 as modelnet40_table
@@ -129,7 +130,8 @@ def main() -> None:
   from experiments.table import variants as variants_table
 
   figure = _figure() if FLAGS.figure else None
-  results = read(FLAGS.folders or [f"results/{FLAGS.table}"])
+  places = FLAGS.folders or [f"results/{FLAGS.table}"]
+  results = read(places)
   header, rows = {
     "nbody": lambda: (NBODY_HEADER, nbody_rows(results)),
     "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(results)),
@@ -138,6 +140,9 @@ def main() -> None:
     "qm9": lambda: qm9_table.table(results),
     "modelnet40": lambda: (modelnet40_table.HEADER, modelnet40_table.rows(results)),
   }[FLAGS.table]()
+  of_any = FLAGS.table in ("rivals", "variants")
+  if not rows or not (of_any or any(r["experiment"] == FLAGS.table for r in results)):
+    raise DataError(f"{','.join(places)}: no run that --table={FLAGS.table} shows; name others.")
   print(
     {"text": tables.table, "markdown": tables.markdown, "latex": latex}[FLAGS.format](header, rows)
   )
