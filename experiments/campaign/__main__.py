@@ -6,7 +6,8 @@ python -m experiments.campaign --workdir=W --collect=results/campaign           
 python -m experiments.campaign --compare=results/campaign                          # the tests
 
 A run is done where its result is in the workdir or, from another machine, in the folder beside the
-plan that has its name (results/campaign). A run that was cut short is continued from its checkpoint. SIGTERM saves what runs, and ends.
+plan that has its name (results/campaign). A run that was cut short is continued from its
+checkpoint. SIGTERM saves what runs, and ends.
 """
 
 from pathlib import Path

@@ -38,7 +38,7 @@ class Program:
     name: Its folder.
     runs: Several are replicas.
     folder: Where it writes.
-    collected: Where results of finished runs are kept, RUN/REPLICA; on a new machine all that is left.
+    collected: Where results of finished runs are kept, RUN/REPLICA.
   """
 
   name: str
