@@ -227,12 +227,13 @@ def interrupts(folder: Path, count: int, first: int) -> Iterator[tuple[str, str]
   moments = [draw.random() for _ in range(first + count)][first:]
   place = 0
   for index, moment in enumerate(moments, first):
-    number, twice = [*SIGNALS][index % 2], index % 4 > 1
-    seconds, reason = FLAGS.earliest + moment * (latest - FLAGS.earliest), None
-    while reason is None and seconds > 0.1:
+    number, twice, reason, seconds = [*SIGNALS][index % 2], index % 4 > 1, None, 0.0
+    while reason is None:
+      seconds = FLAGS.earliest + moment * max(0.0, latest - FLAGS.earliest)
+      start = time.monotonic()
       reason = interrupt(folder / f"run{place}", number, seconds, twice)
-      if reason is None:  # the training had ended: a new one, and sooner
-        place, seconds = place + 1, 0.9 * seconds
+      if reason is None:  # the training had ended: a new one, which may be as fast
+        place, latest = place + 1, min(latest, time.monotonic() - start)
     times = " twice" if twice else ""
     yield f"{SIGNALS[number]}{times} after {seconds:.2f} s", reason or ""
   try:
