@@ -12,6 +12,8 @@ import numpy as np
 from ace_jax import homotopy, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.errors import ConfigurationError
+from ace_jax.recording import layer_calls
+from ace_jax.symmetry import entries
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch, Task
 
@@ -50,6 +52,8 @@ def check(
 
   .. math:: \\sqrt{E |f(gx) - g f(x)|^2 / E |f(x)|^2}
 
+  (of a prediction with several entries their root mean square).
+
   Args:
     model: As of `fit`.
     variables: Such as `model.init` returns.
@@ -68,10 +72,14 @@ def check(
   if loss is not None:
     problems += _loss_problems(learned, variables, batch)
   problems += _projection_problems(learned, variables, batch)
-  errors = {} if symmetry is None else _equivariance(learned, variables, batch, symmetry)
+  by_entry = {} if symmetry is None else _equivariance(learned, variables, batch, symmetry)
+  errors = {name: float(entries.combined(of_entries)) for name, of_entries in by_entry.items()}
   for name, error in errors.items():
     if name == "f_eq" and error > KEPT:
-      problems.append(f"f_eq does not keep the group: relative equivariance error {error:.1e}")
+      worst = max(by_entry[name], key=lambda entry: float(by_entry[name][entry]))
+      most = f", most of it in {worst} ({float(by_entry[name][worst]):.1e})" if worst else ""
+      said = f"f_eq does not keep the group: relative equivariance error {error:.1e}{most}"
+      problems.append(said)
     elif name != "f_eq" and error < KEPT:
       problems.append(
         f"the branch of {name} keeps the group: relative equivariance error {error:.1e}; let it "
@@ -150,7 +158,7 @@ def _constrains_gamma(constraint: Constraint) -> bool:
 
 def _layer_problems(learned: Task, variables: homotopy.Variables, batch: Batch) -> list[str]:
   gamma = homotopy.by_name(variables.get(homotopy.GAMMA, {}))
-  with homotopy.layer_calls() as calls:
+  with layer_calls() as calls:
     jax.eval_shape(lambda v, b: learned.predict(v, b), variables, batch)
   idle = sorted({call.name for call in calls if call.gamma is None} - set(gamma))
   if idle:
@@ -232,24 +240,30 @@ def _projection_problems(learned: Task, variables: homotopy.Variables, batch: Ba
 
 def _equivariance(
   learned: Task, variables: homotopy.Variables, batch: Batch, symmetry: Symmetry
-) -> dict[str, float]:
-  def error(variables: Any, batch: Batch) -> jax.Array:
+) -> dict[str, dict[str, jax.Array]]:
+  """Returns the relative error of every entry, of f_eq and with each layer's gamma alone."""
+
+  def error(variables: Any, batch: Batch) -> dict[str, jax.Array]:
     def predict(batch):
       return learned.predict(variables, batch)
 
     prediction = predict(batch)
     gaps = symmetry.gaps(predict, prediction, batch, jax.random.key(0))
-    size = jnp.mean(jnp.square(prediction))
-    return jnp.sqrt(jnp.mean(gaps) / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
+
+    def relative(gap, y):
+      size = jnp.mean(jnp.square(y))
+      return jnp.sqrt(jnp.mean(gap) / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
+
+    return entries.by_name(jax.tree.map(relative, gaps, prediction))
 
   gamma = variables.get(homotopy.GAMMA, {})
   run = jax.jit(error)
-  errors = {"f_eq": float(run(homotopy.project(variables), batch))}
+  errors = {"f_eq": run(homotopy.project(variables), batch)}
   leaves, structure = jax.tree.flatten(gamma)
   for i, name in enumerate(homotopy.names(gamma)):
     alone = [jnp.full_like(leaf, float(i == j)) for j, leaf in enumerate(leaves)]
     relaxed = {**variables, homotopy.GAMMA: jax.tree.unflatten(structure, alone)}
-    errors[name] = float(run(relaxed, batch))
+    errors[name] = run(relaxed, batch)
   return errors
 
 

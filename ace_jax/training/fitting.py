@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import jax
 import optax
@@ -20,12 +20,16 @@ from ace_jax.model import as_model
 from ace_jax.optimizers import check_moves, dual_optimizer, primal_adam, primal_optimizer
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState, Primal
+from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch
 from ace_jax.training import arguments, continuing, loop, measuring, parallel, resuming
 from ace_jax.training.history import Record
 from ace_jax.training.memory import Peak
 from ace_jax.training.progress import ProgressBar
 from ace_jax.training.sinks import Logger
+
+if TYPE_CHECKING:
+  from ace_jax.symmetry.misalignment import Misalignment
 
 
 class Fit(NamedTuple):
@@ -72,6 +76,35 @@ class Fit(NamedTuple):
     """
     kept = {name: getattr(self, name) for name in saving.Saved._fields}
     saving.save(path, saving.Saved(**kept))
+
+  def report(
+    self,
+    data: Batch,
+    symmetry: Symmetry,
+    *,
+    path: str | Path | None = None,
+    baseline: float | None = None,
+    samples: int = 500,
+  ) -> "Misalignment":
+    """Prints and draws which layer's symmetry the data resist, and which part of the group.
+
+    Of several seeds together: `ace_jax.symmetry.misalignment.misalignment(fits, ...)`.
+
+    Args:
+      data: Held-out samples, such as the test data.
+      symmetry: How the group acts on them; the group says where they are moved.
+      path: A PNG to save the figure to; the result holds it anyway.
+      baseline: The validation error of a prediction that learns nothing of the inputs; by default
+        that of the mean prediction.
+      samples: How many of the data are measured, from the first.
+
+    Raises:
+      ConfigurationError: the group has no generators, or does not say where one moves data.
+    """
+    # It reads records of trainings, and draws: not before it is asked for.
+    from ace_jax.symmetry.misalignment import misalignment
+
+    return misalignment([self], data, symmetry, path=path, baseline=baseline, samples=samples)
 
 
 @overload
