@@ -1,7 +1,8 @@
 """Whether model, loss and symmetry fit together, tried on a few samples before training."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -94,6 +95,7 @@ def require(
   constraint: Constraint,
   *,
   strict: bool,
+  metrics: Mapping[str, Callable[[Any, Batch], jax.Array]] = MappingProxyType({}),
 ) -> None:
   """Refuses what `fit` cannot train in the way it was asked to.
 
@@ -103,17 +105,49 @@ def require(
     sample: Two samples.
     constraint: Whether it constrains gamma decides whether a homotopic layer is needed.
     strict: Whether the caller gave variables without gamma, that is asked for the strict model.
+    metrics: Further metrics by name.
 
   Raises:
     ConfigurationError: names the first problem.
   """
   variables = homotopy.without_sown(variables)
-  problems = _loss_problems(learned, variables, sample)
+  problems = _loss_problems(learned, variables, sample, metrics)
   if not strict and not problems and _constrains_gamma(constraint):
     problems += _layer_problems(learned, variables, sample)
   problems = problems or _projection_problems(learned, variables, sample)
   if problems:
     raise ConfigurationError(f"{problems[0]}.")
+
+
+def require_finite(learned: Task, variables: homotopy.Variables, data: Mapping[str, Batch]) -> None:
+  """Refuses samples with numbers that are not finite, unless the loss leaves them out.
+
+  A label that is missing may be NaN where the loss of its sample is finite all the same.
+
+  Args:
+    learned: Model and loss.
+    variables: Initial ones.
+    data: Samples, by what they are called.
+
+  Raises:
+    ConfigurationError: names the array, how many of its numbers are not finite, and the first
+      sample.
+  """
+  for called, samples in data.items():
+    for path, leaf in jax.tree_util.tree_flatten_with_path(samples)[0]:
+      if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        continue
+      array = jnp if isinstance(leaf, jax.Array) else np
+      count = int(array.sum(~array.isfinite(leaf)))
+      if not count:
+        continue
+      first = int(np.argmax(np.any(~np.isfinite(np.asarray(leaf).reshape(len(leaf), -1)), axis=1)))
+      losses = learned.losses(variables, task.take(samples, np.array([first, first])))
+      if not bool(jnp.all(jnp.isfinite(losses))):
+        raise ConfigurationError(
+          f"{called}{jax.tree_util.keystr(path)} holds {count} values that are not finite, first "
+          f"at sample {first}; mend or leave out these samples."
+        )
 
 
 def _constrains_gamma(constraint: Constraint) -> bool:
@@ -140,9 +174,15 @@ def _layer_problems(learned: Task, variables: homotopy.Variables, batch: Batch) 
   return []
 
 
-def _loss_problems(learned: Task, variables: homotopy.Variables, batch: Batch) -> list[str]:
-  """Tries loss and metric at two batch sizes, by shapes alone."""
-  functions = {"loss": learned.loss, "metric": learned.metric}
+def _loss_problems(
+  learned: Task,
+  variables: homotopy.Variables,
+  batch: Batch,
+  metrics: Mapping[str, Callable[[Any, Batch], jax.Array]] = MappingProxyType({}),
+) -> list[str]:
+  """Tries loss and metrics at two batch sizes, by shapes alone."""
+  named = {f"metric {name}": metric for name, metric in metrics.items()}
+  functions = {"loss": learned.loss, **(named or {"metric": learned.metric})}
   for name, function in functions.items():
     if function is None:
       continue

@@ -24,6 +24,7 @@ from experiments.harness.settings import (
   Settings,
   Training,
 )
+from experiments.harness.training import finished
 from experiments.images.settings import Flags
 
 CANVAS = 24
@@ -97,7 +98,7 @@ def train(
   key, _ = jax.random.split(jax.random.key(seed))
   variables = jax.jit(init)(key, data["train"]["image"][:2])
   steps_an_epoch = len(data["train"]["label"]) // settings.training.batch_size
-  return ace_jax.fit(
+  trained = ace_jax.fit(
     network,
     cross_entropy,
     *(visible(data[name]) for name in ("train", "valid", "test")),
@@ -110,6 +111,7 @@ def train(
     progress=None,
     **{name: flat[name] for name in _OF_FIT},
   )
+  return finished(trained, f"saved in {folder}")
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -15,8 +15,9 @@ from ace_jax.symmetry import actions, equivariance_statistics, report, verdicts
 from ace_jax.training.parallel import DATA
 from ace_jax.training.progress import Progress
 from data import pendulum
-from experiments.harness import tables, workdirs
+from experiments.harness import page, tables, workdirs
 from experiments.harness.replicas import exact
+from experiments.harness.training import finished
 
 CONSTRAINTS = ("strict", "equality", "resilient")
 _EQUIVARIANT = 0.01
@@ -63,10 +64,11 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, folder: Path) 
     workdirs.write_result(folder, result)
     (folder / "figures").mkdir(exist_ok=True)
     draw(folder / "figures", damping, fits, results)
+    page.write(folder)
   header = ["constraint, damping", "f_eq test MSE", "relaxed test MSE", "max|gamma|", "max|lambda|"]
   print(f"\n{tables.table([*header, 'equiv. error'], rows)}\n")
   print("\n".join([*said.values(), f"Rule: {RULE}."]))
-  print(f"\nEverything is in {folder}: result.json, figures/")
+  print(f"\nEverything is in {folder}: result.json, {page.PAGE}, figures/")
 
 
 def model() -> TimeReversalField:
@@ -85,7 +87,7 @@ def train(name: str, data: dict[str, Any], epochs: int, seed: int, rho: float) -
   }
   init = ace_jax.strict(network.init) if name == "strict" else network.init
   variables = jax.jit(init)(jax.random.key(seed), splits["train"][0][:2])
-  return ace_jax.fit(
+  trained = ace_jax.fit(
     network,
     squared_error,
     splits["train"],
@@ -104,6 +106,7 @@ def train(name: str, data: dict[str, Any], epochs: int, seed: int, rho: float) -
     checkpoint_every=epochs,
     progress=None,
   )
+  return finished(trained, "nothing of it is saved")
 
 
 def squared_error(prediction: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
