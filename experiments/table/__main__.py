@@ -152,6 +152,7 @@ def main() -> None:
 
   Raises:
     UsageError: there is no figure of this table, or it cannot be written there.
+    DataError: a folder has no results, or none that the table shows; or one is damaged.
   """
   from experiments.table import mocap as mocap_table
   from experiments.table import modelnet40 as modelnet40_table
@@ -171,6 +172,9 @@ def main() -> None:
     "qm9": lambda: qm9_table.table(results),
     "modelnet40": lambda: (modelnet40_table.HEADER, modelnet40_table.rows(results)),
   }[FLAGS.table]()
+  of_any = FLAGS.table in ("rivals", "variants")
+  if not rows or not (of_any or any(r["experiment"] == FLAGS.table for r in results)):
+    raise DataError(f"{','.join(folders)}: no run that --table={FLAGS.table} shows; name others.")
   print(
     {"text": tables.table, "markdown": tables.markdown, "latex": latex}[FLAGS.format](header, rows)
   )

@@ -100,6 +100,13 @@ def test_damaged_lists_of_claims(changed, message, tmp_path):
     claims.read(write(tmp_path, **changed))
 
 
+def test_an_empty_list_of_claims(tmp_path):
+  file = tmp_path / "claims.json"
+  file.write_text("[]")
+  with pytest.raises(DataError, match="holds no claims; mend the list"):
+    claims.read(file)
+
+
 def test_a_result_without_the_number(tmp_path):
   with pytest.raises(DataError, match="has no number predictors/relaxed/test_mse"):
     cells(tmp_path, number="predictors/relaxed/test_mse")
