@@ -1,6 +1,7 @@
 """A trained model in one file: `Fit.save` and `load`. Nothing in it is ever unpickled."""
 
 import dataclasses
+import hashlib
 import json
 import zipfile
 import zlib
@@ -48,6 +49,9 @@ class FitSettings(NamedTuple):
     seed: Of initial values and order.
     inputs: Shape and type of each of the model's inputs, for two samples; None where one of them is
       no array.
+    mode: Whether the lowest ("min") or the highest ("max") metric selected.
+    select: Name of the metric that selected; None if there was but one.
+    data: Checksums of the training and the validation samples, where they were arrays.
   """
 
   epochs: int
@@ -65,6 +69,9 @@ class FitSettings(NamedTuple):
   decays: bool
   seed: int
   inputs: list[tuple[list[int], str]] | None
+  mode: str = "min"
+  select: str | None = None
+  data: dict[str, str | None] | None = None
 
 
 def input_shapes(inputs: Sequence[Any]) -> list[tuple[list[int], str]] | None:
@@ -142,19 +149,22 @@ def save(path: str | Path, saved: Saved) -> None:
     )
 
 
-def load(path: str | Path, model: Any) -> Saved:
+def load(path: str | Path, model: Any, sha256: str | None = None) -> Saved:
   """Reads what `Fit.save` wrote; every number is bit for bit the one that was saved.
 
   Args:
     path: The file; a leading ~ is the home folder.
     model: The trained model, of any kind that `fit` takes. Its parameters are compared with the
       file's by name and shape, unless one of its inputs was no array.
+    sha256: Of the file, as a card names it; None does not compare.
 
   Raises:
     CheckpointError: the file is missing, damaged, something else, or of another model.
   """
   path = files.expanded(path)
   try:
+    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256.lower():
+      raise CheckpointError(f"{path}: its SHA-256 is not {sha256}; get the file again.")
     arrays, texts = archives.read(path, (_ABOUT,))
     about = json.loads(texts[_ABOUT])
     if about["format"] != _FORMAT:
@@ -198,10 +208,10 @@ def _check_model(path: Path, saved: Saved, model: Any) -> None:
     raise CheckpointError(
       f"{path}: the model cannot take its inputs ({first_line(error)}); {remedy}."
     ) from error
-  found = saved.relaxed
+  variables = saved.relaxed
   if not saved.gamma:  # branches, if there are any, do nothing
-    expected, found = homotopy.prune(expected), homotopy.prune(found)
-  wanted, there = _shapes(expected), _shapes(found)
+    expected, variables = homotopy.prune(expected), homotopy.prune(variables)
+  wanted, there = _shapes(expected), _shapes(variables)
   for key in sorted({**wanted, **there}):
     if key.startswith(f"{homotopy.GAMMA}/"):  # one a layer or one a channel
       continue

@@ -12,7 +12,7 @@ from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, groups, report
 from ace_jax.training import history
 from data.errors import DataError
-from experiments.harness import models, problems, result_files, tables, training, workdirs
+from experiments.harness import models, page, problems, result_files, tables, training, workdirs
 from experiments.harness.settings import Settings
 from experiments.harness.tables import markdown
 from experiments.report import subjects
@@ -71,6 +71,7 @@ def run(
       report.evidence(of_seed.records, of_seed.problem.summary["linear_mse"]["valid"])
       for of_seed in runs_there
     ],
+    group.lines,
   )
   write(target, runs, layers, generators)
   return generators, settings[0]
@@ -209,3 +210,5 @@ def write(
 
   plots.save(plots.misalignment(layers[0], generators), target / "report.png")
   print(f"\nWrote {target}/report.md and report.png")
+  if (target / page.PAGE).exists():
+    page.write(target)  # whose verdict is this one from now on
