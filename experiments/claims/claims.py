@@ -105,6 +105,7 @@ def row(claim: Claim, folder: Path) -> list[str]:
   numbers, epochs = claim.ours.read(folder)
   ours = _shown(numbers, epochs, claim.scale)
   if claim.other is None:
+    assert not isinstance(claim.published, str)  # `read` says so of every row without `other`
     mean, deviation = claim.published
     published = f"{mean:g} +- {deviation:g}"
     reached = bool(numbers) and statistics.mean(numbers) <= claim.scale * (mean + deviation)
