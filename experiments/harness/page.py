@@ -5,7 +5,6 @@ A page is a function of a folder, so that it can be written again at any time, a
 """
 
 import base64
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -30,6 +29,8 @@ _STATIC = Path(__file__).parent / "page_static"
 _FIGURE, _FIGURES = 3 * 2**20, 12 * 2**20
 """Bytes of a figure, and of all, that a page takes in."""
 _PNG = b"\x89PNG\r\n\x1a\n"
+_BROAD = 1500
+"""Pixels of a figure above which it gets the whole width."""
 RUNS = 1000
 """Runs that the page of a folder lists."""
 
@@ -136,12 +137,7 @@ def _state(run: Run, live: bool) -> str:
 def _of_folder(run: Run, root: Path, live: bool) -> str:
   paths = [path for path in page_runs.find(run.folder) if path != run.folder]
   runs = [page_runs.read(path, root) for path in paths[:RUNS]]
-  content = dict(run.result)
-  for name in page_runs.TOGETHER:
-    if page_runs.inside(run.folder / name, root):
-      # Damage of these files is for the commands that need them.
-      with contextlib.suppress(Exception):
-        content |= json.loads((run.folder / name).read_bytes())
+  content = run.result | page_runs.of_many(run.folder, root)[0]
   tables = page_tables.of_text(run.folder / "table.md", root) or page_tables.of_lists(
     {k: v for k, v in content.items() if k not in ("settings", "environment", "data")}
   )
@@ -154,6 +150,7 @@ def _of_folder(run: Run, root: Path, live: bool) -> str:
     title=_title(run),
     name=run.folder.resolve().name,
     words=words,
+    note=run.note,
     runs=[_row(one, run.folder, "" if live else PAGE) for one in runs],
     left=max(0, len(paths) - RUNS),
     tables=tables,
@@ -169,7 +166,8 @@ def _of_folder(run: Run, root: Path, live: bool) -> str:
 
 def _title(run: Run) -> str:
   result, settings = run.result, run.settings
-  parts = [result.get("experiment"), result.get("model") or settings.get("model")]
+  experiment = result.get("experiment") or page_tables.experiment(run)
+  parts = [experiment, result.get("model") or settings.get("model")]
   parts += [result.get("constraint") or settings.get("constraint")]
   if run.training and result_files.finite(settings.get("seed")):
     parts.append(f"seed {settings['seed']}")
@@ -204,10 +202,12 @@ class Figure:
   Attributes:
     name: Of its file.
     address: Its bytes, as a data URI.
+    broad: Whether it has panels side by side that need the whole width.
   """
 
   name: str
   address: str
+  broad: bool = False
 
 
 def _figures(folder: Path, root: Path) -> tuple[list[Figure], list[str]]:
@@ -227,7 +227,8 @@ def _figures(folder: Path, root: Path) -> tuple[list[Figure], list[str]]:
       continue
     total += size
     address = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    shown.append(Figure(path.stem, address))
+    width = int.from_bytes(content[16:20], "big")  # of the header, which comes first
+    shown.append(Figure(path.stem.replace("_", " "), address, width > _BROAD))
   return shown, left_out
 
 
@@ -272,6 +273,7 @@ def _policy() -> str:
 
 def _fill(template: str, **values: Any) -> str:
   shared = {"static": _static, "policy": _policy()}
-  defaults = {"figures": [], "left_out": [], "words": [], "asked": [], "command": "", "up": False}
+  lists = ("figures", "left_out", "words", "asked")
+  defaults = {**{name: [] for name in lists}, "command": "", "note": "", "up": False}
   text = _environment().get_template(template).render({**defaults, **shared, **values})
   return text.encode("utf-8", "backslashreplace").decode()

@@ -18,8 +18,8 @@ _DIGITS = 6
 _PREDICTORS = {"projection": "projection f_\u03b8,0", "relaxed": "relaxed f_\u03b8,\u03b3"}
 _KINDS = {
   "gamma": "\u03b3 by layer",
-  "multiplier": "multipliers \u03bb by layer",
-  "slack": "slack u by layer",
+  "multiplier": "Multipliers \u03bb by layer",
+  "slack": "Slack u by layer",
 }
 _DASHES = ([], [8, 3], [2, 3], [8, 3, 2, 3])
 """Line, pause, ... in pixels."""
@@ -49,7 +49,7 @@ def panels(records: Sequence[Record], result: Mapping[str, Any]) -> list[dict[st
   ]
   kinds = {kind: title for kind, title in _KINDS.items() if _layers(names, kind)}
   if set(_layers(names, "multiplier")) - set(_layers(names, "gamma")):
-    kinds["violation"] = "violation v"  # of a constraint that is none on gamma
+    kinds["violation"] = "Violation v"  # of a constraint that is none on gamma
   for kind, title in kinds.items():
     lines = {
       f"{kind}/{layer}": (layer, style.PALETTE[i % len(style.PALETTE)], _dash(i))

@@ -79,6 +79,26 @@ def items(value: Any) -> list[Any]:
   return value if isinstance(value, list) else []
 
 
+def of_many(folder: Path, root: Path) -> tuple[dict[str, Any], list[str]]:
+  """Returns what the files of a sweep or campaign hold, and a line for each that is unreadable.
+
+  Args:
+    folder: That may have one.
+    root: The folder that is shown, which links may not leave.
+  """
+  content: dict[str, Any] = {}
+  damage: list[str] = []
+  for name in TOGETHER:
+    if inside(folder / name, root):
+      try:
+        content |= result_files.read_json(folder / name, _AGAIN)
+      except DataError as error:
+        damage.append(f"Left out: {said(error, folder)}")
+    elif (folder / name).is_symlink():
+      damage.append(f"Left out: {name} leads out of the folder, or nowhere.")
+  return content, damage
+
+
 def signature(folder: Path, root: Path) -> tuple[Any, ...]:
   """Returns what changes whenever a folder's run has written something."""
   found = []
@@ -109,7 +129,7 @@ def read(folder: Path, root: Path | None = None) -> Run:
   root = root or folder
   there = {n for n in (CONFIG, RESULT, RECORDS, *TOGETHER) if inside(folder / n, root)}
   if not there:
-    return Run(folder, "folder")
+    return Run(folder, "folder", " ".join(of_many(folder, root)[1]))
   ended = max(_changed(folder / name) for name in there)
   try:
     # Replicas that still train have the config.json of their command alone.
@@ -129,7 +149,7 @@ def read(folder: Path, root: Path | None = None) -> Run:
   }
   together = not there.isdisjoint(TOGETHER) or (RESULT in there and not _trained(result))
   if together or (there == {CONFIG} and any(True for _ in _runs_below(folder))):
-    return Run(folder, "folder", **facts)
+    return Run(folder, "folder", " ".join(of_many(folder, root)[1]), **facts)
   if RESULT in there:
     note = _damage(folder) if RECORDS in there else ""
     status = "damaged" if note else "finished"

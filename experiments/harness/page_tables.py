@@ -14,6 +14,13 @@ from experiments.harness.page_runs import Run, dictionary, items
 _ROWS, _COLUMNS, _TEXT = 200, 12, 300
 _DROPPED = ("workdir", "resume", "dry_run", "coordinator", "process", "processes")
 _HERE = {"seed", "replica"}
+_EQUIVARIANCE = "equiv. error"
+_NOTES = {
+  _EQUIVARIANCE: "Equiv. error: relative equivariance error on validation data, at the last epoch.",
+  "equiv. MSE": "Equiv. MSE: mean squared equivariance error on test data, \u00b1 standard error.",
+  "equiv. relative": "Equiv. relative: its root over the root mean square of the prediction.",
+}
+"""What columns are, below the table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,8 @@ def cell(value: Any, digits: int = 5) -> Cell:
     return Cell(str(value)[:_TEXT], str(value)[:_TEXT])
   if isinstance(value, float):
     return Cell(f"{value:.{digits}g}", repr(value))
+  if isinstance(value, list) and not any(isinstance(word, list | dict) for word in value):
+    value = ", ".join(str(word) for word in value)
   text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
   return Cell(text if len(text) <= _TEXT else f"{text[:_TEXT]} ...")
 
@@ -71,22 +80,31 @@ def of_predictors(result: Mapping[str, Any]) -> Table:
     f"valid {metric}": lambda found: found["valid_mse"],
     "best epoch": lambda found: found.get("best_epoch"),
     **{
-      f"test, turned ({name})": lambda found, name=name: dictionary(
+      f"turned, {name.replace('_', ' ')}": lambda found, name=name: dictionary(
         found.get("test_mse_turned")
       ).get(name)
       for name in turned
     },
-    f"equiv. error{' (origin)' if about else ''}": result_files.equivariance_error,
+    _EQUIVARIANCE: result_files.equivariance_error,
     "equiv. MSE": lambda found: found.get("test_gap"),
     "\u00b1": lambda found: found.get("test_gap_error"),
-    "equiv., relative": lambda found: found.get("test_gap_relative"),
+    "equiv. relative": lambda found: found.get("test_gap_relative"),
     "phase": lambda found: found.get("phase"),
   }
   linear = result.get("linear_mse")
-  rows = [[Cell(name), *(cell(of(found)) for of in columns.values())] for name, found in
-          predictors.items()]  # fmt: skip
+  digits = {_EQUIVARIANCE: 2, "equiv. MSE": 3, "\u00b1": 2, "equiv. relative": 2}
+  rows = [
+    [Cell(name), *(cell(of(found), digits.get(title, 5)) for title, of in columns.items())]
+    for name, found in predictors.items()
+  ]
   rows.insert(0, [Cell("linear prediction"), cell(linear), *[Cell("")] * (len(columns) - 1)])
-  return without_empty(Table("Result", ["predictor", *columns], rows))
+  table = without_empty(Table("Result", ["predictor", *columns], rows))
+  notes = [note for title, note in _NOTES.items() if title in table.header]
+  if about and {_EQUIVARIANCE, "equiv. MSE"} <= {*table.header}:
+    notes.append("Equiv. error is of rotations about the origin, the others about another point.")
+  if turned:
+    notes.insert(0, f"Turned: test {metric} on rotated test data.")
+  return dataclasses.replace(table, note=" ".join(notes))
 
 
 def without_empty(table: Table) -> Table:
@@ -94,6 +112,12 @@ def without_empty(table: Table) -> Table:
   kept = [i for i in range(len(table.header)) if any(row[i].text for row in table.rows)]
   rows = [[row[i] for i in kept] for row in table.rows]
   return dataclasses.replace(table, header=[table.header[i] for i in kept], rows=rows)
+
+
+def experiment(run: Run) -> str:
+  """Returns the name of the experiment in a run's command; "" of one without."""
+  command = str(run.environment.get("command", ""))
+  return shlex.split(command)[2].removeprefix("experiments.") if given(command) else ""
 
 
 def of_layers(result: Mapping[str, Any]) -> Table:
@@ -145,7 +169,10 @@ def to_repeat(command: str) -> str:
     if not dropped and not (skip and not word.startswith("--")):
       kept.append(word)
     skip = dropped and not equals and name not in ("resume", "dry_run")
-  return shlex.join(kept)
+  return "".join(
+    word if not i else f" \\\n  {word}" if word.startswith("--") else f" {word}"
+    for i, word in enumerate(map(shlex.quote, kept))
+  )
 
 
 def asked(run: Run) -> list[Table]:
@@ -156,7 +183,10 @@ def asked(run: Run) -> list[Table]:
   others = [n for n in flags if n not in settings and n not in _DROPPED]
   rows = [[Cell(n), cell(settings[n])] for n in named] + [[Cell(n), cell(flags[n])] for n in others]
   differing = dictionary(run.result.get("differs_from_published"))
-  published = [[Cell(n), *map(cell, items(pair)[:2])] for n, pair in differing.items()]
+  published = [
+    [Cell(n), *(Cell("\u2013") if v is None else cell(v) for v in items(pair)[:2])]
+    for n, pair in differing.items()
+  ]
   everything = [[Cell(n), cell(v)] for n, v in settings.items()]
   pair = ["setting", "value"]
   return [
@@ -239,14 +269,15 @@ def of_text(path: Path, root: Path) -> list[Table]:
   found: list[list[list[Cell]]] = [[]]
   for line in [*lines, ""]:
     if line.startswith("|"):
-      found[-1].append([Cell(word.strip()) for word in line.strip().strip("|").split("|")])
+      words = line.replace("+-", "\u00b1").strip().strip("|").split("|")
+      found[-1].append([Cell(word.strip()) for word in words])
     elif found[-1]:
       found.append([])
   tables = []
   for header, *rows in filter(None, found):
     width = len(header)
     rows = [row for row in rows if len(row) == width and not _rule(row)]
-    tables.append(Table(path.stem, [word.text for word in header], rows))
+    tables.append(Table(path.stem.capitalize(), [word.text for word in header], rows))
   return tables
 
 

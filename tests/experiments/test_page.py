@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.harness import page, page_curves, page_runs, page_tables
+from experiments.harness import page, page_curves, page_runs, page_tables, page_words
 from tests.experiments import pages
 
 GAMMA = "\N{GREEK SMALL LETTER GAMMA}"
@@ -84,11 +84,11 @@ def test_the_numbers_are_those_of_the_result(tmp_path):
 
 def test_the_verdict_names_predictor_layer_and_doubts(tmp_path):
   text = see(pages.write(tmp_path / "run", pages.result(), RECORDS)).text
-  assert f"The better predictor is f_θ,{GAMMA} (relaxed): test MSE 0.01988, against" in text
-  assert "a linear prediction has 0.1, 5.03 times as much" in text
-  assert "ask most to be relaxed, by their slack: layers_0/update_1 (0.75)." in text
+  assert f"Test MSE: 0.01988 of the relaxed f_θ,{GAMMA} and 0.02346 of the projection" in text
+  assert "; a linear prediction has 0.1." in text
+  assert "u, with a learned slack u, does not hold at the end in 1 of 2 layers, by 0.249" in text
   assert "too few evaluations to say whether the model still improves" in text
-  assert "python -m experiments.report --runs=run measures it" in text
+  assert "python -m experiments.report --runs=run" in text
   (tmp_path / "run" / "report.md").write_text("# Misalignment report\n\nThe data break <b>.\n\nx")
   assert "Report: The data break <b>." in see(tmp_path / "run").text
 
@@ -96,9 +96,9 @@ def test_the_verdict_names_predictor_layer_and_doubts(tmp_path):
 @pytest.mark.parametrize(
   ("constraint", "epsilon", "gamma", "says"),
   [
-    ("equality", None, 0.0005, f"equality: {GAMMA} = 0 holds at the end"),
+    ("equality", None, 0.0005, f"equality: {GAMMA} = 0 holds in every layer at the end"),
     ("equality", None, 0.2, f"equality: {GAMMA} = 0 does not hold at the end"),
-    ("inequality", 0.1, -0.1, f"inequality: |{GAMMA}| ≤ 0.1 holds at the end"),
+    ("inequality", 0.1, -0.1, f"inequality: |{GAMMA}| ≤ 0.1 holds in every layer at the end"),
     ("inequality", 0.1, -0.2, f"inequality: |{GAMMA}| ≤ 0.1 does not hold at the end"),
   ],
 )
@@ -108,17 +108,50 @@ def test_the_verdict_says_whether_a_bound_holds(tmp_path, constraint, epsilon, g
   assert says in see(pages.write(tmp_path / "run", content)).text
 
 
+@pytest.mark.parametrize(
+  ("reached", "error", "says"),
+  [
+    (0.002, 1e-4, "the bound 0.001 does not hold."),
+    (0.0005, 1e-4, "the bound 0.001 holds."),
+    (0.0011, 1e-4, "cannot be told to hold or not, being within two standard errors."),
+  ],
+)
+def test_the_verdict_on_a_functional_constraint_heeds_the_standard_error(
+  tmp_path, reached, error, says
+):
+  final = {"test_gap": reached, "test_gap_error": error}
+  content = pages.result(constraint="functional", functional={"asked": 0.001, "final": final})
+  content["final"] = {"gamma": {}, "multiplier": {"equivariance": 0.1}, "slack": {}}
+  run = page_runs.Run(tmp_path, "finished", result=content)
+  assert says in page_words.verdict(run, [], tmp_path)[1]
+
+
+def test_the_verdict_says_by_how_much_the_last_quarter_moved(tmp_path):
+  records = [pages.record(epoch) for epoch in range(1, 21)]
+  for record in records:
+    record["valid/relaxed"] = 0.1 - 0.001 * record["epoch"]  # 0.085 before, 0.08 at the end
+  text = see(pages.write(tmp_path / "run", pages.result(), records)).text
+  assert "In the last quarter of the epochs the lowest validation error fell by 5.9 %." in text
+  assert f"{GAMMA} at its beginning and at the end differ by at most 0.0083." in text
+  assert "need care" not in text
+
+
 def test_what_was_asked_for_comes_first(tmp_path):
   text = see(pages.write(tmp_path / "run", pages.result())).text
   asked = text.split("Asked for on the command line")[1].split("Differs from")[0].split()
   assert asked == ["setting", "value", "constraint", "resilient", "rho", "1", "epochs", "4"]
-  assert "python -m experiments.nbody --constraint=resilient --rho=1 --epochs 4 " in text
+  assert (
+    "python -m experiments.nbody \\\n  --constraint=resilient \\\n  --rho=1 \\\n  --epochs 4"
+    in text
+  )
   assert "2000" in text.split("Differs from what was published")[1].split("All settings")[0]
 
 
 def test_flags_that_say_where_a_run_wrote_are_left_out_of_the_command():
   command = "python -m experiments.nbody --resume --workdir 'a b' --seeds=0,1 --nolog_test"
-  assert page_tables.to_repeat(command) == ("python -m experiments.nbody --seeds=0,1 --nolog_test")
+  assert page_tables.to_repeat(command) == (
+    "python -m experiments.nbody \\\n  --seeds=0,1 \\\n  --nolog_test"
+  )
   assert page_tables.given(command)["workdir"] == "a b"
   assert page_tables.given("python -m pytest tests") == {}
   assert page_tables.given("python -m 'unfinished") == {}
@@ -184,6 +217,23 @@ def test_damage_is_one_line(tmp_path, name, content, says):
   assert "Traceback" not in seen.text
   listed = see(tmp_path)
   assert run.note in listed.text
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "state.json"])
+@pytest.mark.parametrize(
+  ("content", "says"),
+  [("{", "damaged ("), ("[1]", "damaged (no JSON dict)"), ("\0", "damaged (")],
+)
+def test_a_damaged_file_of_many_runs_is_one_line(tmp_path, name, content, says):
+  pages.write(tmp_path / "many" / "run", pages.result())
+  (tmp_path / "many" / name).write_text(content)
+  text = see(tmp_path / "many").text
+  assert f"Left out: {name}: {says}" in text
+  assert "Runs (1)" in text and "Traceback" not in text
+  assert f"Left out: {name}: {says}" in see(tmp_path).text  # of the list above
+  (tmp_path / "many" / name).unlink()
+  (tmp_path / "many" / name).symlink_to("/nowhere")
+  assert f"Left out: {name} leads out of the folder" in see(tmp_path / "many").text
 
 
 def test_whatever_stands_in_a_result_a_page_is_made(tmp_path):

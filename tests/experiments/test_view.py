@@ -113,7 +113,7 @@ def test_a_page_grows_while_its_run_trains(root):
     after = json.loads(ask("/b/live.json")[2])
     (root / "b" / "result.json").write_text(json.dumps(pages.result()))
     ended = json.loads(ask("/b/live.json")[2])
-    assert "better predictor" in ask("/b/")[2]
+    assert "projection f_" in ask("/b/")[2]
   assert '"live":"running "' in text and 'href="/"' in text
   assert [len(found["panels"][0]["epochs"]) for found in (before, after)] == [2, 3]
   assert "epoch 3 of 4" in after["head"]

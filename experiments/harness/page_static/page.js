@@ -4,7 +4,7 @@ const page = JSON.parse(document.getElementById("data").textContent);
 const plots = new Map(); // by the panel's id: {plot, panel, box, logarithmic}
 const sync = uPlot.sync("epochs");
 
-const shown = (value) => (value == null ? "–" : String(Number(value.toPrecision(4))));
+const shown = (value) => (value == null ? "" : String(Number(value.toPrecision(4))));
 
 function columns(panel, logarithmic) {
   const values = panel.series.map((one) =>
@@ -22,8 +22,30 @@ function element(tag, text, parent) {
 function tick(value) {
   if (value == null) return "";
   const size = Math.abs(value);
-  return size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(0) : shown(value);
+  return size !== 0 && (size < 1e-3 || size >= 1e5) ? Number(value.toPrecision(3)).toExponential() : shown(value);
 }
+
+// On a logarithmic axis: powers of ten, or round numbers where there are fewer than two of them.
+function splits(min, max) {
+  const low = Math.ceil(Math.log10(min) - 1e-9), high = Math.floor(Math.log10(max) + 1e-9);
+  if (high > low) {
+    const step = Math.ceil((high - low + 1) / 8);
+    const count = Math.floor((high - low) / step) + 1;
+    return Array.from({length: count}, (_, i) => Number(`1e${low + i * step}`));
+  }
+  const rough = (max - min) / 5, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+  const first = Math.ceil(min / step), last = Math.floor(max / step);
+  return Array.from({length: last - first + 1}, (_, i) => Number(((first + i) * step).toPrecision(8)));
+}
+
+function range(min, max) {
+  if (min == null) return [0.1, 1];
+  const margin = Math.max(1.02, (max / min) ** 0.06);
+  return [min / margin, max * margin];
+}
+
+const marker = (one) => (one.dash.length === 0 ? "solid" : one.dash[0] > 4 ? "dashed" : "dotted");
 
 function draw(entry, hidden) {
   const {panel, place, logarithmic} = entry;
@@ -32,13 +54,20 @@ function draw(entry, hidden) {
   const options = {
     width: place.clientWidth || 320,
     height: Math.min(300, Math.max(220, (place.clientWidth || 320) * 0.5)),
-    scales: {x: {time: false}, y: {distr: logarithmic ? 3 : 1}},
+    scales: {
+      x: {time: false},
+      y: logarithmic ? {distr: 3, range: (_, min, max) => range(min, max)} : {distr: 1},
+    },
     cursor: {sync: {key: sync.key, scales: ["x", null], setSeries: false}, drag: {x: true, y: false}, focus: {prox: 24}},
     focus: {alpha: 0.35},
-    legend: {live: true},
+    legend: {live: true, markers: {dash: (_, i) => (i ? marker(panel.series[i - 1]) : "solid")}},
     axes: [
       {label: "epoch", labelSize: 20, size: 34, values: (_, ticks) => ticks.map(tick)},
-      {size: 62, values: (_, ticks) => ticks.map(tick)},
+      {
+        size: 62,
+        values: (_, ticks) => ticks.map(tick),
+        ...(logarithmic ? {splits: (_, axis, min, max) => splits(min, max), filter: (_, ticks) => ticks} : {}),
+      },
     ],
     series: [
       {label: "epoch", value: (_, v) => shown(v)},
