@@ -22,7 +22,7 @@ from ace_jax.optimizers import check_moves, dual_optimizer, primal_adam, primal_
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState, Primal
 from ace_jax.task import Batch
-from ace_jax.training import hosts, loop, parallel
+from ace_jax.training import hosts, loaders, loop, parallel, streaming
 from ace_jax.training.history import Record
 from ace_jax.training.locks import locked
 from ace_jax.training.memory import Peak
@@ -108,6 +108,7 @@ def fit(
   seeds: Sequence[int] | None = None,
   workdir: str | Path | None = None,
   resume: bool = False,
+  steps_per_epoch: int | None = None,
   mesh: Mesh | None = None,
   progress: Callable[[int, int], Logger] | None = ProgressBar,
   callbacks: Sequence[Logger | Callable[[Record], Any]] = (),
@@ -124,9 +125,12 @@ def fit(
       `inputs(batch)`; a Linen or NNX module with `train`, `training` or `deterministic` too if its
       `__call__` takes it, and an Equinox module on one sample at a time.
     loss: `loss(prediction, batch) -> [samples, ...]`, for each sample; its mean is minimised.
-    train: Training samples: a pytree of arrays with one leading axis, such as (x, y).
-    valid: Validation samples.
-    test: Test samples.
+    train: Training samples: a pytree of arrays with one leading axis, such as (x, y); or a loader
+      of batches, which can be iterated over again and again (grain's or torch's DataLoader, a list
+      of batches, a generator function). Order and batch sizes are then the loader's; where it has
+      saved state, a run is resumed bit for bit.
+    valid: Validation samples; or a loader of them.
+    test: Test samples; or a loader of them.
     constraint: From `ace_jax.constraints`; `Equality()` by default.
     inputs: Positional arguments of the model, from a batch; x of (x, y) by default. What is no
       array, such as a `Topology`, is static.
@@ -152,6 +156,8 @@ def fit(
     workdir: Gets checkpoints and metrics.jsonl, and belongs to this process until it is done; None
       keeps nothing on disk. A leading ~ is the home folder.
     resume: Continue the run in `workdir`.
+    steps_per_epoch: Batches of a loader in an epoch, whose iteration goes on from one epoch to the
+      next; None makes an epoch of one pass. An infinite loader needs it.
     mesh: Devices; all of them by default.
     progress: Called with the epochs of the run and those done before; returns what gets the record
       of every epoch, by default a progress bar. None shows nothing, not even the memory that is
@@ -182,7 +188,13 @@ def fit(
     primal = primal_optimizer(optimizer, lr, gamma_lr, slack_lr, clip_norm, decay)
   model = as_model(model, rngs)
   constraint = Equality() if constraint is None else constraint
-  sample = task.take(train, slice(0, 2))
+  train, valid, test, options = streaming.opened(
+    train, valid, test, steps_per_epoch, options, settings
+  )
+  if isinstance(train, loaders.Loader):
+    loss, sample = streaming.of_real_graphs(loss), train.sample()
+  else:
+    sample = task.take(train, slice(0, 2))
   strict = variables is not None and not variables.get(homotopy.GAMMA)
   init, states = jax.jit(lambda key, batch: model.init(key, *inputs(batch))), []
   method = PrimalDual(
