@@ -18,7 +18,7 @@ class Model(nn.Module):
 
 x = jax.random.normal(jax.random.key(0), (300, 3))
 data = (x, jnp.sum(x * x, axis=-1, keepdims=True))
-found = ace_jax.fit(
+fit = ace_jax.fit(
   Model(),
   lambda prediction, batch: (prediction - batch[1]) ** 2,
   train=data,
@@ -28,5 +28,5 @@ found = ace_jax.fit(
   epochs=20,
   lr=1e-2,
 )
-assert found.test["projection"] < float(jnp.var(data[1])), found.test
-print(f"ace_jax {ace_jax.__version__} from {ace_jax.__file__} trains: {found.test}")
+assert fit.test["projection"] < float(jnp.var(data[1])), fit.test
+print(f"ace_jax {ace_jax.__version__} from {ace_jax.__file__} trains: {fit.test}")

@@ -86,7 +86,7 @@ def read(
     if not isinstance(file, np.lib.npyio.NpzFile):
       raise ValueError("one array, not an .npz")
     members = {name: file[name] for name in file.files}
-  found = {name: str(members.pop(name)) for name in texts}
+  strings = {name: str(members.pop(name)) for name in texts}
   dtypes = json.loads(str(members.pop(_DTYPES, "{}")))
   arrays = {}
   for name, array in members.items():
@@ -95,7 +95,7 @@ def read(
     elif array.dtype == np.dtype("V2"):  # bfloat16 of before there was a list of types
       array = array.view(jnp.bfloat16)
     arrays[name] = array
-  return arrays, found
+  return arrays, strings
 
 
 def _kind(dtype: np.dtype) -> str:

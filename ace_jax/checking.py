@@ -1,7 +1,8 @@
 """Whether model, loss and symmetry fit together, tried on a few samples before training."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ import numpy as np
 from ace_jax import homotopy, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.errors import ConfigurationError
+from ace_jax.recording import layer_calls
+from ace_jax.symmetry import entries
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch, Task
 
@@ -49,6 +52,8 @@ def check(
 
   .. math:: \\sqrt{E |f(gx) - g f(x)|^2 / E |f(x)|^2}
 
+  (of a prediction with several entries their root mean square).
+
   Args:
     model: As of `fit`.
     variables: Such as `model.init` returns.
@@ -67,10 +72,14 @@ def check(
   if loss is not None:
     problems += _loss_problems(learned, variables, batch)
   problems += _projection_problems(learned, variables, batch)
-  errors = {} if symmetry is None else _equivariance(learned, variables, batch, symmetry)
+  by_entry = {} if symmetry is None else _equivariance(learned, variables, batch, symmetry)
+  errors = {name: float(entries.combined(of_entries)) for name, of_entries in by_entry.items()}
   for name, error in errors.items():
     if name == "f_eq" and error > KEPT:
-      problems.append(f"f_eq does not keep the group: relative equivariance error {error:.1e}")
+      worst = max(by_entry[name], key=lambda entry: float(by_entry[name][entry]))
+      most = f", most of it in {worst} ({float(by_entry[name][worst]):.1e})" if worst else ""
+      said = f"f_eq does not keep the group: relative equivariance error {error:.1e}{most}"
+      problems.append(said)
     elif name != "f_eq" and error < KEPT:
       problems.append(
         f"the branch of {name} keeps the group: relative equivariance error {error:.1e}; let it "
@@ -86,6 +95,7 @@ def require(
   constraint: Constraint,
   *,
   strict: bool,
+  metrics: Mapping[str, Callable[[Any, Batch], jax.Array]] = MappingProxyType({}),
 ) -> None:
   """Refuses what `fit` cannot train in the way it was asked to.
 
@@ -95,17 +105,49 @@ def require(
     sample: Two samples.
     constraint: Whether it constrains gamma decides whether a homotopic layer is needed.
     strict: Whether the caller gave variables without gamma, that is asked for the strict model.
+    metrics: Further metrics by name.
 
   Raises:
     ConfigurationError: names the first problem.
   """
   variables = homotopy.without_sown(variables)
-  problems = _loss_problems(learned, variables, sample)
+  problems = _loss_problems(learned, variables, sample, metrics)
   if not strict and not problems and _constrains_gamma(constraint):
     problems += _layer_problems(learned, variables, sample)
   problems = problems or _projection_problems(learned, variables, sample)
   if problems:
     raise ConfigurationError(f"{problems[0]}.")
+
+
+def require_finite(learned: Task, variables: homotopy.Variables, data: Mapping[str, Batch]) -> None:
+  """Refuses samples with numbers that are not finite, unless the loss leaves them out.
+
+  A label that is missing may be NaN where the loss of its sample is finite all the same.
+
+  Args:
+    learned: Model and loss.
+    variables: Initial ones.
+    data: Samples, by what they are called.
+
+  Raises:
+    ConfigurationError: names the array, how many of its numbers are not finite, and the first
+      sample.
+  """
+  for called, samples in data.items():
+    for path, leaf in jax.tree_util.tree_flatten_with_path(samples)[0]:
+      if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        continue
+      array = jnp if isinstance(leaf, jax.Array) else np
+      count = int(array.sum(~array.isfinite(leaf)))
+      if not count:
+        continue
+      first = int(np.argmax(np.any(~np.isfinite(np.asarray(leaf).reshape(len(leaf), -1)), axis=1)))
+      losses = learned.losses(variables, task.take(samples, np.array([first, first])))
+      if not bool(jnp.all(jnp.isfinite(losses))):
+        raise ConfigurationError(
+          f"{called}{jax.tree_util.keystr(path)} holds {count} values that are not finite, first "
+          f"at sample {first}; mend or leave out these samples."
+        )
 
 
 def _constrains_gamma(constraint: Constraint) -> bool:
@@ -116,7 +158,7 @@ def _constrains_gamma(constraint: Constraint) -> bool:
 
 def _layer_problems(learned: Task, variables: homotopy.Variables, batch: Batch) -> list[str]:
   gamma = homotopy.by_name(variables.get(homotopy.GAMMA, {}))
-  with homotopy.layer_calls() as calls:
+  with layer_calls() as calls:
     jax.eval_shape(lambda v, b: learned.predict(v, b), variables, batch)
   idle = sorted({call.name for call in calls if call.gamma is None} - set(gamma))
   if idle:
@@ -132,9 +174,15 @@ def _layer_problems(learned: Task, variables: homotopy.Variables, batch: Batch) 
   return []
 
 
-def _loss_problems(learned: Task, variables: homotopy.Variables, batch: Batch) -> list[str]:
-  """Tries loss and metric at two batch sizes, by shapes alone."""
-  functions = {"loss": learned.loss, "metric": learned.metric}
+def _loss_problems(
+  learned: Task,
+  variables: homotopy.Variables,
+  batch: Batch,
+  metrics: Mapping[str, Callable[[Any, Batch], jax.Array]] = MappingProxyType({}),
+) -> list[str]:
+  """Tries loss and metrics at two batch sizes, by shapes alone."""
+  named = {f"metric {name}": metric for name, metric in metrics.items()}
+  functions = {"loss": learned.loss, **(named or {"metric": learned.metric})}
   for name, function in functions.items():
     if function is None:
       continue
@@ -197,24 +245,30 @@ def _projection_problems(learned: Task, variables: homotopy.Variables, batch: Ba
 
 def _equivariance(
   learned: Task, variables: homotopy.Variables, batch: Batch, symmetry: Symmetry
-) -> dict[str, float]:
-  def error(variables: Any, batch: Batch) -> jax.Array:
+) -> dict[str, dict[str, jax.Array]]:
+  """Returns the relative error of every entry, of f_eq and with each layer's gamma alone."""
+
+  def error(variables: Any, batch: Batch) -> dict[str, jax.Array]:
     def predict(batch):
       return learned.predict(variables, batch)
 
     prediction = predict(batch)
     gaps = symmetry.gaps(predict, prediction, batch, jax.random.key(0))
-    size = jnp.mean(jnp.square(prediction))
-    return jnp.sqrt(jnp.mean(gaps) / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
+
+    def relative(gap, y):
+      size = jnp.mean(jnp.square(y))
+      return jnp.sqrt(jnp.mean(gap) / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
+
+    return entries.by_name(jax.tree.map(relative, gaps, prediction))
 
   gamma = variables.get(homotopy.GAMMA, {})
   run = jax.jit(error)
-  errors = {"f_eq": float(run(homotopy.project(variables), batch))}
+  errors = {"f_eq": run(homotopy.project(variables), batch)}
   leaves, structure = jax.tree.flatten(gamma)
   for i, name in enumerate(homotopy.names(gamma)):
     alone = [jnp.full_like(leaf, float(i == j)) for j, leaf in enumerate(leaves)]
     relaxed = {**variables, homotopy.GAMMA: jax.tree.unflatten(structure, alone)}
-    errors[name] = float(run(relaxed, batch))
+    errors[name] = run(relaxed, batch)
   return errors
 
 

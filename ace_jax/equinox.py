@@ -11,8 +11,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy, paths, scales
 from ace_jax.errors import ConfigurationError, MissingPackageError
-from ace_jax.homotopy import GAMMA, RELAXATION, LayerCall
+from ace_jax.homotopy import GAMMA, RELAXATION
 from ace_jax.model import Model, Variables
+from ace_jax.recording import LayerCall, layer_calls, record_call
 from ace_jax.scales import MEAN_SQUARE
 
 try:
@@ -94,7 +95,7 @@ class Homotopic(eqx.Module):
     """
     flat_y = homotopy.flatten(y_eq, self.axes)
     if self.gamma is None:
-      homotopy.record_call(LayerCall(self.name, flat_y, None, flat_y, None))
+      record_call(LayerCall(self.name, flat_y, None, flat_y, None))
       return y_eq
     f_neq = self.relaxation(homotopy.flatten(x, self.axes), *args, **kwargs)
     current = None
@@ -104,7 +105,7 @@ class Homotopic(eqx.Module):
         current = current if self.axis_name is None else jax.lax.pmean(current, self.axis_name)
       f_neq = scales.divide_by_root(f_neq, self.mean_square if current is None else current)
     y = homotopy.combine(self.name, flat_y, f_neq, self.gamma)
-    homotopy.record_call(LayerCall(self.name, flat_y, f_neq, y, self.gamma, current))
+    record_call(LayerCall(self.name, flat_y, f_neq, y, self.gamma, current))
     return homotopy.unflatten(y, y_eq)
 
 
@@ -228,7 +229,7 @@ def as_model(module: Any) -> Model:
 
     def on_sample(arrays: Any, key: PRNGKeyArray | None) -> tuple[Any, list[tuple]]:
       keywords = {"key": key} if takes_key else {}
-      with homotopy.layer_calls() as seen:
+      with layer_calls() as seen:
         y = built(*eqx.combine(arrays, static), **keywords)
       names[:] = [call.name for call in seen]
       return y, [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
@@ -284,15 +285,15 @@ def _named_leaves(module: Any) -> list[tuple[str | None, tuple[str, ...], Any]]:
   """Returns (collection, path, leaf) of every leaf; the collection is None of what is constant."""
   left_out = _wrappers(module)
   layers = _paths_of(module, Homotopic)
-  found = []
+  leaves = []
   for keys, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
     path = _entries(keys)
     trained = eqx.is_inexact_array(leaf)
     collection = "params" if trained else None
     if path[:-1] in layers:
       collection = _KEPT.get(str(path[-1]), collection)
-    found.append((collection, paths.linen_path(path, left_out), leaf))
-  return found
+    leaves.append((collection, paths.linen_path(path, left_out), leaf))
+  return leaves
 
 
 def _entries(keys: tuple[Any, ...]) -> paths.Path:
@@ -302,7 +303,7 @@ def _entries(keys: tuple[Any, ...]) -> paths.Path:
 
 def _paths_of(module: Any, kind: type) -> dict[paths.Path, Any]:
   """Returns the submodules of a kind by path, also those within others of the kind."""
-  found: dict[paths.Path, Any] = {}
+  submodules: dict[paths.Path, Any] = {}
 
   def search(node: Any, base: paths.Path) -> None:
     def stop(child: Any) -> bool:
@@ -311,11 +312,11 @@ def _paths_of(module: Any, kind: type) -> dict[paths.Path, Any]:
     for keys, child in jax.tree_util.tree_flatten_with_path(node, is_leaf=stop)[0]:
       if isinstance(child, kind):
         path = (*base, *_entries(keys))
-        found[path] = child
+        submodules[path] = child
         search(child, path)
 
   search(module, ())
-  return found
+  return submodules
 
 
 def _wrappers(module: Any) -> frozenset[paths.Path]:

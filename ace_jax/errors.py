@@ -56,4 +56,5 @@ class Interrupted(AceError):
 
   def __init__(self, message: str, number: int | None = None):
     super().__init__(message)
+    self.number = number
     self.exit_code = 0 if number is None else 128 + number

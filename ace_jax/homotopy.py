@@ -1,11 +1,9 @@
 """The homotopic layer f_eq + gamma f_neq, and the projection of what is built from it."""
 
-import contextlib
-import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 import ace_jax.installation  # noqa: F401
 from ace_jax import scales
 from ace_jax.errors import ConfigurationError
+from ace_jax.recording import LayerCall, layer_calls, record_call
 
 GAMMA = "gamma"
 """Name of the variable collection that holds gamma, and of the variable in it."""
@@ -44,49 +43,6 @@ class Irreps:
 
   x: str
   y: str
-
-
-class LayerCall(NamedTuple):
-  """What a homotopic layer computed when it was called.
-
-  Attributes:
-    name: Of the layer, "layers_0/update_1".
-    y_eq: f_eq(x), flat.
-    f_neq: f_neq(x), flat; None in a projection.
-    y: What the layer returned, flat.
-    gamma: None in a projection.
-    mean_square: Of f_neq before it was divided by its root; None where a running value was taken.
-  """
-
-  name: str
-  y_eq: Array
-  f_neq: Array | None
-  y: Array
-  gamma: Array | None
-  mean_square: Array | None = None
-
-
-_CALLS: contextvars.ContextVar[list[LayerCall] | None] = contextvars.ContextVar(
-  "ace_jax_layer_calls", default=None
-)
-
-
-@contextlib.contextmanager
-def layer_calls() -> Iterator[list[LayerCall]]:
-  """Lists the homotopic layers of any framework that are called (traced) in this context."""
-  calls: list[LayerCall] = []
-  token = _CALLS.set(calls)
-  try:
-    yield calls
-  finally:
-    _CALLS.reset(token)
-
-
-def record_call(call: LayerCall) -> None:
-  """Appends a call to the list of the innermost `layer_calls`, if there is one."""
-  calls = _CALLS.get()
-  if calls is not None:
-    calls.append(call)
 
 
 def array(x: Any) -> Array:
@@ -192,7 +148,8 @@ class Homotopic(nn.Module):
 
     Raises:
       ValueError: scale is neither "free" nor "fixed", or the branch returns another shape.
-      ConfigurationError: a "fixed" layer is differentiated by `jax.grad` within the model.
+      ConfigurationError: a "fixed" layer is differentiated by `jax.grad` within the model, or one
+      whose features are asked for.
     """
     return self.carry(y_eq, x, *args, where=where, **kwargs)[0]
 
@@ -207,6 +164,11 @@ class Homotopic(nn.Module):
     """
     scales.check(self.scale)
     name = "/".join(self.path)
+    if self.is_mutable_collection("intermediates") and self._is_transformed():
+      raise ConfigurationError(
+        f"{name}: its features cannot be read through a jax.grad, jax.vmap or the like within the "
+        "model; use nn.vjp, nn.value_and_grad or nn.vmap."
+      )
     flat_y = flatten(y_eq, self.axes)
     if not self._is_relaxed():
       self.sow("intermediates", OUTPUT, array(y_eq))
@@ -237,12 +199,18 @@ class Homotopic(nn.Module):
     initialising = self.is_initializing() and self.is_mutable_collection(GAMMA)
     return self.has_variable(GAMMA, GAMMA) or initialising
 
+  def _is_transformed(self) -> bool:
+    # By the root: a module that is first called within a transformation has a scope of its own
+    # that begins there.
+    assert self.scope is not None
+    return tracers.current_trace() != self.scope.root.trace_level
+
   def _mean_square(
     self, f_neq: Float[Array, "... features"], where: Bool[Array, "..."] | None
   ) -> Float[Array, ""]:
     assert self.scope is not None
     moves = self.is_mutable_collection("batch_stats")
-    if moves and tracers.current_trace() != self.scope.trace_level:
+    if moves and self._is_transformed():
       raise ConfigurationError(
         f"{'/'.join(self.path)}: its running scale cannot be kept through a jax.grad, jax.vmap or "
         "the like within the model; use nn.vjp, nn.value_and_grad or nn.vmap, or scale='free'."

@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
+from ace_jax.recording import LayerCall
 
 Variables = homotopy.Variables
 
@@ -36,7 +37,7 @@ class Model:
 
   init: Callable[..., Variables]
   apply: Callable[..., tuple[Any, dict[str, Any]]]
-  calls: Callable[..., dict[str, homotopy.LayerCall]] | None = None
+  calls: Callable[..., dict[str, LayerCall]] | None = None
 
 
 def as_model(model: Any, rngs: Sequence[str] = ("dropout",)) -> Model:
@@ -129,7 +130,7 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
       carried["intermediates"] = updated.get("intermediates", {})
     return prediction, carried
 
-  def calls(variables: Variables, *inputs: Any) -> dict[str, homotopy.LayerCall]:
+  def calls(variables: Variables, *inputs: Any) -> dict[str, LayerCall]:
     modes = mode_keywords(call, False)
     _, kept = module.apply(variables, *inputs, **modes, mutable=["intermediates"])
     return _sown_calls(kept.get("intermediates", {}))
@@ -142,7 +143,7 @@ def _streams(key: PRNGKeyArray, names: Sequence[str]) -> dict[str, PRNGKeyArray]
   return {name: key if i == 0 else jax.random.fold_in(key, i) for i, name in enumerate(names)}
 
 
-def _sown_calls(tree: Any) -> dict[str, homotopy.LayerCall]:
+def _sown_calls(tree: Any) -> dict[str, LayerCall]:
   flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(tree)
   calls = {}
   for path, value in flat.items():
@@ -154,7 +155,7 @@ def _sown_calls(tree: Any) -> dict[str, homotopy.LayerCall]:
 
       y = value[-1]
       y_eq = entry("equivariant")
-      calls["/".join(layer)] = homotopy.LayerCall(
+      calls["/".join(layer)] = LayerCall(
         "/".join(layer), y if y_eq is None else y_eq, entry("non_equivariant"), y, None
       )
   return calls

@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ace_jax import homotopy, paths, scales
 from ace_jax.errors import ConfigurationError
-from ace_jax.homotopy import GAMMA, RELAXATION, LayerCall
+from ace_jax.homotopy import GAMMA, RELAXATION
 from ace_jax.model import Model, Variables, mode_keywords
+from ace_jax.recording import LayerCall, layer_calls, record_call
 from ace_jax.scales import MEAN_SQUARE
 
 __all__ = ["Gamma", "Homotopic", "as_model", "prune", "relax", "update", "variables"]
@@ -81,7 +82,7 @@ class Homotopic(nnx.Module):
     """
     flat_y = homotopy.flatten(y_eq, self.axes)
     if self.gamma is None:
-      homotopy.record_call(LayerCall(self.name, flat_y, None, flat_y, None))
+      record_call(LayerCall(self.name, flat_y, None, flat_y, None))
       return y_eq
     gamma = self.gamma.get_value()
     f_neq = self.relaxation(homotopy.flatten(x, self.axes), *args, **kwargs)
@@ -89,7 +90,7 @@ class Homotopic(nnx.Module):
       where = homotopy.flat_mask(where, y_eq.shape, self.axes)
       f_neq = scales.divide_by_root(f_neq, self._mean_square(f_neq, where))
     y = homotopy.combine(self.name, flat_y, f_neq, gamma)
-    homotopy.record_call(LayerCall(self.name, flat_y, f_neq, y, gamma))
+    record_call(LayerCall(self.name, flat_y, f_neq, y, gamma))
     return homotopy.unflatten(y, y_eq)
 
   def _mean_square(self, f_neq: Array, where: Bool[Array, "..."] | None) -> Float[Array, ""]:
@@ -231,7 +232,7 @@ def as_model(module: nnx.Module) -> Model:
     return prediction, {name: new[name] for name in kept}
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
-    with homotopy.layer_calls() as seen:
+    with layer_calls() as seen:
       apply(values, *inputs)
     return {call.name: call for call in seen}
 

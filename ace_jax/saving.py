@@ -48,6 +48,9 @@ class FitSettings(NamedTuple):
     seed: Of initial values and order.
     inputs: Shape and type of each of the model's inputs, for two samples; None where one of them is
       no array.
+    mode: Whether the lowest ("min") or the highest ("max") metric selected.
+    select: Name of the metric that selected; None if there was but one.
+    data: Checksums of the training and the validation samples, where they were arrays.
   """
 
   epochs: int
@@ -65,6 +68,9 @@ class FitSettings(NamedTuple):
   decays: bool
   seed: int
   inputs: list[tuple[list[int], str]] | None
+  mode: str = "min"
+  select: str | None = None
+  data: dict[str, str | None] | None = None
 
 
 def input_shapes(inputs: Sequence[Any]) -> list[tuple[list[int], str]] | None:
@@ -198,10 +204,10 @@ def _check_model(path: Path, saved: Saved, model: Any) -> None:
     raise CheckpointError(
       f"{path}: the model cannot take its inputs ({first_line(error)}); {remedy}."
     ) from error
-  found = saved.relaxed
+  variables = saved.relaxed
   if not saved.gamma:  # branches, if there are any, do nothing
-    expected, found = homotopy.prune(expected), homotopy.prune(found)
-  wanted, there = _shapes(expected), _shapes(found)
+    expected, variables = homotopy.prune(expected), homotopy.prune(variables)
+  wanted, there = _shapes(expected), _shapes(variables)
   for key in sorted({**wanted, **there}):
     if key.startswith(f"{homotopy.GAMMA}/"):  # one a layer or one a channel
       continue

@@ -12,6 +12,11 @@ def name(number: int) -> str:
   return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
+def not_ignored(*numbers: int) -> tuple[int, ...]:
+  """Returns those of some signals that are not ignored, as a job in the background may."""
+  return tuple(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def handling(handler: Callable[[int, Any], Any], *numbers: int) -> Iterator[None]:
   """Handles signals while the context lasts; then the handlers of before are back.

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
 from ace_jax.model import as_model
+from ace_jax.recording import LayerCall
 
 Scalar = Float[Array, ""]
 Batch = Any
@@ -28,12 +29,17 @@ class Task:
     loss: `loss(prediction, batch) -> [samples, ...]`; the training loss is its mean.
     metric: What validation and test errors are the mean of; None takes the loss.
     mode: Whether the lowest ("min") or the highest ("max") mean of the metric is the best.
+    calls: `calls(variables, batch) -> {layer: LayerCall}`, what every homotopic layer computes in
+      evaluation, for reports; None if the model cannot say.
   """
 
   apply: Callable[[homotopy.Variables, Batch, PRNGKeyArray | None], tuple[Any, dict[str, Any]]]
   loss: Callable[[Any, Batch], Float[Array, "samples ..."]]
   metric: Callable[[Any, Batch], Float[Array, "samples ..."]] | None = None
   mode: Literal["min", "max"] = "min"
+  calls: Callable[[homotopy.Variables, Batch], dict[str, LayerCall]] | None = dataclasses.field(
+    default=None, compare=False
+  )
 
   def __post_init__(self):
     if self.mode not in ("min", "max"):
@@ -92,7 +98,13 @@ def from_model(
   def apply(variables, batch, key):
     return functions.apply(variables, *inputs(batch), key=key)
 
-  return Task(apply, loss, metric, mode)
+  calls = functions.calls
+
+  def layer_calls(variables, batch):
+    assert calls is not None
+    return calls(variables, *inputs(batch))
+
+  return Task(apply, loss, metric, mode, None if calls is None else layer_calls)
 
 
 def take(data: Batch, index: Any) -> Batch:

@@ -93,20 +93,20 @@ def run(names: Sequence[str], suite: Suite, absent: Sequence[str], path: Path) -
     begin = time.monotonic()
     share = _SHARES[name] * (suite.deadline - begin)
     suite.stage_deadline = begin + max(0.0, share)
-    found = report["stages"][name] = {}
+    findings = report["stages"][name] = {}
     try:
       for key, value in _STAGES[name](suite):
         if isinstance(value, NotDone):
           value = report["not_done"][f"{name}/{key}"] = value.reason
         else:
-          found[key] = value
+          findings[key] = value
         files.write_json(path, report)
         print(f"{name}/{key}: {value}", flush=True)
       report["finished"].append(name)
     except Exception as error:  # the next stage may do without
       report["not_done"][name] = _reason(error)
       print(f"{name}: {report['not_done'][name]}", flush=True)
-    found["seconds"] = round(time.monotonic() - begin, 1)
+    findings["seconds"] = round(time.monotonic() - begin, 1)
     files.write_json(path, report)
   return report
 
@@ -154,8 +154,8 @@ def correctness(suite: Suite) -> Iterator[Finding]:
       expected["problem"], expected["begin"] = problem, steps.start(problem, "equality")
       cpu = jax.local_devices(backend="cpu")[0]
       with jax.enable_x64(True), jax.default_device(cpu):
-        expected["found"] = _first_steps(problem, _wide(expected["begin"]), cpu, np.float64)
-      return {"loss": float(expected["found"][0][0])}
+        expected["exact"] = _first_steps(problem, _wide(expected["begin"]), cpu, np.float64)
+      return {"loss": float(expected["exact"][0][0])}
 
     key, value = _attempt(suite, f"{name}/reference", reference)
     yield key, value
@@ -166,8 +166,10 @@ def correctness(suite: Suite) -> Iterator[Finding]:
 
       def compare(expected=expected, precision=precision):
         with jax.default_matmul_precision(_jax_name(precision)):
-          found = _first_steps(expected["problem"], expected["begin"], jax.devices()[0], np.float32)
-        return differences(found, expected["found"])
+          computed = _first_steps(
+            expected["problem"], expected["begin"], jax.devices()[0], np.float32
+          )
+        return differences(computed, expected["exact"])
 
       yield _attempt(suite, f"{name}/{precision}", compare)
     suite.stage_deadline = share
@@ -180,9 +182,9 @@ def _first_steps(problem, begin, device, dtype) -> tuple[np.ndarray, Any]:
 
   def losses(state, data):
     def step(state, batch):
-      found = method.gradients(state, batch, parallel.DATA)
-      state, output = method.apply_gradients(state, found)
-      return state, (output.loss, (found.primal.theta, found.primal.gamma))
+      computed = method.gradients(state, batch, parallel.DATA)
+      state, output = method.apply_gradients(state, computed)
+      return state, (output.loss, (computed.primal.theta, computed.primal.gamma))
 
     batched = jax.tree.map(lambda x: x.reshape(_CHECKED_STEPS, -1, *x.shape[1:]), data)
     losses, gradients = jax.lax.scan(step, state, batched)[1]
@@ -191,8 +193,8 @@ def _first_steps(problem, begin, device, dtype) -> tuple[np.ndarray, Any]:
   mesh = parallel.make_mesh(1, devices=[device])
   data = parallel.replicate(_of(problem.data, dtype), mesh)
   stacked = jax.tree.map(lambda x: np.asarray(x)[None], begin)
-  found = parallel.over_replicas(losses, mesh)(parallel.shard_replicas(stacked, mesh), data)
-  losses, gradients = jax.device_get(parallel.select(found, 0))
+  outputs = parallel.over_replicas(losses, mesh)(parallel.shard_replicas(stacked, mesh), data)
+  losses, gradients = jax.device_get(parallel.select(outputs, 0))
   return losses, gradients
 
 
@@ -208,17 +210,17 @@ def _of(tree: Any, dtype: Any) -> Any:
   return jax.tree.map(convert, tree)
 
 
-def differences(found: tuple[Any, Any], expected: tuple[Any, Any]) -> dict[str, Any]:
+def differences(computed: tuple[Any, Any], expected: tuple[Any, Any]) -> dict[str, Any]:
   """Returns relative differences of losses (by step) and gradients (norms; the worst leaf).
 
   Args:
-    found: Losses [steps] and a tree of gradients.
+    computed: Losses [steps] and a tree of gradients.
     expected: The same, exact.
   """
-  losses = np.abs(np.asarray(found[0], np.float64) - expected[0]) / np.abs(expected[0])
+  losses = np.abs(np.asarray(computed[0], np.float64) - expected[0]) / np.abs(expected[0])
   pairs = [
     (np.asarray(a, np.float64), np.asarray(b, np.float64))
-    for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True)
+    for a, b in zip(jax.tree.leaves(computed[1]), jax.tree.leaves(expected[1]), strict=True)
   ]
   total = math.sqrt(sum(np.sum(b**2) for _, b in pairs))
   error = math.sqrt(sum(np.sum((a - b) ** 2) for a, b in pairs))

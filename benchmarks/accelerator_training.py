@@ -36,10 +36,10 @@ def makers(sizes: str, data_folder: str | None) -> dict[str, Make]:
     sizes: "published" or "small".
     data_folder: Folder with prepared motion capture; without it the walker is synthetic.
   """
-  own = _SMALL if sizes == "small" else {}
+  reduced = _SMALL if sizes == "small" else {}
   return {
-    "nbody": functools.partial(_nbody, own),
-    "mocap": functools.partial(_mocap, own, "prepared" if data_folder else "synthetic"),
+    "nbody": functools.partial(_nbody, reduced),
+    "mocap": functools.partial(_mocap, reduced, "prepared" if data_folder else "synthetic"),
   }
 
 
@@ -57,15 +57,15 @@ def segnn() -> steps.Problem:
   return steps.Problem("segnn", problem.network, problem.inputs, data.train, problem.batch_size)
 
 
-def _nbody(own: Mapping[str, int]) -> tuple[problems.Problem, Settings]:
-  settings = nbody_preset("paper", **own)
-  data = nbody.first(dataset(), 300) if own else dataset()
+def _nbody(reduced: Mapping[str, int]) -> tuple[problems.Problem, Settings]:
+  settings = nbody_preset("paper", **reduced)
+  data = nbody.first(dataset(), 300) if reduced else dataset()
   return nbody_run.make_problem(settings, data), settings
 
 
-def _mocap(own: Mapping[str, int], source: str) -> tuple[problems.Problem, Settings]:
-  settings = mocap_preset("paper", "egno", **own)
-  data = mocap.load("run", source, train=24 if own else None)
+def _mocap(reduced: Mapping[str, int], source: str) -> tuple[problems.Problem, Settings]:
+  settings = mocap_preset("paper", "egno", **reduced)
+  data = mocap.load("run", source, train=24 if reduced else None)
   return mocap_run.make_problem(settings, data), settings
 
 
@@ -112,7 +112,9 @@ def train(make: Make, deadline: float) -> dict[str, Any]:
     until=lambda epoch: time.monotonic() >= deadline,
   )
   tests = loop.test_errors(problem.task, end, problem.test, problem.eval_batch_size, mesh)
-  evaluated = [next(r for r in reversed(own) if "valid/projection" in r) for own in records if own]
+  evaluated = [
+    next(r for r in reversed(curve) if "valid/projection" in r) for curve in records if curve
+  ]
   longest = max(records, key=len)
   after_first = [record["seconds"] for record in longest[1:]]
   return {

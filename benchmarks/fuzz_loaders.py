@@ -10,20 +10,20 @@ from benchmarks import fuzz_runs, fuzz_shapes, fuzz_trajectories
 from benchmarks.fuzz_loader import Loader
 
 
-def make(place: Path, real: Path | None) -> dict[str, Loader]:
+def make(root: Path, real: Path | None) -> dict[str, Loader]:
   """Makes every loader; that of HDF5 files only where h5py is installed.
 
   Args:
-    place: A folder for files.
+    root: A folder for files.
     real: Folder of real data (ACE_DATA_DIR), from which files are made where it has them.
   """
-  outside = place / "outside"
+  outside = root / "outside"
   outside.mkdir(parents=True, exist_ok=True)
   trap = outside / "unpickled"
   makers = fuzz_trajectories.MAKERS | fuzz_runs.MAKERS | fuzz_shapes.MAKERS
   loaders = {}
   for name, maker in makers.items():
-    folder = place / name
+    folder = root / name
     folder.mkdir(exist_ok=True)
     loaders[name] = Loader(*maker(folder, real, trap), outside=outside)
   return loaders

@@ -29,11 +29,11 @@ def _records(folder: Path, real: Path | None, trap: Path):
 
   def load(content: bytes) -> None:
     path.write_bytes(content)
-    found = history.read(path)
-    expect([r["epoch"] for r in found] == [*range(1, len(found) + 1)], "epochs are missing")
-    numbers = [v for record in found for v in record.values()]
+    records = history.read(path)
+    expect([r["epoch"] for r in records] == [*range(1, len(records) + 1)], "epochs are missing")
+    numbers = [v for record in records for v in record.values()]
     expect(all(isinstance(v, int | float) for v in numbers), "a value is no number")
-    expect(history.truncate(path, 2) == found[:2] == history.read(path), "not as truncated")
+    expect(history.truncate(path, 2) == records[:2] == history.read(path), "not as truncated")
 
   return st.one_of(mutations.broken_text(text), _lines(whole)), load, (RecordsError,)
 

@@ -24,13 +24,13 @@ H 0.8717903737 1.3007924048 0.0006931336 0.294853
 """
 
 
-def _expect_molecules(found: molecules.Molecules) -> None:
-  expect(len(found) and found.counts.sum() == len(found.numbers), "atoms and counts differ")
-  expect(len(found.positions) == len(found.numbers), "atoms and positions differ")
-  expect(np.isfinite(found.positions).all(), "positions are not finite")
-  expect(found.targets.shape == (len(found), 12), "not twelve properties")
-  expect(np.isfinite(found.targets.astype(np.float32)).all(), "properties are not finite")
-  expect({*found.numbers.tolist()} <= {1, 6, 7, 8, 9}, "an element that does not exist")
+def _expect_molecules(loaded: molecules.Molecules) -> None:
+  expect(len(loaded) and loaded.counts.sum() == len(loaded.numbers), "atoms and counts differ")
+  expect(len(loaded.positions) == len(loaded.numbers), "atoms and positions differ")
+  expect(np.isfinite(loaded.positions).all(), "positions are not finite")
+  expect(loaded.targets.shape == (len(loaded), 12), "not twelve properties")
+  expect(np.isfinite(loaded.targets.astype(np.float32)).all(), "properties are not finite")
+  expect({*loaded.numbers.tolist()} <= {1, 6, 7, 8, 9}, "an element that does not exist")
 
 
 def _molecule(folder: Path, real: Path | None, trap: Path):
@@ -112,8 +112,8 @@ def _hdf5(folder: Path, real: Path | None, trap: Path):
 
   def load(content: bytes) -> None:
     path.write_bytes(content)
-    found = read_hdf5([path])
-    clouds, labels = found["points"], found["label"]
+    split = read_hdf5([path])
+    clouds, labels = split["points"], split["label"]
     expect(clouds.shape[1:] == (2048, 3), "clouds of another shape")
     expect(len(clouds) == len(labels), "shapes and labels differ")
     expect(np.isfinite(clouds).all(), "points are not finite")

@@ -79,24 +79,24 @@ def _nbody_cache(folder: Path, real: Path | None, trap: Path):
 
   def load(content: bytes) -> None:
     path.write_bytes(content)
-    found = cache.read(path, dataset.CACHED)
-    if found is None:
+    cached = cache.read(path, dataset.CACHED)
+    if cached is None:
       raise DataError("simulated again")
-    same = all(np.array_equal(found[name], arrays[name]) for name in arrays)
-    expect(same and found.keys() == arrays.keys(), "a damaged cache is taken for whole")
+    same = all(np.array_equal(cached[name], arrays[name]) for name in arrays)
+    expect(same and cached.keys() == arrays.keys(), "a damaged cache is taken for whole")
 
   return mutations.broken_archive(sealed, trap), load, (DataError,)
 
 
 def _prepared(folder: Path, real: Path | None) -> tuple[Path, dict[str, dict[str, np.ndarray]]]:
-  place = folder / "cmu_mocap"
-  place.mkdir(exist_ok=True)
+  path = folder / "cmu_mocap"
+  path.mkdir(exist_ok=True)
   names = ("subject09_run.npz", "run_split_published.npz")
-  found = {}
+  contents = {}
   if real and all((real / "cmu_mocap" / name).exists() for name in names):
     for name in names:
       with np.load(real / "cmu_mocap" / name, allow_pickle=False) as file:
-        found[name] = {key: file[key] for key in file.files}
+        contents[name] = {key: file[key] for key in file.files}
   else:
     trials = {
       f"trial_{i:02d}": walker.walk("run", i, _FRAMES).astype(np.float32) for i in range(11)
@@ -104,17 +104,17 @@ def _prepared(folder: Path, real: Path | None) -> tuple[Path, dict[str, dict[str
     about = {"edges": walker.BONES, "joint_names": np.array(walker.NAMES)}
     parts = {"train": (1, 2, 5, 6, 10), "valid": (0, 4, 9), "test": (3, 7, 8)}
     split = {f"{name}_{t:02d}": np.arange(80) for name, ts in parts.items() for t in ts}
-    found = {names[0]: {**trials, **about}, names[1]: split}
+    contents = {names[0]: {**trials, **about}, names[1]: split}
   for name in names:
-    np.savez(place / name, **found[name])
-  return place, found
+    np.savez(path / name, **contents[name])
+  return path, contents
 
 
 def _mocap(folder: Path, real: Path | None, trap: Path, name: str):
-  place, found = _prepared(folder, real)
+  path, contents = _prepared(folder, real)
 
   def load(content: bytes) -> None:
-    (place / name).write_bytes(content)
+    (path / name).write_bytes(content)
     with mock.patch.dict(os.environ, {"ACE_DATA_DIR": str(folder)}):
       data = mocap.load("run", "prepared")
     sound([data.train, data.valid, data.test])
@@ -122,7 +122,7 @@ def _mocap(folder: Path, real: Path | None, trap: Path, name: str):
     expect(len(data.joint_names) == joints, "names and joints differ")
     mocap.topology_edges(data.bones, joints)
 
-  return mutations.broken_archive(found[name], trap), load, (DataError,)
+  return mutations.broken_archive(contents[name], trap), load, (DataError,)
 
 
 def _mocap_trials(folder: Path, real: Path | None, trap: Path):
@@ -150,10 +150,10 @@ def _acclaim(real: Path | None) -> tuple[str, str]:
 
 def expect_positions(skeleton: Path, motion: Path) -> None:
   """Reads a motion and its skeleton, and raises Finding unless they give sound positions."""
-  found = acclaim.read_skeleton(skeleton)
-  numbers, channels = acclaim.read_motion(motion, found)
-  positions = acclaim.joint_positions(found, channels)
-  expect(positions.shape == (len(numbers), len(found.joints), 3), "positions of another shape")
+  parsed = acclaim.read_skeleton(skeleton)
+  numbers, channels = acclaim.read_motion(motion, parsed)
+  positions = acclaim.joint_positions(parsed, channels)
+  expect(positions.shape == (len(numbers), len(parsed.joints), 3), "positions of another shape")
   expect(np.isfinite(positions.astype(np.float32)).all(), "positions are not finite")
   expect((np.diff(numbers) == 1).all(), "frames do not follow one another")
 
@@ -192,9 +192,9 @@ def _mocap_archive(folder: Path, real: Path | None, trap: Path):
     home.mkdir()
     (folder / "a.tar").write_bytes(content)
     with mock.patch.object(mocap_download.platformdirs, "user_cache_path", lambda _: home):
-      place = mocap_download.unpack(folder / "a.tar")
-      expect(mocap_download.unpack(folder / "a.tar") == place, "unpacked elsewhere again")
-    expect(place.resolve().is_relative_to(home.resolve()), "unpacked outside of the cache")
+      unpacked = mocap_download.unpack(folder / "a.tar")
+      expect(mocap_download.unpack(folder / "a.tar") == unpacked, "unpacked elsewhere again")
+    expect(unpacked.resolve().is_relative_to(home.resolve()), "unpacked outside of the cache")
     links = [p for p in home.rglob("*") if not p.resolve().is_relative_to(home.resolve())]
     expect(not links, "a link leads out of the cache")
 

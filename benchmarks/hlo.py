@@ -169,17 +169,17 @@ def _frames(text: str) -> dict[int, tuple[str, int, int]]:
   names = {
     int(i): name for i, name in re.findall(r'^(\d+) "(.*)"$', _table(text, "FileNames"), re.M)
   }
-  places = {}
+  lines = {}
   for location, file, line in re.findall(
     r"^(\d+) \{file_name_id=(\d+) .*?\bline=(\d+)", _table(text, "FileLocations"), re.M
   ):
-    places[int(location)] = (names.get(int(file), ""), int(line))
+    lines[int(location)] = (names.get(int(file), ""), int(line))
   frames = {}
   for frame, location, caller in re.findall(
     r"^(\d+) \{file_location_id=(\d+) parent_frame_id=(\d+)\}", _table(text, "StackFrames"), re.M
   ):
     # Callers are written one too high: 1 says that there is none, and theirs come before.
-    frames[int(frame)] = (*places.get(int(location), ("", 0)), int(caller) - 1)
+    frames[int(frame)] = (*lines.get(int(location), ("", 0)), int(caller) - 1)
   return frames
 
 

@@ -232,11 +232,11 @@ def interleave(programs: Mapping[str, Callable[[], float]], rounds: int) -> dict
   return times
 
 
-def ratio(times: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+def ratio(times: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
   """Returns the median of the rounds' ratios, and its standard error.
 
   The error is that of a median of normal numbers whose spread is read from the quartiles.
   """
-  ratios = sorted(a / b for a, b in zip(times, base, strict=True))
+  ratios = sorted(a / b for a, b in zip(times, reference, strict=True))
   lower, middle, upper = statistics.quantiles(ratios, n=4)
   return {"ratio": middle, "error": 1.2533 * (upper - lower) / 1.349 / len(ratios) ** 0.5}

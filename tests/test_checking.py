@@ -164,17 +164,17 @@ def test_a_branch_on_channels_keeps_the_group_and_one_on_all_axes_does_not():
   x = jax.random.normal(KEY, (8, 3, 2))
   batch = x, x
 
-  def found(model):
+  def checked(model):
     return ace_jax.check(model, model.init(KEY, x), batch, rotations())
 
-  kept = found(Degrees(axes=1))
+  kept = checked(Degrees(axes=1))
   assert kept.equivariance["layers_0"] < 1e-6
   assert len(kept.problems) == 1
   assert "the branch of layers_0 keeps the group" in kept.problems[0]
-  mixed = found(Degrees(axes=2))
+  mixed = checked(Degrees(axes=2))
   assert mixed.problems == ()
   assert mixed.equivariance["layers_0"] > 0.1
-  broken = found(Degrees(axes=2, equivariant=False))
+  broken = checked(Degrees(axes=2, equivariant=False))
   assert "f_eq does not keep the group" in broken.problems[0]
   dense = nn.Dense(2, use_bias=False)
   assert "no Homotopic" in ace_jax.check(dense, dense.init(KEY, x), batch).problems[0]

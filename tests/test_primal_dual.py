@@ -156,7 +156,7 @@ def test_parameters_after_20_steps_do_not_depend_on_the_device_count():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), other, results[0])
 
 
-def published_resilient_in_numpy(gamma, w, lr, dual_lr, epochs, steps):
+def published_resilient_in_numpy(gamma, w, lr, dual_lr, passes, steps):
   """The published rule on mean((w + gamma a - y)^2); gamma and lambda after each step, and L."""
   bias, seen = 1e-3, []
   multiplier = np.zeros_like(gamma)
@@ -168,7 +168,7 @@ def published_resilient_in_numpy(gamma, w, lr, dual_lr, epochs, steps):
     second[:] = (1 - bias) * second + bias * gradient**2
     return first / (1 - 0.9**count) / (np.sqrt(second / (1 - (1 - bias) ** count)) + eps)
 
-  for epoch in range(epochs):
+  for epoch in range(passes):
     frozen = multiplier.copy()
     for step in range(steps):
       count = epoch * steps + step + 1
@@ -273,8 +273,8 @@ def test_theta_by_sgd_and_the_others_by_adam(decay):
   for _ in range(2):  # without momentum: the second step is the first
     moved, kept = transform.update(slopes, kept, point)
     expected = [-0.1 * (3.0 + (decay or 0.0) * 2.0), -0.1, -0.1]
-    found = [moved.theta["a"][0], moved.gamma["b"][0], moved.slack["b"][0]]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    steps = [moved.theta["a"][0], moved.gamma["b"][0], moved.slack["b"][0]]
+    np.testing.assert_allclose(steps, expected, rtol=1e-5)
   with pytest.raises(ValueError, match="'lion' of theta is unknown"):
     optimizers.primal_adam(0.1, theta_optimizer="lion")
 

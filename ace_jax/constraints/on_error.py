@@ -12,6 +12,8 @@ The gap is one number, so there is one constraint with one multiplier:
 .. math:: gap(f) = E_{g, x} \\, \\tfrac{1}{d} \\|f(\\rho_X(g) x) - \\rho_Y(g) f(x)\\|^2
 
 with g drawn by Haar in every step, one for each sample, and d coordinates: in units of the MSE.
+Of a prediction with several entries, such as energy and forces, it is the mean over them of
+gap_k / units_k^2, with the sizes that `Symmetry.units` names.
 
 At constant step sizes the bound holds on average over iterates, and noise moves every single one
 off it; let them fall towards the end (`optimizers.primal_adam(decay=...)`), and the last one
@@ -55,6 +57,9 @@ def loss_and_gap(
     model_state: `batch_stats` and the like; only the unmoved batch changes it.
     batch: The samples of this device.
     key: Draws group elements, and whatever is random in the model (the same for both calls).
+
+  Raises:
+    ConfigurationError: the prediction has several entries, and the symmetry names no units.
   """
   variables = homotopy.merge(primal.theta, primal.gamma, model_state)
   draw, model_key = jax.random.split(key)
@@ -62,7 +67,8 @@ def loss_and_gap(
   gaps = symmetry.gaps(
     lambda moved: task.apply(variables, moved, model_key)[0], prediction, batch, draw
   )
-  return jnp.mean(task.loss(prediction, batch)), jnp.mean(gaps), updated
+  gap = jnp.mean(symmetry.joined(gaps))
+  return jnp.mean(task.loss(prediction, batch)), gap, updated
 
 
 @struct.dataclass
@@ -91,7 +97,8 @@ class Functional(_OnTheGap):
   """min loss subject to gap <= epsilon, for any network.
 
   Attributes:
-    epsilon: Largest admitted gap, in the units of the mean squared error.
+    epsilon: Largest admitted gap, in the units of the mean squared error; of several entries in
+      those of `Symmetry.units`.
     symmetry: The group and its action.
   """
 

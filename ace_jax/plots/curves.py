@@ -133,8 +133,8 @@ def _small_multiples(
   for row, part in zip(grid, maps, strict=True):
     for axes, (kind, label) in zip(row, kinds.items(), strict=True):
       for name in layers(records, kind):
-        layer, own_map = _layer_and_map(name)
-        if own_map != part:
+        layer, of_map = _layer_and_map(name)
+        if of_map != part:
           continue
         index = owners.index(layer)
         look = style.look(layer, index)

@@ -14,6 +14,7 @@ from ace_jax.symmetry.verdicts import Verdict
 
 _ROUNDING = 1e-6
 """Relative errors of float32 arithmetic in a network are below this."""
+_SMALLEST = 1e-9
 _ADMIXTURE = r"admixture $|\gamma|$ rms($f_{neq}$) / rms($f_{eq}$)"
 _SENSITIVITY = r"sensitivity $|\lambda|$ rms($f_{eq}$) / rms($f_{neq}$)"
 
@@ -24,11 +25,14 @@ def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorRe
   Args:
     layers: Ranked, of one seed.
     generators: Ranked, over all seeds; bars reach to `THRESHOLD` standard errors. The axis is
-      linear up to `SMALLEST_EFFECT` and logarithmic beyond.
+      linear up to `SMALLEST_EFFECT` and logarithmic beyond. Of a prediction with several entries
+      a panel more shows the model's own error in each.
   """
   height = 0.35 * max(len(layers), len(generators), 4) + 1.7
-  figure, grid = style.panels(1, 3, 12, height, width_ratios=(1, 1, 1.3))
-  left, middle, right = grid[0]
+  named = bool(generators[0].entries)
+  ratios = (1, 1, 1.3, *([1] * named))
+  figure, grid = style.panels(1, len(ratios), 12 + 5 * named, height, width_ratios=ratios)
+  left, middle, right = grid[0][:3]
   rows = np.arange(len(layers))[::-1]
   costs = {
     left: ([report.admixture for report in layers], _ADMIXTURE),
@@ -44,13 +48,16 @@ def misalignment(layers: Sequence[LayerReport], generators: Sequence[GeneratorRe
     axes.set_xlim(left=0)
     if not any(values):
       axes.set_xticks([0])
-      axes.annotate("all 0", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=8)
+      said = "all 0" if values else "no layer relaxes"
+      axes.annotate(said, (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=8)
     axes.set_yticks(rows, [report.name for report in layers] if axes is left else [])
     axes.set_xlabel(label, fontsize=8)
     axes.grid(False, axis="y")
   left.set_title("layers: share of $f_{neq}$", loc="left")
   middle.set_title("layers: what symmetry costs", loc="left")
   _growths(right, generators)
+  if named:
+    _entries(grid[0][3], generators)
   seeds = generators[0].seeds
   handles = [
     style.handle("broken", style.BROKEN, ls=""),
@@ -111,6 +118,21 @@ def _growths(axes: Axes, generators: Sequence[GeneratorReport]) -> None:
   axes.xaxis.set_minor_locator(NullLocator())
   axes.set_xlabel("growth of the loss on moved data, (moved - own) / own")
   axes.set_title("generators", loc="left")
+
+
+def _entries(axes: Axes, generators: Sequence[GeneratorReport]) -> None:
+  rows = np.arange(len(generators))[::-1]
+  for index, entry in enumerate(generators[0].entries):
+    look = style.look("", index)
+    values = [max(report.entries[entry], _SMALLEST) for report in generators]
+    axes.plot(values, rows, look.marker, color=look.color, label=entry, ms=5)
+  axes.set_yticks(rows, [""] * len(rows))
+  axes.set_ylim(-0.6, len(generators) - 0.4)
+  axes.axvspan(_SMALLEST / 10, _ROUNDING, color="0.94", lw=0)
+  axes.set(xlim=(_SMALLEST / 2, 10), xlabel="relative error along it (grey: rounding)")
+  style.logarithmic(axes, "x")
+  axes.set_title("the model, by entry", loc="left")
+  style.legend(axes, loc="best")
 
 
 def equivariance(

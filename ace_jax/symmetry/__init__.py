@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ace_jax.symmetry import actions, bounds, groups, verdicts
+from ace_jax.symmetry import actions, bounds, entries, groups, verdicts
 from ace_jax.symmetry.actions import act_on
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.symmetry.errors import (
@@ -18,7 +18,7 @@ from ace_jax.symmetry.errors import (
 from ace_jax.symmetry.groups import Group, Motion, random_rotations
 
 if TYPE_CHECKING:
-  from ace_jax.symmetry import report
+  from ace_jax.symmetry import measuring, misalignment, report
 
 __all__ = [
   "ErrorStatistics",
@@ -29,12 +29,15 @@ __all__ = [
   "actions",
   "bounds",
   "data_fit_loss",
+  "entries",
   "equivariance_error",
   "equivariance_statistics",
   "groups",
   "layer_irreps",
   "layer_outputs",
   "lie_derivatives",
+  "measuring",
+  "misalignment",
   "random_rotations",
   "report",
   "verdicts",
@@ -42,6 +45,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-  if name == "report":  # it reads records of trainings, which themselves need symmetries
-    return importlib.import_module("ace_jax.symmetry.report")
+  if name in ("measuring", "misalignment", "report"):  # of trainings, which need symmetries
+    return importlib.import_module(f"ace_jax.symmetry.{name}")
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

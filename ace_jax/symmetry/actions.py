@@ -9,7 +9,7 @@ lines: a swap of left and right in an image is
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -46,6 +46,25 @@ def position(element: Motion, x: Float[Array, "... 3"]) -> Float[Array, "... 3"]
     ConfigurationError: the last axis is not 3.
   """
   return vector(element, x) + element.shift.astype(x.dtype)
+
+
+def boosted(factor: float = 1.0) -> Representation:
+  """Returns the action x' = x + factor u of a boost by the velocity u (`groups.boosts`).
+
+  Args:
+    factor: 1 for velocities; for positions the time since the boost, 0 where it begins.
+  """
+
+  def representation(element, x):
+    _check_last("boosted", x, 3)
+    return x + factor * element.astype(x.dtype)
+
+  return representation
+
+
+def scaled(power: float = 1.0) -> Representation:
+  """Returns the action x' = s^power x of a scaling by s > 0 (`groups.scalings`)."""
+  return lambda element, x: element.astype(x.dtype) ** power * x
 
 
 def odd(element: Float[Array, ""], x: Array) -> Array:
@@ -169,6 +188,8 @@ def act_on(representations: Any) -> Callable[[Any, Any], Any]:
 
   Example: `act_on({"positions": position, "velocities": vector, "charges": invariant})`.
 
+  Every entry is named, invariant ones too: nothing is taken for invariant by default.
+
   Args:
     representations: A prefix of the trees: one representation for every subtree.
 
@@ -186,11 +207,23 @@ def act_on(representations: Any) -> Callable[[Any, Any], Any]:
     except ConfigurationError:
       raise
     except (ValueError, TypeError) as error:
+      said = _unnamed(representations, tree) or first_line(error)
       raise ConfigurationError(
-        f"the group action does not fit the data it should act on: {first_line(error)}"
+        f"the group action does not fit the data it should act on: {said}"
       ) from error
 
   return act
+
+
+def _unnamed(representations: Any, tree: Any) -> str:
+  """Says which entries of a dictionary have no representation, or are not there; "" if all are."""
+  if not (isinstance(representations, Mapping) and isinstance(tree, Mapping)):
+    return ""
+  missing = [name for name in tree if name not in representations]
+  absent = [name for name in representations if name not in tree]
+  if missing:
+    return f"it says nothing of {', '.join(map(str, missing))} (actions.invariant if unmoved)."
+  return f"there is no entry {', '.join(map(str, absent))}." if absent else ""
 
 
 def _check_last(what: str, x: Array, size: int) -> None:

@@ -13,6 +13,9 @@ from jaxtyping import Array, Float
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
 from ace_jax.model import as_model
+from ace_jax.recording import LayerCall
+from ace_jax.symmetry import entries
+from ace_jax.symmetry.actions import act_on
 
 Action = Callable[[Any, Any], Any]
 """`act(element, x) -> x`, see `ace_jax.symmetry.actions`."""
@@ -48,63 +51,63 @@ def equivariance_statistics(
   """Measures norm(f(rho_X(g) x) - rho_Y(g) f(x)) over samples and elements.
 
   Args:
-    function: f, from a batch of inputs to a prediction [samples, ...], or to a dictionary of
-      several, such as the features of every layer (`layer_outputs`).
+    function: f, from a batch of inputs to a prediction [samples, ...], or to a tree of several,
+      such as energy and forces, or the features of every layer (`layer_outputs`).
     x: A batch of inputs.
     elements: Group elements, stacked along a leading axis.
     act_input: rho_X.
-    act_output: rho_Y, or a dictionary of one for each entry of the prediction.
+    act_output: rho_Y of the whole prediction, or a tree of one for each of its entries.
 
   Returns:
-    `ErrorStatistics`, or a dictionary of them.
+    `ErrorStatistics`, or a tree of them, one for each entry.
+
+  Raises:
+    ConfigurationError: `act_output` says nothing of an entry.
 
   Reference: Manolache et al., NeurIPS 2025, Sec. 5 (equivariance error).
   """
-  y = function(x)
-  single = not isinstance(y, dict)
-  outputs, acts = ({"": y}, {"": act_output}) if single else (y, act_output)
+  y, act = function(x), _action(act_output)
 
   def error(g):
-    found = function(act_input(g, x))
-    found = {"": found} if single else found
-    return {name: _norms(found[name] - acts[name](g, outputs[name])) for name in acts}
+    return entries.norms(entries.differences(function(act_input(g, x)), act(g, y)))
 
-  errors = jax.lax.map(error, elements)
-  result = {
-    name: ErrorStatistics(
+  def statistics(values, sizes):
+    return ErrorStatistics(
       mean=jnp.mean(values),
       largest=jnp.max(values),
       quantiles=jnp.quantile(values, jnp.array(QUANTILES)),
-      relative=jnp.mean(values) / jnp.mean(_norms(outputs[name])),
+      relative=jnp.mean(values) / jnp.mean(sizes),
     )
-    for name, values in errors.items()
-  }
-  return result[""] if single else result
+
+  return jax.tree.map(statistics, jax.lax.map(error, elements), entries.norms(y))
 
 
 def equivariance_error(
-  function: Callable[[Any], Float[Array, "samples ..."]],
+  function: Callable[[Any], Any],
   x: Any,
   elements: Any,
   act_input: Action,
-  act_output: Action,
+  act_output: Any,
 ) -> Float[Array, ""]:
   """Returns the relative equivariance error, averaged over samples and group elements.
 
   .. math:: E_{g,x} \\|f(\\rho_X(g) x) - \\rho_Y(g) f(x)\\| \\; / \\; E_x \\|f(x)\\|
 
-  Arguments as of `equivariance_statistics`.
+  Of a prediction with several entries it is the root mean square over them of this quotient
+  (`entries.combined`). Arguments as of `equivariance_statistics`.
   """
-  return equivariance_statistics(function, x, elements, act_input, act_output).relative
+  statistics = equivariance_statistics(function, x, elements, act_input, act_output)
+  of_entries = jax.tree.leaves(statistics, is_leaf=lambda node: isinstance(node, ErrorStatistics))
+  return entries.combined([of_entry.relative for of_entry in of_entries])
 
 
 def lie_derivatives(
-  function: Callable[[Any], Float[Array, "samples ..."]],
+  function: Callable[[Any], Any],
   x: Any,
   curves: Mapping[str, Curve],
   act_input: Action,
-  act_output: Action,
-) -> dict[str, Float[Array, " samples"]]:
+  act_output: Any,
+) -> dict[str, Any]:
   """Returns the local equivariance error of every generator, exactly, by forward differentiation.
 
   .. math:: \\Big\\| \\frac{d}{dt}\\Big|_{0} \\rho_Y(e^{-tA}) f(\\rho_X(e^{tA}) x) \\Big\\|
@@ -114,21 +117,23 @@ def lie_derivatives(
     x: A batch of inputs.
     curves: t -> exp(t A) by name of the generator, such as `so3().generators`.
     act_input: rho_X.
-    act_output: rho_Y.
+    act_output: rho_Y of the whole prediction, or a tree of one for each of its entries.
 
   Returns:
-    For each generator the norm for every sample.
+    For each generator the norm for every sample, [samples], or a tree of one for each entry.
 
   Reference: Gruver, Finzi, Goldblum, Wilson, "The Lie Derivative for Measuring Learned
   Equivariance", ICLR 2023.
   """
 
+  act = _action(act_output)
+
   def derivative(curve):
     def turned(t):
-      return act_output(curve(-t), function(act_input(curve(t), x)))
+      return act(curve(-t), function(act_input(curve(t), x)))
 
     zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(x), jnp.float32))
-    return _norms(jax.jvp(turned, (zero,), (jnp.ones_like(zero),))[1])
+    return entries.norms(jax.jvp(turned, (zero,), (jnp.ones_like(zero),))[1])
 
   return {name: derivative(curve) for name, curve in curves.items()}
 
@@ -159,9 +164,7 @@ def data_fit_loss(
   return jnp.mean(moved, axis=0) - loss(batch)
 
 
-def layer_calls(
-  model: Any, variables: homotopy.Variables, *inputs: Any
-) -> dict[str, homotopy.LayerCall]:
+def layer_calls(model: Any, variables: homotopy.Variables, *inputs: Any) -> dict[str, LayerCall]:
   """Returns what every homotopic layer computes in evaluation, by layer.
 
   Args:
@@ -223,5 +226,5 @@ def _sown(
   return {"/".join(path[:-1]): value[-1] for path, value in flat.items() if path[-1] == name}
 
 
-def _norms(y: Float[Array, "samples ..."]) -> Float[Array, " samples"]:
-  return jnp.linalg.norm(y.reshape(y.shape[0], -1), axis=1)
+def _action(act_output: Any) -> Action:
+  return act_output if callable(act_output) else act_on(act_output)

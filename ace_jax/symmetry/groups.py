@@ -5,8 +5,9 @@ and shifts, a sign for time reversal. How it acts on arrays is said by `ace_jax.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,38 @@ class Motion(NamedTuple):
   shift: Float[Array, "*count 3"]
 
 
+class Moves(NamedTuple):
+  """Where a report moves data along a generator (`ace_jax.symmetry.report`).
+
+  Attributes:
+    times: t at which data are moved by exp(t A).
+    kind: "circle" of a closed curve; "line" of one that never returns, under which no distribution
+      of data is invariant; "steps" where t counts steps of a cyclic group.
+  """
+
+  times: tuple[float, ...]
+  kind: Literal["circle", "line", "steps"]
+
+
+POINTS = 16
+"""At how many points at most a report looks at a generator."""
+
+
+def circle() -> Moves:
+  """Moves by angles all around, in radians."""
+  return Moves(tuple(2 * math.pi * i / POINTS for i in range(1, POINTS)), "circle")
+
+
+def line(radius: float) -> Moves:
+  """Moves up to `radius` both ways, along a curve that never returns."""
+  return Moves(tuple(radius * (2 * i / (POINTS - 1) - 1) for i in range(POINTS)), "line")
+
+
+def steps(count: int) -> Moves:
+  """Moves by steps of a cyclic group of `count` elements, all around."""
+  return Moves(tuple(range(1, count, max(1, count // POINTS))), "steps")
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
   """A group, as far as measuring a symmetry needs it.
@@ -37,6 +70,8 @@ class Group:
       ball), stacked along a leading axis.
     generators: For each generator A of the Lie algebra the curve t -> exp(t A); for cyclic
       groups that of t steps, t a whole number; {} for other discrete groups.
+    discrete: Elements that generate what no curve reaches, by name: a reflection, a swap.
+    moves: Where a report moves data along each of the `generators`.
   """
 
   name: str
@@ -44,6 +79,13 @@ class Group:
   generators: Mapping[str, Callable[[Float[Array, ""]], Any]] = dataclasses.field(
     default_factory=dict
   )
+  discrete: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  moves: Mapping[str, Moves] = dataclasses.field(default_factory=dict)
+
+  @property
+  def lines(self) -> tuple[str, ...]:
+    """Names of the generators under which no distribution of data is invariant."""
+    return tuple(name for name, moves in self.moves.items() if moves.kind == "line")
 
 
 def so2(axis: str = "z") -> Group:
@@ -53,12 +95,29 @@ def so2(axis: str = "z") -> Group:
     angles = jax.random.uniform(key, (count,), maxval=2 * jnp.pi)
     return jax.vmap(lambda t: _turn(axis, t))(angles)
 
-  return Group(f"SO(2) about {axis}", sample, {f"rotation_{axis}": lambda t: _turn(axis, t)})
+  name = f"rotation_{axis}"
+  curves = {name: lambda t: _turn(axis, t)}
+  return Group(f"SO(2) about {axis}", sample, curves, moves={name: circle()})
+
+
+def cyclic_rotations(count: int, axis: str = "z") -> Group:
+  """Rotations about an axis by multiples of a full turn over `count`, such as C4."""
+  angle = 2 * math.pi / count
+
+  def sample(key, samples):
+    return jax.vmap(lambda k: _turn(axis, angle * k))(jax.random.randint(key, (samples,), 0, count))
+
+  discrete = {f"rotation_{axis}_by_{360 / count:g}": _turn(axis, jnp.asarray(angle))}
+  return Group(f"C{count} about {axis}", sample, discrete=discrete)
 
 
 def so3() -> Group:
   """Rotations."""
-  return Group("SO(3)", lambda key, count: _motion(random_rotations(key, count)), _rotations())
+  curves = _rotations()
+  moves = dict.fromkeys(curves, circle())
+  return Group(
+    "SO(3)", lambda key, count: _motion(random_rotations(key, count)), curves, moves=moves
+  )
 
 
 def o3() -> Group:
@@ -69,7 +128,9 @@ def o3() -> Group:
     signs = jax.random.rademacher(flip, (count, 1, 1), jnp.float32)
     return _motion(signs * random_rotations(turn, count))
 
-  return Group("O(3)", sample, _rotations())
+  curves = _rotations()
+  discrete = {"inversion": _motion(-jnp.eye(3))}
+  return Group("O(3)", sample, curves, discrete, dict.fromkeys(curves, circle()))
 
 
 def translations(radius: float = 1.0) -> Group:
@@ -83,7 +144,33 @@ def translations(radius: float = 1.0) -> Group:
     shift = _ball(key, count, radius)
     return Motion(jnp.broadcast_to(jnp.eye(3), (count, 3, 3)), shift)
 
-  return Group("translations", sample, _shifts())
+  curves = _shifts()
+  return Group("translations", sample, curves, moves=dict.fromkeys(curves, line(radius)))
+
+
+def boosts(speed: float = 1.0) -> Group:
+  """Galilean boosts; an element is the velocity u, [3], drawn uniform from a ball.
+
+  Args:
+    speed: Radius of the ball.
+  """
+  curves = {f"boost_{axis}": lambda t, i=i: t * jnp.eye(3)[i] for i, axis in enumerate(_AXES)}
+  moves = dict.fromkeys(curves, line(speed))
+  return Group("boosts", lambda key, count: _ball(key, count, speed), curves, moves=moves)
+
+
+def scalings(largest: float = 2.0) -> Group:
+  """Scalings; an element is the factor, drawn so that its logarithm is uniform.
+
+  Args:
+    largest: Factor; the smallest is its inverse.
+  """
+  limit = math.log(largest)
+
+  def sample(key, count):
+    return jnp.exp(jax.random.uniform(key, (count,), minval=-limit, maxval=limit))
+
+  return Group("scalings", sample, {"scaling": jnp.exp}, moves={"scaling": line(limit)})
 
 
 def se3(radius: float = 1.0) -> Group:
@@ -103,7 +190,13 @@ def permutations(count: int) -> Group:
     keys = jax.random.split(key, samples)
     return jax.vmap(lambda k: jax.random.permutation(k, count))(keys)
 
-  return Group(f"S({count})", sample)
+  order = jnp.arange(count)
+  discrete = {}
+  if count > 1:
+    discrete["swap"] = order.at[jnp.array([0, 1])].set(jnp.array([1, 0]))
+  if count > 2:
+    discrete["cycle"] = jnp.roll(order, 1)
+  return Group(f"S({count})", sample, discrete=discrete)
 
 
 def cyclic_shifts(height: int, width: int) -> Group:
@@ -116,7 +209,8 @@ def cyclic_shifts(height: int, width: int) -> Group:
     "shift_y": lambda t: jnp.stack([t, jnp.zeros_like(t)]),
     "shift_x": lambda t: jnp.stack([jnp.zeros_like(t), t]),
   }
-  return Group(f"Z({height}) x Z({width})", sample, generators)
+  moves = {"shift_y": steps(height), "shift_x": steps(width)}
+  return Group(f"Z({height}) x Z({width})", sample, generators, moves=moves)
 
 
 def time_reversal() -> Group:
@@ -125,7 +219,7 @@ def time_reversal() -> Group:
   def sample(key, count):
     return jax.random.rademacher(key, (count,), jnp.float32)
 
-  return Group("time reversal", sample)
+  return Group("time reversal", sample, discrete={"time_reversal": jnp.float32(-1)})
 
 
 def random_rotations(key: PRNGKeyArray, count: int) -> Float[Array, "count 3 3"]:
@@ -193,7 +287,9 @@ def _with_translations(name: str, group: Group, radius: float) -> Group:
     turn, move = jax.random.split(key)
     return Motion(group.sample(turn, count).matrix, _ball(move, count, radius))
 
-  return Group(name, sample, {**group.generators, **_shifts()})
+  shifts = _shifts()
+  moves = {**group.moves, **dict.fromkeys(shifts, line(radius))}
+  return Group(name, sample, {**group.generators, **shifts}, group.discrete, moves)
 
 
 def _ball(key: PRNGKeyArray, count: int, radius: float) -> Float[Array, "count 3"]:

@@ -12,23 +12,18 @@ generator, and when nothing can be told, `verdicts` decides.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from ace_jax import homotopy, scales
 from ace_jax.errors import ConfigurationError
+from ace_jax.recording import LayerCall
 from ace_jax.symmetry import verdicts
-from ace_jax.symmetry.errors import (
-  Action,
-  Curve,
-  data_fit_loss,
-  layer_calls,
-  lie_derivatives,
-)
+from ace_jax.symmetry.errors import layer_calls
+from ace_jax.symmetry.measuring import Measured, measure, measure_group
 from ace_jax.symmetry.verdicts import SMALLEST_EFFECT, THRESHOLD
 from ace_jax.training.history import Record
 
@@ -44,6 +39,8 @@ __all__ = [
   "layer_reports",
   "layer_rows",
   "measure",
+  "measure_group",
+  "reports_of_calls",
   "verdict",
 ]
 
@@ -85,6 +82,9 @@ class GeneratorReport:
     seeds: Number of seeds.
     samples: Number of held-out samples.
     doubts: Why the models cannot be taken for ones that have learned the data (`verdicts.doubts`).
+    entries: `lie_error` of each entry of a prediction with several, which it joins
+      (`ace_jax.symmetry.entries.combined`); {} of a single array.
+    compact: Whether a distribution of data can be invariant along it (`verdicts.judge`).
   """
 
   name: str
@@ -95,6 +95,8 @@ class GeneratorReport:
   seeds: int
   samples: int
   doubts: tuple[str, ...] = ()
+  entries: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+  compact: bool = True
 
   @property
   def score(self) -> float:
@@ -104,61 +106,14 @@ class GeneratorReport:
   @property
   def judgement(self) -> verdicts.Judgement:
     """What the rule of `verdicts` says."""
-    return verdicts.judge(self.loss, self.error, self.samples, self.lie_error, self.doubts)
+    return verdicts.judge(
+      self.loss, self.error, self.samples, self.lie_error, self.doubts, self.compact
+    )
 
   @property
   def broken(self) -> bool:
     """Whether the symmetry is called broken."""
     return self.judgement.verdict == verdicts.Verdict.BROKEN
-
-
-class Measured(NamedTuple):
-  """What one predictor shows on held-out data.
-
-  Attributes:
-    local: For each generator the mean Lie-derivative error over the mean norm of the prediction;
-      of a cyclic group's generator, the equivariance error of one step.
-    lost: For each generator the `data_fit_loss` of every sample.
-    loss: The mean of its loss.
-  """
-
-  local: Mapping[str, Any]
-  lost: Mapping[str, Float[Any, " samples"]]
-  loss: Any
-
-
-def measure(
-  predict: Callable[[Any], Float[Array, "samples ..."]],
-  loss: Callable[[Any], Float[Array, " samples"]],
-  batch: Any,
-  curves: Mapping[str, Curve],
-  act_batch: Action,
-  act_prediction: Action,
-  times: Mapping[str, Float[Array, " times"]],
-) -> Measured:
-  """Measures a predictor along every generator A of a continuous group: what the report joins.
-
-  The mean norm of `lie_derivatives` over the mean norm of the prediction, `data_fit_loss`, and the
-  mean loss.
-
-  Args:
-    predict: f, from a batch to predictions.
-    loss: Loss of every sample of a batch of inputs and targets.
-    batch: Held-out samples.
-    curves: t -> exp(t A) by name of the generator, such as `so3().generators`.
-    act_batch: Acts on inputs and targets.
-    act_prediction: rho_Y.
-    times: For each generator where to move the samples, see `data_fit_loss`.
-  """
-  lie = lie_derivatives(predict, batch, curves, act_batch, act_prediction)
-  prediction = predict(batch)
-  size = jnp.mean(jnp.linalg.norm(prediction.reshape(len(prediction), -1), axis=1))
-  lost = {
-    name: data_fit_loss(loss, batch, curve, act_batch, times[name])
-    for name, curve in curves.items()
-  }
-  local = {name: jnp.mean(values) / size for name, values in lie.items()}
-  return Measured(local, lost, jnp.mean(loss(batch)))
 
 
 def layer_reports(
@@ -184,7 +139,15 @@ def layer_reports(
     raise ConfigurationError(
       "the run has no gamma, since it trained a strict model; report on a run of a relaxed one."
     )
-  calls = layer_calls(model, variables, *inputs)
+  return reports_of_calls(layer_calls(model, variables, *inputs), variables, records)
+
+
+def reports_of_calls(
+  calls: Mapping[str, LayerCall],
+  variables: homotopy.Variables,
+  records: Sequence[Record],
+) -> list[LayerReport]:
+  """Returns `layer_reports` from what every layer computed on a batch, by its name."""
   reports = []
   for name in homotopy.names(variables[homotopy.GAMMA]):
     call = calls.get(name)
@@ -218,7 +181,10 @@ def layer_reports(
 
 
 def evidence(
-  records: Sequence[Record], baseline: float, predictor: str = "relaxed"
+  records: Sequence[Record],
+  baseline: float,
+  predictor: str = "relaxed",
+  mode: Literal["min", "max"] = "min",
 ) -> verdicts.Training:
   """Returns what the records of a run say of how far its training came.
 
@@ -226,9 +192,11 @@ def evidence(
     records: Of every epoch.
     baseline: The validation error of a prediction that learns nothing of the inputs.
     predictor: Whose validation errors count; the projection's where there is no such predictor.
+    mode: Whether low ("min") or high ("max") numbers are good; high ones are reported with a minus.
   """
+  sign = -1 if mode == "max" else 1
   key = f"valid/{predictor}" if any(f"valid/{predictor}" in r for r in records) else _PROJECTION
-  errors = [(index, record[key]) for index, record in enumerate(records) if key in record]
+  errors = [(i, sign * record[key]) for i, record in enumerate(records) if key in record]
   tail = int((1 - verdicts.TAIL) * len(records))
   before = [error for index, error in errors if index < tail]
   lowest = min((error for _, error in errors), default=float("inf"))
@@ -242,8 +210,8 @@ def evidence(
     change = max(abs(last[name] - earlier[name]) for name in names)
   return verdicts.Training(
     error=lowest,
-    baseline=baseline,
-    improvement=1 - lowest / min(before) if enough else None,
+    baseline=sign * baseline,
+    improvement=sign * (1 - lowest / min(before)) if enough else None,
     gamma=largest,
     gamma_change=change,
   )
@@ -253,7 +221,9 @@ _PROJECTION = "valid/projection"
 
 
 def generator_reports(
-  measured: Sequence[Measured], trainings: Sequence[verdicts.Training]
+  measured: Sequence[Measured],
+  trainings: Sequence[verdicts.Training],
+  lines: Sequence[str] = (),
 ) -> list[GeneratorReport]:
   """Joins what every seed found, the generator that the data resist most first.
 
@@ -267,6 +237,7 @@ def generator_reports(
   Args:
     measured: Of the predictor of every seed, on the same samples in the same order.
     trainings: How far the training of every seed came (`evidence`).
+    lines: Generators under which no distribution of data is invariant (`Group.lines`).
   """
   reports, doubts = [], verdicts.learned_reasons(trainings)
   for name in measured[0].lost:
@@ -284,30 +255,72 @@ def generator_reports(
         seeds=len(means),
         samples=len(joint),
         doubts=doubts,
+        entries={
+          entry: float(np.mean([of_seed.entries[name][entry] for of_seed in measured]))
+          for entry in measured[0].entries.get(name, {})
+        },
+        compact=name not in lines,
       )
     )
   return sorted(reports, key=lambda report: report.loss, reverse=True)
 
 
 def verdict(generators: Sequence[GeneratorReport]) -> str:
-  """Says in words what the data break and keep, of what nothing can be told, and by which rule."""
-  named: dict[verdicts.Judgement, list[str]] = {}
+  """Says in words what the data break and keep, of what nothing can be told, and by which rule.
+
+  Raises:
+    ConfigurationError: there is no generator.
+  """
+  if not generators:
+    raise ConfigurationError("there is no generator to report on; give a group that has one.")
+  named: dict[tuple[verdicts.Judgement, bool], list[str]] = {}
   for report in generators:
-    named.setdefault(report.judgement, []).append(report.name)
+    named.setdefault((report.judgement, report.compact), []).append(report.name)
   kinds = list(verdicts.Verdict)
   said = []
-  for judgement in sorted(named, key=lambda judgement: kinds.index(judgement.verdict)):
-    names, why = ", ".join(named[judgement]), ", ".join(judgement.reasons)
+  for judgement, compact in sorted(named, key=lambda key: kinds.index(key[0].verdict)):
+    names, why = ", ".join(named[judgement, compact]), ", ".join(judgement.reasons)
+    of_what = "" if compact else ", in the relation of targets to inputs"
     said.append(
       {
         verdicts.Verdict.BROKEN: f"The data break {names}.",
-        verdicts.Verdict.KEPT: f"Not seen to be broken: {names}.",
+        verdicts.Verdict.KEPT: f"Not seen to be broken{of_what}: {names}.",
         verdicts.Verdict.CANNOT_TELL: f"Cannot tell of {names}: {why}.",
       }[judgement.verdict]
     )
+  said.extend(_of_lines(generators) + _of_entries(generators))
   seeds = generators[0].seeds
   counted = f"{seeds} seed{'s' if seeds > 1 else ''}, {generators[0].samples} samples"
   return f"{' '.join(said)} Rule: {verdicts.rule()} ({counted})."
+
+
+def _of_lines(generators: Sequence[GeneratorReport]) -> list[str]:
+  """Says what of non-compact generators is tested, where something is."""
+  names = [
+    report.name
+    for report in generators
+    if not report.compact and report.judgement.reasons != (verdicts.BY_CONSTRUCTION,)
+  ]
+  if not names:
+    return []
+  return [
+    f"No distribution of data is invariant under {', '.join(names)}: a loss that grows there is "
+    "not called a breaking, and kept is said of the relation of targets to inputs alone."
+  ]
+
+
+def _of_entries(generators: Sequence[GeneratorReport]) -> list[str]:
+  """Names the entry of a prediction in which the model is furthest from equivariant."""
+  errors = [
+    (error, entry, report.name) for report in generators for entry, error in report.entries.items()
+  ]
+  if not errors:
+    return []
+  error, entry, name = max(errors)
+  return [
+    f"Of the prediction's entries {entry} is furthest from equivariant: relative error "
+    f"{error:.1e} along {name}."
+  ]
 
 
 def layer_rows(reports: Sequence[LayerReport]) -> tuple[list[str], list[list[str]]]:
@@ -322,16 +335,20 @@ def layer_rows(reports: Sequence[LayerReport]) -> tuple[list[str], list[list[str
 def generator_rows(
   reports: Sequence[GeneratorReport], local: str = "Lie error"
 ) -> tuple[list[str], list[list[str]]]:
-  """Returns header and rows of the table of generators; `local` is what `lie_error` is called."""
-  several = reports[0].seeds > 1
-  header = ["generator", local, "loss on moved data", "standard errors", "verdict"]
-  if several:
-    header.insert(3, "deviation of seeds")
+  """Returns header and rows of the table of generators; `local` is what `lie_error` is called.
+
+  Of a prediction with several entries a column for each, "of forces", follows it.
+  """
+  several, named = reports[0].seeds > 1, list(reports[0].entries)
+  header = ["generator", local, *(f"of {entry}" for entry in named), "loss on moved data"]
+  header += [*(["deviation of seeds"] * several), "standard errors", "verdict"]
   rows = []
   for report in reports:
     loss = [f"{report.loss:+.3f} +- {report.error:.3f}", *([f"{report.spread:.3f}"] * several)]
     said = report.judgement.verdict.value
-    rows.append([report.name, f"{report.lie_error:.1e}", *loss, f"{report.score:.1f}", said])
+    errors = [report.lie_error, *(report.entries[entry] for entry in named)]
+    numbers = [f"{error:.1e}" for error in errors]
+    rows.append([report.name, *numbers, *loss, f"{report.score:.1f}", said])
   return header, rows
 
 

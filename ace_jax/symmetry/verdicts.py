@@ -6,6 +6,11 @@ whatever the model has learned. So a loss that is surely above 0 shows that the 
 symmetry, from a good model and from a bad one. The reverse needs more: a model that has learned
 little loses nothing on moved data either. "Kept" is said only of a model that has learned the data,
 and where a breaking would have been seen.
+
+All this takes a group under which a distribution of data can be invariant. Under boosts,
+translations and scalings none can: moved data lie where the model was not trained, and may fit
+worse though targets depend on inputs in the same way there. So a loss that grows shows nothing, and
+one that does not shows that the relation of targets to inputs is kept.
 """
 
 import dataclasses
@@ -34,6 +39,11 @@ _EXACT = 1e-5  # relative error of a model along a generator: below, it is float
 
 BY_CONSTRUCTION = "the model keeps it by construction"
 """The reason that is no lack of training."""
+OUTSIDE = (
+  "the loss grows on moved data, but these lie outside of the distribution that the model was "
+  "trained on, so that the relation of targets to inputs was not tested"
+)
+"""The reason of a non-compact group."""
 
 
 class Verdict(enum.Enum):
@@ -98,7 +108,12 @@ def doubts(training: Training) -> tuple[str, ...]:
 
 
 def judge(
-  loss: float, error: float, samples: int, asymmetry: float, learned: Sequence[str]
+  loss: float,
+  error: float,
+  samples: int,
+  asymmetry: float,
+  learned: Sequence[str],
+  compact: bool = True,
 ) -> Judgement:
   """Judges one generator by the rule of `rule`.
 
@@ -109,11 +124,13 @@ def judge(
     asymmetry: Relative error of the model's own equivariance along the generator. A model that is
       equivariant by construction loses nothing, whatever the data are like.
     learned: The `doubts` in the model's training.
+    compact: Whether a distribution of data can be invariant along the generator: rotations, what is
+      discrete. Else a loss that grows is no breaking (`OUTSIDE`).
   """
   if samples < FEWEST_SAMPLES:
     return Judgement(Verdict.CANNOT_TELL, ("too few samples",))
   if loss > THRESHOLD * error and loss > SMALLEST_EFFECT:
-    return Judgement(Verdict.BROKEN)
+    return Judgement(Verdict.BROKEN) if compact else Judgement(Verdict.CANNOT_TELL, (OUTSIDE,))
   if asymmetry < _EXACT:
     return Judgement(Verdict.CANNOT_TELL, (BY_CONSTRUCTION,))
   reasons = []

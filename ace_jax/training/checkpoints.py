@@ -143,12 +143,12 @@ def restore_all(folder: str | Path, state: AceState, last: int | None = None) ->
   Raises:
     CheckpointError: one belongs to another model or constraint.
   """
-  places = [
+  sealed = [
     checkpoint
     for checkpoint in _sealed(files.expanded(folder))
     if last is None or int(checkpoint.name) <= last
   ]
-  return [load(checkpoint, state) for checkpoint in reversed(places) if not _damage(checkpoint)]
+  return [load(checkpoint, state) for checkpoint in reversed(sealed) if not _damage(checkpoint)]
 
 
 def exists(folder: str | Path) -> bool:
@@ -312,11 +312,11 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _sums(checkpoint: Path) -> dict[str, str]:
-  files = sorted(path for path in (checkpoint / "state").rglob("*") if path.is_file())
-  files += [path for path in (checkpoint / _LOADER,) if path.is_file()]
+  members = sorted(path for path in (checkpoint / "state").rglob("*") if path.is_file())
+  members += [path for path in (checkpoint / _LOADER,) if path.is_file()]
   return {
     str(path.relative_to(checkpoint)): hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in files
+    for path in members
   }
 
 

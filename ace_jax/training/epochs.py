@@ -4,6 +4,7 @@ Every compiled function takes and returns trees with a leading axis of replicas
 (`parallel.stack`); what is written here is what happens to one of them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,7 +93,7 @@ def compile_evaluation(task: Task, mesh: Mesh, batch_size: int, patience: int | 
     batch_size: Samples evaluated at once, over all devices (at most; does not change results).
     patience: Evaluations without improvement that are waited for; None never stops.
   """
-  mean_error = _mean_error(task, mesh, batch_size)
+  mean_error = _means(task.errors, mesh, batch_size)
 
   def evaluate(state: AceState, data: Batch):
     errors = {name: mean_error(variables, data) for name, variables in state.current().items()}
@@ -135,19 +136,32 @@ def compile_errors(task: Task, mesh: Mesh, batch_size: int):
     The compiled function; predictors are `AceState.current()` or `AceState.selected()` of a state
     with replicas, and errors have a leading axis of replicas.
   """
-  mean_error = _mean_error(task, mesh, batch_size)
-
-  def errors(predictors: dict[str, Any], data: Batch):
-    return {name: mean_error(variables, data) for name, variables in predictors.items()}
-
-  return parallel.over_replicas(errors, mesh)
+  return compile_means(task.errors, mesh, batch_size)
 
 
-def _mean_error(task: Task, mesh: Mesh, batch_size: int):
+def compile_means(
+  errors: Callable[[Variables, Batch], Any], mesh: Mesh, batch_size: int
+) -> Callable[..., dict[str, Any]]:
+  """Compiles `means(predictors, data) -> {predictor: means over samples}`, as `compile_errors`.
+
+  Args:
+    errors: `errors(variables, batch)`, a tree of arrays [samples].
+    mesh: Devices; they share the samples.
+    batch_size: Samples evaluated at once, over all devices.
+  """
+  of_samples = _means(errors, mesh, batch_size)
+
+  def means(predictors: dict[str, Any], data: Batch):
+    return {name: of_samples(variables, data) for name, variables in predictors.items()}
+
+  return parallel.over_replicas(means, mesh)
+
+
+def _means(errors: Callable[[Variables, Batch], Any], mesh: Mesh, batch_size: int):
   devices = mesh.shape[parallel.DATA]
   share = max(1, batch_size // devices)
 
-  def mean_error(variables: Variables, data: Batch) -> Float[Array, ""]:
+  def means(variables: Variables, data: Batch) -> Any:
     samples = size(data)
     chunks = -(-samples // (share * devices))
     # The last chunk is filled up with copies of the last sample, which weigh nothing.
@@ -156,13 +170,13 @@ def _mean_error(task: Task, mesh: Mesh, batch_size: int):
 
     def total(index):
       batch = take(data, jnp.minimum(index, samples - 1))
-      errors = task.errors(variables, batch)
-      return jnp.sum(jnp.where(index < samples, errors, 0))
+      values = errors(variables, batch)
+      return jax.tree.map(lambda v: jnp.sum(jnp.where(index < samples, v, 0)), values)
 
     sums = jax.lax.map(total, index)
-    return jax.lax.psum(jnp.sum(sums), parallel.DATA) / samples
+    return jax.tree.map(lambda s: jax.lax.psum(jnp.sum(s), parallel.DATA) / samples, sums)
 
-  return mean_error
+  return means
 
 
 def _better(mode: str, best: Best, error: Float[Array, ""], epoch, variables) -> Best:

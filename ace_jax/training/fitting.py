@@ -1,33 +1,45 @@
 """`fit`: the whole method in one call, for a model and data of one's own."""
 
-import contextlib
-import dataclasses
-import difflib
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import jax
 import optax
+from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import checking, homotopy, saving, task
+from ace_jax import checking, homotopy, saving, signals, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
-from ace_jax.errors import ConfigurationError
+from ace_jax.errors import Interrupted
 from ace_jax.model import as_model
 from ace_jax.optimizers import check_moves, dual_optimizer, primal_adam, primal_optimizer
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState, Primal
+from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch
-from ace_jax.training import hosts, loaders, loop, parallel, streaming
+from ace_jax.training import (
+  arguments,
+  continuing,
+  loaders,
+  loop,
+  measuring,
+  parallel,
+  resuming,
+  sources,
+  streaming,
+)
 from ace_jax.training.history import Record
-from ace_jax.training.locks import locked
 from ace_jax.training.memory import Peak
 from ace_jax.training.progress import ProgressBar
-from ace_jax.training.sinks import CallbackLogger, Logger, as_logger
+from ace_jax.training.sinks import Logger
+
+if TYPE_CHECKING:
+  from ace_jax.symmetry.misalignment import Misalignment
 
 
 class Fit(NamedTuple):
@@ -40,11 +52,13 @@ class Fit(NamedTuple):
     gamma: Final gamma by layer name.
     multipliers: Final multipliers by layer name.
     history: One record an epoch (`ace_jax.training.history.record`).
-    test: Test error of each predictor; {} without test data.
+    test: Test error of each predictor, and of metrics that have names `NAME/PREDICTOR`; {} without
+      test data.
     method: Task and optimizers, for going on.
     state: Everything else, for going on.
     memory: The expected peak, in bytes; None if a resumed run had nothing left to do.
     settings: How it was trained.
+    interrupted: Whether Ctrl-C ended it before its last epoch.
   """
 
   projection: dict[str, Any]
@@ -57,6 +71,7 @@ class Fit(NamedTuple):
   state: AceState
   memory: Peak | None
   settings: saving.FitSettings
+  interrupted: bool = False
 
   def save(self, path: str | Path) -> None:
     """Writes both predictors, gamma, multipliers, history, test errors and settings into one .npz.
@@ -71,6 +86,35 @@ class Fit(NamedTuple):
     """
     kept = {name: getattr(self, name) for name in saving.Saved._fields}
     saving.save(path, saving.Saved(**kept))
+
+  def report(
+    self,
+    data: Batch,
+    symmetry: Symmetry,
+    *,
+    path: str | Path | None = None,
+    baseline: float | None = None,
+    samples: int = 500,
+  ) -> "Misalignment":
+    """Prints and draws which layer's symmetry the data resist, and which part of the group.
+
+    Of several seeds together: `ace_jax.symmetry.misalignment.misalignment(fits, ...)`.
+
+    Args:
+      data: Held-out samples, such as the test data.
+      symmetry: How the group acts on them; the group says where they are moved.
+      path: A PNG to save the figure to; the result holds it anyway.
+      baseline: The validation error of a prediction that learns nothing of the inputs; by default
+        that of the mean prediction.
+      samples: How many of the data are measured, from the first.
+
+    Raises:
+      ConfigurationError: the group has no generators, or does not say where one moves data.
+    """
+    # It reads records of trainings, and draws: not before it is asked for.
+    from ace_jax.symmetry.misalignment import misalignment
+
+    return misalignment([self], data, symmetry, path=path, baseline=baseline, samples=samples)
 
 
 @overload
@@ -90,7 +134,9 @@ def fit(
   *,
   constraint: Constraint | None = None,
   inputs: Callable[[Batch], tuple[Any, ...]] = task.first,
-  metric: Callable[[Any, Batch], jax.Array] | None = None,
+  metric: measuring.Metric | Mapping[str, measuring.Metric] | None = None,
+  select: str | None = None,
+  measure: measuring.Measure | None = None,
   rngs: Sequence[str] = ("dropout",),
   mode: Literal["min", "max"] = "min",
   variables: homotopy.Variables | None = None,
@@ -108,6 +154,7 @@ def fit(
   seeds: Sequence[int] | None = None,
   workdir: str | Path | None = None,
   resume: bool = False,
+  state: Fit | Sequence[Fit] | None = None,
   steps_per_epoch: int | None = None,
   mesh: Mesh | None = None,
   progress: Callable[[int, int], Logger] | None = ProgressBar,
@@ -134,7 +181,12 @@ def fit(
     constraint: From `ace_jax.constraints`; `Equality()` by default.
     inputs: Positional arguments of the model, from a batch; x of (x, y) by default. What is no
       array, such as a `Topology`, is static.
-    metric: What to report and select by; the loss by default.
+    metric: What to report and select by; the loss by default. Or several by name, such as
+      `{"mae": f, "accuracy": g}`: each is recorded as `NAME/PREDICTOR` too.
+    select: Which of several metrics selects; may be left out where there is but one.
+    measure: `measure(predict, valid)`, called at every evaluation for each predictor, whose
+      prediction of any batch is `predict(batch)`; the numbers that it returns by name are recorded
+      as `NAME/PREDICTOR`. It need not be traceable by JAX.
     rngs: Names of a Linen module's streams of random numbers in training.
     variables: Initial variables; by default `model.init`. `strict(model.init)(key, x)` trains
       the plain equivariant model.
@@ -155,7 +207,10 @@ def fit(
       would come to on the devices that it gets, and writes to seedN/ in `workdir`.
     workdir: Gets checkpoints and metrics.jsonl, and belongs to this process until it is done; None
       keeps nothing on disk. A leading ~ is the home folder.
-    resume: Continue the run in `workdir`.
+    resume: Continue the run in `workdir`, under the rules below.
+    state: Go on from what `fit` returned (with `seeds` a list): parameters, multipliers, optimizers
+      and best predictors; `epochs` counts those that are done. A run that is resumed takes its
+      checkpoint instead. Best predictors are evaluated anew on other validation samples or metrics.
     steps_per_epoch: Batches of a loader in an epoch, whose iteration goes on from one epoch to the
       next; None makes an epoch of one pass. An infinite loader needs it.
     mesh: Devices; all of them by default.
@@ -167,20 +222,48 @@ def fit(
     until: Called with the number of epochs done after each; true makes it the last.
     **settings: epochs, batch_size, eval_every, patience, ...: see `ace_jax.training.Settings`.
 
+  What differs from before on `resume` or with `state` is used from there on, with one line that
+  says so, or refused:
+
+  ====================================================  ===============  ===============
+  changed                                               `resume`         `state`
+  ====================================================  ===============  ===============
+  lr, gamma_lr, slack_lr, dual_lr, value of clip_norm   used             used
+  constants of the constraint                           used             used
+  batch_size, eval_every, patience                      used             used
+  epochs (and all that changes no result)               used, not said   used, not said
+  an optimizer's or decay's own constants, loss         used, not known  used, not known
+  train, valid, mode, select                            refused          used
+  seed, seeds                                           refused          refused
+  model, kind of constraint, optimizer or dual          refused          refused
+  whether there is clip_norm or decay                   refused          refused
+  ====================================================  ===============  ===============
+
+  The first Ctrl-C ends the run after its epoch, saves it if there is a workdir, and returns what
+  there is, `interrupted`; the second raises KeyboardInterrupt. At the end a warning says where the
+  constraint had no time to act: in the last tenth of the epochs its violation is above a tenth of
+  the largest gamma, or gamma still moves by a twentieth of it (`training.settling`).
+
   Returns:
     Both predictors, what gamma and multipliers came to, and the history; of `seeds` a list.
 
   Raises:
     ConfigurationError: a keyword is unknown (named with the nearest known one); arguments
-      contradict each other; model, loss or constraint do not fit together (`ace_jax.check`); or
-      another process uses `workdir`.
+      contradict each other, or what the run had before; samples are not finite; model, loss or
+      constraint do not fit together (`ace_jax.check`); or another process uses `workdir`.
     AceError: see `training.loop.train`.
   """
-  options = _options(settings)
-  runs = {"": seed} if seeds is None else _runs(seed, seeds)
+  others = [name for name in inspect.signature(fit).parameters if name != "settings"]
+  options = arguments.options_of(settings, others)
+  runs = {"": seed} if seeds is None else arguments.runs_of(seed, seeds)
+  earlier = continuing.earlier_of(state, [*runs.values()], variables, options.epochs)
+  if earlier and seeds is None:
+    runs = {"": earlier[0].settings.seed}
   loggers = {
-    name: _loggers(callbacks, None if seeds is None else number) for name, number in runs.items()
+    name: arguments.loggers_of(callbacks, None if seeds is None else number)
+    for name, number in runs.items()
   }
+  selecting, metrics = measuring.selected(metric, select)
   if optimizer is None:
     lr = 1e-3 if lr is None else lr
     primal = primal_adam(lr, gamma_lr, slack_lr, clip_norm, decay)
@@ -188,41 +271,87 @@ def fit(
     primal = primal_optimizer(optimizer, lr, gamma_lr, slack_lr, clip_norm, decay)
   model = as_model(model, rngs)
   constraint = Equality() if constraint is None else constraint
-  train, valid, test, options = streaming.opened(
+  train, valid, test, options = sources.opened(
     train, valid, test, steps_per_epoch, options, settings
   )
+  mesh = parallel.default_mesh(len(runs)) if mesh is None else mesh
   if isinstance(train, loaders.Loader):
     loss, sample = streaming.of_real_graphs(loss), train.sample()
   else:
     sample = task.take(train, slice(0, 2))
-  strict = variables is not None and not variables.get(homotopy.GAMMA)
   init, states = jax.jit(lambda key, batch: model.init(key, *inputs(batch))), []
   method = PrimalDual(
-    task.from_model(model, loss, inputs, metric, rngs, mode),
+    task.from_model(model, loss, inputs, selecting, rngs, mode),
     primal,
     dual_optimizer(dual, dual_lr),
   )
-  for number in runs.values():
+  if earlier:
+    continuing.check_model(earlier[0].state.relaxed, lambda: init(jax.random.key(0), sample))
+  begins = [run.state.relaxed for run in earlier] or [variables] * len(runs)
+  strict = begins[0] is not None and not begins[0].get(homotopy.GAMMA)
+  for number, begin in zip(runs.values(), begins, strict=True):
     init_key, run_key = jax.random.split(jax.random.key(number))
-    start = dict(init(init_key, sample)) if variables is None else variables
+    start = dict(init(init_key, sample)) if begin is None else begin
     start = homotopy.unbox(start)
     if not states:
-      checking.require(method.task, start, sample, constraint, strict=strict)
+      checking.require(method.task, start, sample, constraint, strict=strict, metrics=metrics)
+      given = {"train": train, "valid": valid, "test": test}
+      given = {name: x for name, x in given.items() if not isinstance(x, loaders.Loader)}
+      checking.require_finite(method.task, start, given)
     if not states and optimizer is not None:
       theta, gamma, _ = homotopy.split(start)
       check_moves(primal, Primal(theta, gamma, constraint.init_slack(gamma)))
     states.append(method.init(start, constraint, run_key))
+  rates = arguments.step_sizes(optimizer, lr, gamma_lr, slack_lr)
+  used = saving.FitSettings(
+    epochs=options.epochs,
+    batch_size=options.batch_size,
+    eval_every=options.eval_every,
+    patience=options.patience,
+    constraint=type(constraint).__name__,
+    constants=saving.constants(constraint),
+    lr=rates["theta"],
+    gamma_lr=rates["gamma"],
+    slack_lr=rates["slack"],
+    dual_lr=dual_lr,
+    dual=dual,
+    clip_norm=clip_norm,
+    decays=decay is not None,
+    seed=0,
+    inputs=saving.input_shapes(inputs(sample)),
+    mode=mode,
+    select=next((name for name in metrics if metrics[name] is selecting), None),
+    data={"train": resuming.fingerprint(train), "valid": resuming.fingerprint(valid)},
+  )
+  settings_of_runs = [used._replace(seed=number) for number in runs.values()]
+  fresh = begun = parallel.stack(states)
+  if earlier:
+    begun = continuing.continued(earlier, settings_of_runs, fresh, options.patience)
+    if continuing.selects_otherwise(earlier[0], used, method.task):
+      errors = loop.test_errors(method.task, begun, valid, options.eval_batch_size, mesh)
+      begun = continuing.with_errors(begun, errors)
   peaks: list[Peak] = []
+  interruptions: list[Interrupted] = []
 
   def report_memory(peak: Peak) -> None:
     peaks.append(peak)
     if progress:
       print(peak.describe(), file=sys.stderr)
 
-  with locked(workdir) if workdir is not None and hosts.first() else contextlib.nullcontext():
+  def ended(interrupted: Interrupted) -> None:
+    if interrupted.number != signal.SIGINT:
+      raise interrupted
+    interruptions.append(interrupted)
+    logging.warning("%s; what was trained so far is returned.", interrupted)
+
+  def restored(old: AceState) -> AceState:
+    kept.replace()
+    return resuming.adopted(old, fresh, options.patience)
+
+  with resuming.kept(workdir, settings_of_runs, resume) as kept:
     end, histories = loop.train(
       method,
-      parallel.stack(states),
+      begun,
       train,
       valid,
       options,
@@ -232,97 +361,40 @@ def fit(
       progress=progress and (lambda done: progress(options.epochs, done)),
       names=[*runs],
       loggers=lambda name, done: loggers[name],
+      measure=measuring.at_evaluations(
+        method.task, metrics, measure, valid, options.eval_batch_size, mesh, len(runs)
+      ),
       report_memory=report_memory,
       until=until,
+      ends_on=signals.not_ignored(signal.SIGINT, signal.SIGTERM),
+      ended=ended,
+      before=[run.history for run in earlier],
+      restored=restored,
     )
   tests: list[dict[str, float]] = [{} for _ in runs]
   if test is not None:
-    tests = loop.test_errors(method.task, end, test, options.eval_batch_size, mesh)
-  rates = _step_sizes(optimizer, lr, gamma_lr, slack_lr)
+    size = options.eval_batch_size
+    tests = loop.test_errors(method.task, end, test, size, mesh)
+    if metrics:
+      named = measuring.test_metrics(method.task, metrics, end, test, size, mesh)
+      tests = [errors | more for errors, more in zip(tests, named, strict=True)]
   trained = []
-  for i, number in enumerate(runs.values()):
-    state = parallel.select(end, i)
-    best = state.selected()
+  for i, used in enumerate(settings_of_runs):
+    alone = parallel.select(end, i)
+    best = alone.selected()
     trained.append(
       Fit(
         projection=best["projection"],
         relaxed=best.get("relaxed", best["projection"]),
-        gamma=homotopy.by_name(state.primal.gamma),
-        multipliers=homotopy.by_name(state.multipliers),
+        gamma=homotopy.by_name(alone.primal.gamma),
+        multipliers=homotopy.by_name(alone.multipliers),
         history=histories[i],
         test=tests[i],
         method=method,
-        state=state,
+        state=alone,
         memory=peaks[0] if peaks else None,
-        settings=saving.FitSettings(
-          epochs=options.epochs,
-          batch_size=options.batch_size,
-          eval_every=options.eval_every,
-          patience=options.patience,
-          constraint=type(constraint).__name__,
-          constants=saving.constants(constraint),
-          lr=rates["theta"],
-          gamma_lr=rates["gamma"],
-          slack_lr=rates["slack"],
-          dual_lr=dual_lr,
-          dual=dual,
-          clip_norm=clip_norm,
-          decays=decay is not None,
-          seed=number,
-          inputs=saving.input_shapes(inputs(sample)),
-        ),
+        settings=used,
+        interrupted=bool(interruptions),
       )
     )
   return trained[0] if seeds is None else trained
-
-
-def _runs(seed: int, seeds: Sequence[int]) -> dict[str, int]:
-  """Returns the seed of each run by the name of its folder."""
-  if seed:
-    raise ConfigurationError(f"seed={seed} and seeds={[*seeds]} contradict each other; give one.")
-  if not seeds or len({*seeds}) < len(seeds):
-    raise ConfigurationError(f"seeds are {[*seeds]}; give some that differ.")
-  return {f"seed{number}": number for number in seeds}
-
-
-def _loggers(
-  callbacks: Sequence[Logger | Callable[[Record], Any]], seed: int | None
-) -> list[Logger]:
-  """Returns the loggers of a run; its seed is None where it is the only one."""
-  if seed is None:
-    return [as_logger(callback) for callback in callbacks]
-  for callback in callbacks:
-    if isinstance(callback, Logger) or not callable(callback):
-      raise ConfigurationError(
-        f"a {type(callback).__name__} cannot log several seeds; give functions of a record."
-      )
-  return [CallbackLogger(callback, {"seed": seed}) for callback in callbacks if callable(callback)]
-
-
-def _options(settings: dict[str, Any]) -> loop.Settings:
-  """Returns the loop's settings.
-
-  Raises:
-    ConfigurationError: a keyword is unknown, or a value out of range.
-  """
-  known = [field.name for field in dataclasses.fields(loop.Settings)]
-  arguments = [*known, *(name for name in inspect.signature(fit).parameters if name != "settings")]
-  for name in settings:
-    if name not in known:
-      nearest = difflib.get_close_matches(name, arguments, 1, cutoff=0.5)
-      advice = f"did you mean {nearest[0]}?" if nearest else f"it takes {', '.join(arguments)}."
-      raise ConfigurationError(f"fit takes no argument {name}; {advice}")
-  return loop.Settings(**settings)
-
-
-def _step_sizes(
-  optimizer: Any, lr: float | None, gamma_lr: float | None, slack_lr: float | None
-) -> dict[str, float | None]:
-  """Returns Adam's step size of each block; None for one with an optimizer of its own."""
-  others = optimizer if isinstance(optimizer, Mapping) else {"theta": optimizer}
-  default = 1e-3 if lr is None else lr
-  rates = {"theta": lr, "gamma": gamma_lr, "slack": slack_lr}
-  return {
-    name: None if others.get(name) is not None else default if rate is None else rate
-    for name, rate in rates.items()
-  }

@@ -146,5 +146,10 @@ def truncate(path: str | Path, epoch: int) -> list[Record]:
   """
   path = expanded(path)
   records = read(path, epoch) if path.exists() else []
-  write_text(path, "".join(json.dumps(r) + "\n" for r in records))
+  write(path, records)
   return records
+
+
+def write(path: str | Path, records: Sequence[Record]) -> None:
+  """Writes a metrics file, atomically."""
+  write_text(path, "".join(json.dumps(record) + "\n" for record in records))

@@ -189,14 +189,14 @@ class Loader:
       iterator = None
     if iterator is None:
       raise ConfigurationError(
-        f"{self.called} is a {type(self.source).__name__}; it must be arrays with one leading axis, "
-        "batches that can be iterated over again, or a generator function."
+        f"{self.called} is a {type(self.source).__name__}; it must be arrays with one leading "
+        "axis, batches that can be iterated over again, or a generator function."
       )
     if iterator is self.source or iterator is self._before:
       name = getattr(self.source, "__name__", type(self.source).__name__)
       raise ConfigurationError(
-        f"{self.called} ({name}) can be iterated over once only; give the generator function itself "
-        "(without calling it), or what makes the iterator."
+        f"{self.called} ({name}) can be iterated over once only; give the generator function "
+        "itself (without calling it), or what makes the iterator."
       )
     self._iterator, self._before, self._held, self._read = iterator, iterator, [], read
 
@@ -258,7 +258,7 @@ def _array(leaf: Any, where: str) -> np.ndarray:
       f"{where} is {leaf!r:.40}, no array with an axis of samples; leave it out of the batch."
     )
   dtype = leaf.dtype
-  if not (jax.numpy.issubdtype(dtype, np.number) or dtype == bool):
+  if not (jax.numpy.issubdtype(dtype, np.number) or jax.numpy.issubdtype(dtype, np.bool_)):
     raise ConfigurationError(f"{where} is an array of {dtype}; give numbers, or leave it out.")
   return np.asarray(leaf, jax.dtypes.canonicalize_dtype(dtype))
 

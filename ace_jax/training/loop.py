@@ -14,18 +14,26 @@ from absl import logging
 from jax.sharding import Mesh
 
 from ace_jax import signals
-from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
+from ace_jax.errors import ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.files import expanded
 from ace_jax.primal_dual import PrimalDual, StepOutput
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task, size
-from ace_jax.training import checkpoints, history, hosts, memory, parallel, streaming
+from ace_jax.training import (
+  checkpoints,
+  history,
+  hosts,
+  memory,
+  parallel,
+  resuming,
+  settling,
+  sources,
+)
 from ace_jax.training.finishing import Finish
 from ace_jax.training.history import Record
 from ace_jax.training.loaders import Loader
+from ace_jax.training.resuming import CHECKPOINTS
 from ace_jax.training.sinks import JsonlLogger, Logger
-
-CHECKPOINTS = "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +76,10 @@ class Settings:
     return (epoch - 1) % self.eval_every == 0 or epoch == self.epochs
 
 
+def _raise(error: Interrupted) -> None:
+  raise error
+
+
 @hosts.watched()
 def train(
   method: PrimalDual,
@@ -87,6 +99,9 @@ def train(
   report_memory: Callable[[memory.Peak], None] = lambda peak: None,
   until: Callable[[int], bool] = lambda epoch: False,
   ends_on: Sequence[int] = (signal.SIGTERM,),
+  ended: Callable[[Interrupted], Any] = _raise,
+  before: Sequence[list[Record]] = (),
+  restored: Callable[[AceState], AceState] = lambda state: state,
 ) -> tuple[AceState, list[list[Record]]]:
   """Trains one or many replicas, as one device program, to the end of their epochs.
 
@@ -117,10 +132,15 @@ def train(
       saved as the last of `settings.epochs` is. So a run may end by the clock.
     ends_on: Signals of which the first ends the run after its epoch, saved; the handlers of before
       take the next.
+    ended: Called after that with what there is to say, which by default is raised; if it returns,
+      so does this function, with the state of that epoch.
+    before: Records of the epochs that `state` has behind it, for each replica.
+    restored: Called with the state of the checkpoint that is continued; returns the one to train.
 
   Returns:
     The final state (with each predictor's best variables), and for each replica the record of
-    every epoch.
+    every epoch. A warning says where a constraint on gamma had no time to act, by the rule of
+    `settling.unsettled`.
 
   Raises:
     ConfigurationError: sizes that do not fit (the data, or the memory: says what would), or a
@@ -135,24 +155,25 @@ def train(
   samples = settings.batch_size if isinstance(data, Loader) else size(data)
   _check(settings, samples, count, names, finish)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
-  run_epoch = streaming.compile_epoch(method, mesh, settings.batch_size, data)
-  run_finish = finish and streaming.compile_epoch(finish.method, mesh, settings.batch_size, data)
-  run_evaluation = streaming.compile_evaluation(
+  run_epoch = sources.compile_epoch(method, mesh, settings.batch_size, data)
+  run_finish = finish and sources.compile_epoch(finish.method, mesh, settings.batch_size, data)
+  run_evaluation = sources.compile_evaluation(
     method.task, mesh, settings.eval_batch_size, settings.patience, valid
   )
   writes = workdir if hosts.first() else None
   files = [writes / name / history.FILE for name in names] if writes else []
-  state, records = _start(state, workdir, files, resume, finish)
+  like = finish and (lambda epoch: finish.after_epochs(state, epoch))
+  state, records = resuming.begin(state, workdir, files, resume, like, before, restored)
   epoch = saved = int(np.max(state.epoch))
   if workdir is not None and epoch:
-    streaming.restore(data, workdir / CHECKPOINTS / f"{epoch:06d}")
+    sources.restore(data, workdir / CHECKPOINTS / f"{epoch:06d}")
   if finish and run_finish and epoch > finish.after:
     run_epoch = run_finish
   going = np.flatnonzero(state.active[:count])
-  streaming.check_memory(data, valid, mesh)
+  sources.check_memory(data, valid, mesh)
   state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
   finish = finish and finish.on(mesh)
-  data, valid = streaming.put(data, mesh), streaming.put(valid, mesh)
+  data, valid = sources.put(data, mesh), sources.put(valid, mesh)
   with contextlib.ExitStack() as stack:
     training = epoch < settings.epochs and going.size > 0
     bar = progress(epoch) if progress and training and hosts.first() else None
@@ -164,7 +185,7 @@ def train(
         memory.EPOCH: run_epoch.lower(state, data).compile(),
         memory.EVALUATION: run_evaluation.lower(state, valid).compile(),
       }
-      kept = streaming.resident(data, mesh), streaming.resident(valid, mesh)
+      kept = sources.resident(data, mesh), sources.resident(valid, mesh)
       peak = memory.expect(state, kept, programs, mesh, workdir is not None)
       report_memory(peak)
       sizes = {memory.EPOCH: settings.batch_size, memory.EVALUATION: settings.eval_batch_size}
@@ -194,18 +215,23 @@ def train(
       if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
         alive = parallel.select(state, slice(count))
         folder = workdir / CHECKPOINTS
-        loader = streaming.state_of(data)
+        loader = sources.state_of(data)
         checkpoints.save(folder, alive, 3, settings.keep_period, files, loader)
         saved = epoch
       if asked and not last:
         where = f"saved in {workdir}" if workdir else "nothing saved: no workdir"
-        number = asked_to_end.number or signal.SIGTERM  # which came to another process
+        # It may have come to another process.
+        number = signal.SIGINT if hosts.any_of(asked_to_end.number == signal.SIGINT) else 0
+        number = number or asked_to_end.number or signal.SIGTERM
         said = f"asked to end ({signals.name(number)}) after epoch {epoch}; {where}"
-        raise Interrupted(said, number)
-      if last:
+        ended(Interrupted(said, number))
+      if asked or last:
         break
     end = parallel.select(state, slice(count))
-    return hosts.fetch(end) if hosts.several() else end, records
+    end = hosts.fetch(end) if hosts.several() else end
+    if training and hosts.first() and not asked_to_end.number:
+      _warn_of_unsettled(records, end.constraint, end.failed, names)
+    return end, records
 
 
 def _check(
@@ -224,6 +250,16 @@ def _check(
       f"a finish after {finish.after} epochs needs a run of more, without patience; it has "
       f"{settings.epochs}, and patience is {settings.patience}."
     )
+
+
+def _warn_of_unsettled(
+  records: Sequence[Sequence[Record]], constraint: Any, failed: Any, names: Sequence[str]
+) -> None:
+  """Says of each replica in a line whether the constraint had no time to act."""
+  for i, name in enumerate(names):
+    said = "" if failed[i] else settling.unsettled(records[i], constraint)
+    if said:
+      logging.warning("%s%s.", f"{name}: " if name else "", said)
 
 
 @contextlib.contextmanager
@@ -315,47 +351,13 @@ def test_errors_of_sets(
   """
   count = parallel.replicas(state)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
-  errors = streaming.compile_errors(task, mesh, batch_size, next(iter(sets.values())))
+  errors = sources.compile_means(task.errors, mesh, batch_size, next(iter(sets.values())))
   selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
   result = {}
   for label, test in sets.items():
-    values = hosts.fetch(errors(selected, streaming.put(test, mesh)))
+    values = hosts.fetch(errors(selected, sources.put(test, mesh)))
     result[label] = [{name: float(v[i]) for name, v in values.items()} for i in range(count)]
   return result
-
-
-def _start(
-  state: AceState, workdir: Path | None, files: list[Path], resume: bool, finish: Finish | None
-) -> tuple[AceState, list[list[Record]]]:
-  if workdir is None:
-    return state, [[] for _ in range(parallel.replicas(state))]
-  folder = workdir / CHECKPOINTS
-  try:
-    epoch = hosts.from_first(lambda: _begin_after(folder, files, resume))
-    if epoch:
-      like = finish.after_epochs(state, epoch) if finish else state
-      state = checkpoints.load(folder / f"{epoch:06d}", like)
-    records = [history.truncate(file, epoch) for file in files]
-  except OSError as error:
-    raise CheckpointError(
-      f"cannot write to workdir {workdir}: {error.strerror}; choose another one."
-    ) from error
-  return state, records or [[] for _ in range(parallel.replicas(state))]
-
-
-def _begin_after(folder: Path, files: list[Path], resume: bool) -> int:
-  """Returns the epoch of the checkpoint to start from, 0 for none; makes the folders."""
-  for file in files:
-    file.parent.mkdir(parents=True, exist_ok=True)
-  if not checkpoints.exists(folder):
-    if resume:
-      logging.warning("%s holds no checkpoint yet; starting at epoch 0.", folder.parent)
-    return 0
-  if not resume:
-    raise ConfigurationError(
-      f"{folder.parent} already holds a run; resume it, or choose another workdir."
-    )
-  return int(checkpoints.newest_whole(folder, files).name)
 
 
 def _not_finite(outputs: StepOutput, epoch: int) -> str:

@@ -16,6 +16,7 @@ from ace_jax.training.history import Record
 
 _INTERVAL = 60.0  # seconds between lines where there is no terminal
 _NARROW = 100  # columns below which a bar leaves its own length and speed out
+_KINDS = ("valid", "gamma", "multiplier", "slack", "violation")  # a layer may have any name
 _COUNTS = 26  # columns of the counts and times before the numbers of a narrow bar
 
 
@@ -181,6 +182,7 @@ class ProgressBar:
     self._progress = Progress(epochs, "epoch", done)
     self._progress.label("compiling")
     self._valid: dict[str, float] = {}
+    self._more: dict[str, float] = {}
 
   def log(self, record: Record) -> None:
     """Advances by an epoch."""
@@ -190,6 +192,9 @@ class ProgressBar:
     self._valid |= {k.removeprefix("valid/"): v for k, v in new.items()}
     shown = {f"valid {name}": f"{value:.3g}" for name, value in self._valid.items()}
     shown["loss"] = f"{record['loss']:.3g}"
+    more = {k: v for k, v in record.items() if k.endswith(("/projection", "/relaxed"))}
+    self._more |= {k: v for k, v in more.items() if k.partition("/")[0] not in _KINDS}
+    shown |= {k.replace("/", " "): f"{v:.3g}" for k, v in self._more.items()}
     for kind, label in (("gamma", "max|gamma|"), ("multiplier", "max|multiplier|")):
       value = history.largest(record, kind)
       if value is not None and math.isfinite(value):

@@ -4,21 +4,16 @@ Batches of one shape that follow each other are a chunk, which a thread reads an
 devices while these work on the chunk before. Each device gets its share of every batch. A chunk
 has room for a fixed number of batches, of which the first `steps` are used, so that each shape is
 compiled once however the loader mixes them. What is written here of `state` is what `epochs` says.
-
-`loop` takes either kind of data: the functions at the end tell them apart.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ace_jax import padding
@@ -26,13 +21,13 @@ from ace_jax.errors import ConfigurationError
 from ace_jax.primal_dual import PrimalDual, StepOutput
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task, take
-from ace_jax.training import checkpoints, epochs, hosts, loaders, memory, parallel
+from ace_jax.training import epochs, hosts, loaders, parallel
 from ace_jax.training.loaders import Loader
 
 MOST_STEPS = 16
 MOST_BYTES = 2**26
 """Batches in a chunk: at most so many, and (but for one) of so many bytes."""
-_SPLIT = PartitionSpec(parallel.DATA)
+SPLIT = PartitionSpec(parallel.DATA)
 
 
 class Chunk(NamedTuple):
@@ -76,7 +71,7 @@ class Epoch:
 
     self._mesh = mesh
     self._begin = parallel.over_replicas(begin, mesh, donate_argnums=(0,))
-    self.run = parallel.over_replicas(run, mesh, (0,), (_SPLIT, PartitionSpec()))
+    self.run = parallel.over_replicas(run, mesh, (0,), (SPLIT, PartitionSpec()))
     self._end = parallel.over_replicas(epochs.end_epoch, mesh)
 
   def lower(self, state: AceState, loader: Loader):
@@ -93,7 +88,7 @@ class Epoch:
     def keep(outputs: Any, steps: int) -> None:
       several.append(jax.tree.map(lambda x: x[:, :steps], hosts.fetch(outputs)))
 
-    for chunk in _prefetched(_chunks(loader, self._mesh, _check_share)):
+    for chunk in _prefetched(_chunks(loader, self._mesh, check_share)):
       trained, outputs = self.run(trained, chunk.batches, np.int32(chunk.steps))
       if before:  # waits for the chunk before, so that no more than two are on the devices
         keep(*before)
@@ -111,11 +106,11 @@ class Errors:
   Means are over all samples: a short batch counts as its samples do, padded graphs not at all.
 
   Args:
-    task: Model and metric.
+    errors: `errors(variables, batch)`, a tree of arrays [samples], such as `Task.errors`.
     mesh: Devices; they share the samples.
   """
 
-  def __init__(self, task: Task, mesh: Mesh):
+  def __init__(self, errors: Callable[[Any, Batch], Any], mesh: Mesh):
     def run(predictors: dict[str, Any], batches: tuple[Batch, ...], rows: Any, steps: Any):
       stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
 
@@ -123,33 +118,38 @@ class Errors:
         batch = take(stacked, i)
         totals = {}
         for name, variables in predictors.items():
-          values = task.errors(variables, batch)
-          counts = _counts(batch, len(values), rows[i])
-          sums = jnp.sum(jnp.where(counts, values, 0)), jnp.sum(counts, dtype=values.dtype)
-          totals[name] = jax.lax.psum(sums, parallel.DATA)
+          values = errors(variables, batch)
+          counts = _counts(batch, len(jax.tree.leaves(values)[0]), rows[i])
+          sums = jax.tree.map(lambda v, c=counts: jnp.sum(jnp.where(c, v, 0)), values)
+          totals[name] = jax.lax.psum((sums, jnp.sum(counts)), parallel.DATA)
         return jax.tree.map(jnp.add, carry, totals)
 
-      zero = jax.lax.pcast(jnp.zeros(()), parallel.REPLICA, to="varying")
-      return jax.lax.fori_loop(0, steps, add, {name: (zero, zero) for name in predictors})
+      shapes = jax.eval_shape(lambda: {k: errors(v, batches[0]) for k, v in predictors.items()})
+      zeros = jax.tree.map(lambda x: jnp.zeros((), x.dtype), shapes)
+      none = {name: (zero, jnp.int32(0)) for name, zero in zeros.items()}
+      return jax.lax.fori_loop(0, steps, add, jax.lax.pcast(none, parallel.REPLICA, to="varying"))
 
     self._mesh = mesh
-    self.run = parallel.over_replicas(run, mesh, (), (_SPLIT, PartitionSpec(), PartitionSpec()))
+    self.run = parallel.over_replicas(run, mesh, (), (SPLIT, PartitionSpec(), PartitionSpec()))
 
   def lower(self, predictors: dict[str, Any], loader: Loader):
     """Lowers the program of a chunk, in the shape of the loader's first batch."""
     chunk = _example(loader, self._mesh)
     return self.run.lower(predictors, chunk.batches, chunk.rows, np.int32(chunk.steps))
 
-  def __call__(self, predictors: dict[str, Any], loader: Loader) -> dict[str, np.ndarray]:
+  def __call__(self, predictors: dict[str, Any], loader: Loader) -> dict[str, Any]:
     totals: Any = None
     before: Any = None
-    for chunk in _prefetched(_chunks(loader, self._mesh, _filled_up)):
+    for chunk in _prefetched(_chunks(loader, self._mesh, filled_up)):
       sums = self.run(predictors, chunk.batches, chunk.rows, np.int32(chunk.steps))
       if before is not None:
         totals = _plus(totals, before)
       before = sums
     totals = _plus(totals, before)
-    return {name: np.float32(total / count) for name, (total, count) in totals.items()}
+    return {
+      name: jax.tree.map(lambda total, n=count: np.float32(total / n), sums)
+      for name, (sums, count) in totals.items()
+    }
 
 
 class Evaluation:
@@ -162,7 +162,7 @@ class Evaluation:
   """
 
   def __init__(self, task: Task, mesh: Mesh, patience: int | None):
-    self._errors = Errors(task, mesh)
+    self._errors = Errors(task.errors, mesh)
     self._select = parallel.over_replicas(lambda pair: epochs.select(task, *pair, patience), mesh)
 
   def lower(self, state: AceState, loader: Loader):
@@ -236,7 +236,7 @@ def _chunks(
   loader: Loader, mesh: Mesh, prepare: Callable[[Batch, Loader, Mesh], tuple[Batch, int]]
 ) -> Iterator[Chunk]:
   """Groups a loader's batches into chunks on the devices."""
-  room = _room(loader)
+  room = room_for(loader)
   shape, batches, rows = None, [], []
   for batch in loader.epoch():
     ready, count = prepare(batch, loader, mesh)
@@ -256,19 +256,19 @@ def _filled(batches: list[Batch], rows: list[int], room: int) -> Chunk:
   return Chunk((*batches, *[batches[-1]] * spare), len(batches), counts)
 
 
-def _room(loader: Loader) -> int:
+def room_for(loader: Loader) -> int:
   """Returns how many batches a chunk has room for."""
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(loader.first))
   return max(1, min(MOST_STEPS, loader.most_steps() or MOST_STEPS, MOST_BYTES // max(1, size)))
 
 
 def _example(loader: Loader, mesh: Mesh) -> Chunk:
-  batch, count = _filled_up(loader.first, loader, mesh)
-  return _filled([_put(batch, loader, mesh)], [count], _room(loader))
+  batch, count = filled_up(loader.first, loader, mesh)
+  return _filled([_put(batch, loader, mesh)], [count], room_for(loader))
 
 
 def _put(batch: Batch, loader: Loader, mesh: Mesh) -> Batch:
-  sharding = NamedSharding(mesh, _SPLIT)
+  sharding = NamedSharding(mesh, SPLIT)
   if not hosts.several():
     return jax.device_put(batch, sharding)
 
@@ -279,7 +279,7 @@ def _put(batch: Batch, loader: Loader, mesh: Mesh) -> Batch:
   return jax.tree.map(put, batch)
 
 
-def _check_share(batch: Batch, loader: Loader, mesh: Mesh) -> tuple[Batch, int]:
+def check_share(batch: Batch, loader: Loader, mesh: Mesh) -> tuple[Batch, int]:
   """Refuses a batch that the devices cannot share; returns it, and its samples over all of them."""
   if loaders.whole(batch):
     return batch, 0
@@ -293,162 +293,13 @@ def _check_share(batch: Batch, loader: Loader, mesh: Mesh) -> tuple[Batch, int]:
   return batch, rows
 
 
-def _filled_up(batch: Batch, loader: Loader, mesh: Mesh) -> tuple[Batch, int]:
+def filled_up(batch: Batch, loader: Loader, mesh: Mesh) -> tuple[Batch, int]:
   """Fills a short batch up with copies of its last sample, which are not counted."""
   if loaders.whole(batch):
     return batch, 0
   rows = jax.tree.leaves(batch)[0].shape[0]
   if hosts.several():  # whose rows that count would not be the first ones
-    return _check_share(batch, loader, mesh)
+    return check_share(batch, loader, mesh)
   devices = mesh.shape[parallel.DATA]
   full = math.ceil(max(rows, loader.samples) / devices) * devices
   return take(batch, np.minimum(np.arange(full), rows - 1)), rows
-
-
-# What `loop` asks of either kind of data.
-
-Data = Batch | Loader
-
-
-def opened(
-  train: Any,
-  valid: Any,
-  test: Any,
-  steps: int | None,
-  options: Any,
-  given: Collection[str],
-) -> tuple[Data, Data, Data | None, Any]:
-  """Returns what `fit` was given, loaders as `Loader`; and its settings with their batch size.
-
-  Args:
-    train: Of `fit`.
-    valid: Of `fit`.
-    test: Of `fit`.
-    steps: Batches in an epoch of training.
-    options: A `loop.Settings`.
-    given: Which settings the user gave.
-
-  Raises:
-    ConfigurationError: a setting is about data in memory and these are none, or the reverse.
-  """
-  kinds = {"train": train, "valid": valid, "test": test}
-  opening = {name: data for name, data in kinds.items() if loaders.is_loader(data)}
-  if steps is not None and "train" not in opening:
-    raise ConfigurationError(
-      f"steps_per_epoch is {steps}, but train is arrays in memory, of which an epoch is one pass; "
-      "leave it out, or give a loader of batches."
-    )
-  for setting, name in {"batch_size": "train", "eval_batch_size": "valid"}.items():
-    if setting in given and name in opening:
-      raise ConfigurationError(
-        f"{name} is a loader, whose batches have the size that it gives them; leave {setting} out "
-        "(parts of one batch in memory are a tuple or dictionary, a list is one of batches)."
-      )
-  for name, data in opening.items():
-    kinds[name] = Loader(data, name, steps if name == "train" else None)
-  if "train" in opening:
-    size = kinds["train"].samples * jax.process_count()
-    options = dataclasses.replace(options, batch_size=size)
-  return kinds["train"], kinds["valid"], kinds["test"], options
-
-
-def compile_epoch(method: PrimalDual, mesh: Mesh, batch_size: int, data: Data) -> Any:
-  """Returns the program of an epoch over data of this kind."""
-  if not isinstance(data, Loader):
-    return epochs.compile_epoch(method, mesh, batch_size)
-  _check_mesh(data, mesh)
-  _check_share(data.first, data, mesh)
-  return Epoch(method, mesh)
-
-
-def compile_evaluation(
-  task: Task, mesh: Mesh, batch_size: int, patience: int | None, data: Data
-) -> Any:
-  """Returns the program of an evaluation on data of this kind."""
-  if not isinstance(data, Loader):
-    return epochs.compile_evaluation(task, mesh, batch_size, patience)
-  _check_mesh(data, mesh)
-  return Evaluation(task, mesh, patience)
-
-
-def compile_errors(task: Task, mesh: Mesh, batch_size: int, data: Data) -> Any:
-  """Returns the program of errors on data of this kind."""
-  if not isinstance(data, Loader):
-    return epochs.compile_errors(task, mesh, batch_size)
-  _check_mesh(data, mesh)
-  return Errors(task, mesh)
-
-
-def _check_mesh(loader: Loader, mesh: Mesh) -> None:
-  devices = mesh.shape[parallel.DATA]
-  if loaders.whole(loader.first) and devices > 1:
-    raise ConfigurationError(
-      f"{loader.called} has batches of graphs, which are not split over {devices} devices; give "
-      "mesh=make_mesh(data=1)."
-    )
-  if hosts.several() and devices < len(mesh.devices.flat):
-    raise ConfigurationError(
-      f"{loader.called} is read by each process for itself, so that replicas cannot be shared out "
-      "among them; give mesh=make_mesh()."
-    )
-
-
-def put(data: Data, mesh: Mesh) -> Data:
-  """Puts samples on every device; a loader's come when their time has come."""
-  return data if isinstance(data, Loader) else parallel.replicate(data, mesh)
-
-
-def resident(data: Data, mesh: Mesh) -> Any:
-  """Returns arrays, or their shapes, that take the memory which the data do: of two chunks."""
-  if not isinstance(data, Loader):
-    return data
-  sharding = NamedSharding(mesh, _SPLIT)
-  batch = _filled_up(data.first, data, mesh)[0]
-  times = 2 * _room(data) * jax.process_count()
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((times * x.shape[0], *x.shape[1:]), x.dtype, sharding=sharding),
-    batch,
-  )
-
-
-def check_memory(data: Data, valid: Data, mesh: Mesh) -> None:
-  """Refuses samples in memory that the devices cannot hold (`memory.check_data`)."""
-  kept = [x for x in (data, valid) if not isinstance(x, Loader)]
-  if kept:
-    memory.check_data(kept[0], kept[1] if len(kept) > 1 else (), mesh)
-
-
-def state_of(data: Data) -> list[Any] | None:
-  """Returns each process's saved state of a loader, for the checkpoint; None where there is none.
-
-  Raises:
-    ConfigurationError: a loader's state holds what cannot be written.
-  """
-  if not isinstance(data, Loader) or not data.has_state:
-    return None
-  try:
-    return hosts.gather_json(data.state())
-  except TypeError as error:
-    raise ConfigurationError(
-      f"{data.called} cannot be saved ({error}); hide its state_dict or get_state to go without."
-    ) from error
-
-
-def restore(data: Data, checkpoint: Path) -> None:
-  """Puts a loader where it was at a checkpoint, or says in one line what happens instead."""
-  if not isinstance(data, Loader):
-    return
-  saved = checkpoints.loader_state(checkpoint)
-  if saved is not None and data.has_state:
-    if len(saved) != jax.process_count():
-      raise ConfigurationError(
-        f"{data.called} was read by {len(saved)} processes, now by {jax.process_count()}; resume "
-        "with as many."
-      )
-    data.restore(saved[jax.process_index()])
-    return
-  logging.warning(
-    "%s has no saved state: %s.", data.called,
-    "its iteration begins anew, wherever it was in its pass" if data.steps
-    else "epochs are whole passes, and the next one begins anew",
-  )  # fmt: skip

@@ -84,16 +84,16 @@ def load_folder(folder: str | Path, train: int | None = None) -> Dataset:
       not fit the others; or there are fewer trajectories.
   """
   folder = paths.expanded(folder)
-  found = {path.name: match[1] for path in folder.glob("*.npy") if (match := _file(path))}
-  if not found:
+  data_sets = {path.name: match[1] for path in folder.glob("*.npy") if (match := _file(path))}
+  if not data_sets:
     raise DataError(f"{folder}: no file loc_train*.npy; {_REMEDY_FOLDER}.")
-  if len({*found.values()}) > 1:
-    listed = ", ".join(sorted(name for name in found if name.startswith("loc_"))[:4])
+  if len({*data_sets.values()}) > 1:
+    listed = ", ".join(sorted(name for name in data_sets if name.startswith("loc_"))[:4])
     raise DataError(
       f"{folder}: files of several data sets ({listed}); name one, "
       "--data_file=FOLDER/loc_train_NAME.npy."
     )
-  return _load_published(folder, next(iter(found.values())), train)
+  return _load_published(folder, next(iter(data_sets.values())), train)
 
 
 def _file(path: Path) -> re.Match[str] | None:

@@ -30,12 +30,12 @@ def nearest(
       f"{count} neighbours asked for, but a particle of {particles} has 1 to {particles - 1} "
       "others: change --neighbours."
     )
-  found = np.empty((samples, particles, count), np.int32)
+  indices = np.empty((samples, particles, count), np.int32)
   step = max(1, _DISTANCES // particles**2)
   for start in range(0, samples, step):
     chunk = positions[start : start + step].astype(np.float64)
     square = np.sum(np.square(chunk[:, :, None] - chunk[:, None]), axis=-1)
     square[:, np.arange(particles), np.arange(particles)] = np.inf
     order = np.argsort(square, axis=-1, kind="stable")[..., :count]
-    found[start : start + step] = np.sort(order, axis=-1)
-  return found
+    indices[start : start + step] = np.sort(order, axis=-1)
+  return indices

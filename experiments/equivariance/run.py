@@ -130,7 +130,8 @@ def errors_by_layer(
   @jax.jit
   def measure(variables):
     def outputs(batch):
-      return symmetry.layer_outputs(network, variables, *inputs(batch))
+      layers = symmetry.layer_outputs(network, variables, *inputs(batch))
+      return {name: layers[name] for name in features}
 
     motions = nbody_run.act_on_batch
     return symmetry.equivariance_statistics(outputs, batch, drawn, motions, features)

@@ -67,8 +67,8 @@ def launch(
     except OSError as error:
       if error.errno not in _DISK:
         _defect()
-      place = error.filename or "to disk"
-      _end(f"cannot write {place}: {error.strerror}; mend the disk, then add --resume.", 1)
+      target = error.filename or "to disk"
+      _end(f"cannot write {target}: {error.strerror}; mend the disk, then add --resume.", 1)
     except Exception as error:
       # The libraries' own errors carry an exit code or are DataErrors; anything else is a defect
       # and keeps its traceback.

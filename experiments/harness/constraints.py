@@ -58,11 +58,11 @@ def where(**fields: Any) -> set[str]:
 
 def constants() -> dict[str, Constant]:
   """Returns all constants by name, each as its first constraint has it."""
-  found: dict[str, Constant] = {}
+  by_name: dict[str, Constant] = {}
   for entry in _registered.values():
     for constant in entry.constants:
-      found.setdefault(constant.name, constant)
-  return found
+      by_name.setdefault(constant.name, constant)
+  return by_name
 
 
 def users(constant: str) -> set[str]:
@@ -70,7 +70,7 @@ def users(constant: str) -> set[str]:
   return {
     entry.name
     for entry in _registered.values()
-    if constant in [own.name for own in entry.constants]
+    if constant in [taken.name for taken in entry.constants]
   }
 
 
@@ -118,23 +118,23 @@ def complete(
   """
   entry, given = get(settings["constraint"]), {*given}
   lengths = {Length.RUN: epochs, Length.CONSTRAINED: constrained}
-  found = dict(settings)
+  completed = dict(settings)
 
   def resolve(value: Any) -> Any:
     return lengths[value] if isinstance(value, Length) else value
 
   for constant in entry.constants:
     replaced = constant.replaced_by and settings[constant.replaced_by[0]] == constant.replaced_by[1]
-    if found[constant.name] is None and not replaced:
-      found[constant.name] = resolve(constant.default)
-    value = found[constant.name]
+    if completed[constant.name] is None and not replaced:
+      completed[constant.name] = resolve(constant.default)
+    value = completed[constant.name]
     if constant.too_long and value and value > constrained:
       said = constant.too_long.format(epochs=constrained)
       raise UsageError(f"--{constant.name}={value} {said}")
   if settings["preset"] == "quick":
-    found |= {name: resolve(v) for name, v in entry.quick.items() if name not in given}
+    completed |= {name: resolve(v) for name, v in entry.quick.items() if name not in given}
   left_out = [name for name, constant in constants().items() if not constant.nullable]
-  return {k: v for k, v in found.items() if v is not None or k not in left_out}
+  return {k: v for k, v in completed.items() if v is not None or k not in left_out}
 
 
 def labels(settings: Mapping[str, Any], rivals: bool) -> list[str]:
@@ -145,11 +145,11 @@ def labels(settings: Mapping[str, Any], rivals: bool) -> list[str]:
     rivals: Those that only tables of rivals show, in place of those that all show.
   """
   shown = ("rivals",) if rivals else ("every", "changed")
-  found = [
+  texts = [
     constant.label(settings[name])
     for name, constant in constants().items()
     if constant.shown in shown
     and settings.get(name) is not None
     and (constant.shown != "changed" or settings[name] != constant.default)
   ]
-  return [label for label in found if label]
+  return [label for label in texts if label]

@@ -174,20 +174,23 @@ _COMMON = [
 
 
 def settings(
-  kind: type[S], preset: Mapping[str, Any], own: tuple[str, ...], models: tuple[str, ...]
+  kind: type[S],
+  preset: Mapping[str, Any],
+  experiment_flags: tuple[str, ...],
+  models: tuple[str, ...],
 ) -> S:
   """Returns all settings of a run: flags where given, else the preset's values.
 
   Args:
     kind: The experiment's settings.
     preset: Values of the chosen preset for flags left alone.
-    own: Names of the experiment's own flags.
+    experiment_flags: Names of the experiment's own flags.
     models: Names of the experiment's models.
 
   Raises:
     UsageError: flags contradict each other, or a value is out of range.
   """
-  given = {name: FLAGS[name].value for name in (*_COMMON, *own)}
+  given = {name: FLAGS[name].value for name in (*_COMMON, *experiment_flags)}
   _check(given)
   if given["model"] is not None and given["model"] not in models:
     raise UsageError(f"--model={given['model']} does not exist here; take {'|'.join(models)}.")
@@ -270,26 +273,26 @@ def plan(settings: Settings) -> replicas.Plan:
   Raises:
     UsageError: flags contradict each other, or a value is out of range.
   """
-  found = replicas.Plan(
+  planned = replicas.Plan(
     replicas.parse_seeds(FLAGS.seeds),
     replicas.parse_grid(FLAGS.grid),
     replicas.parse_mesh(FLAGS.mesh),
   )
-  if found.seeds and FLAGS["seed"].present:
+  if planned.seeds and FLAGS["seed"].present:
     raise UsageError("--seed and --seeds contradict each other; leave out one.")
-  for name, values in found.grid:
+  for name, values in planned.grid:
     if FLAGS[name].present:
       raise UsageError(f"--{name} and --grid={name}=... contradict each other; leave out one.")
     for value in values:
       others = dict.fromkeys((*_COMMON, *constraints.meaningful()))
       _check({**others, "constraint": settings.constraint.name, name: value})
-  return found
+  return planned
 
 
 def describe(settings: Settings, plan: replicas.Plan) -> str:
   """Returns what --dry_run prints, a line of JSON: [{"replica": name, "settings": {...}}, ...]."""
-  found = [{"replica": name, "settings": own.to_json()} for name, own in plan.expand(settings)]
-  return json.dumps(found)
+  runs = [{"replica": name, "settings": of_run.to_json()} for name, of_run in plan.expand(settings)]
+  return json.dumps(runs)
 
 
 def _check(given: Mapping[str, Any]) -> None:

@@ -33,8 +33,8 @@ def compile_measure(learned: task.Task, symmetry: Symmetry, batch_size: int) -> 
   @jax.jit
   def compiled(variables, samples):
     key = jax.random.key(0)
-    found = data.measure(learned, symmetry, variables, samples, key, batch_size=batch_size)
-    return dict(zip(("gap", "gap_error", "gap_relative"), found, strict=True))
+    measured = data.measure(learned, symmetry, variables, samples, key, batch_size=batch_size)
+    return dict(zip(("gap", "gap_error", "gap_relative"), measured, strict=True))
 
   def measure(variables, samples):
     return {name: float(value) for name, value in compiled(variables, samples).items()}
@@ -67,7 +67,7 @@ def add(
     return {f"test_{name}": value for name, value in measure(variables, test).items()}
 
   gaps = {name: on_test(variables) for name, variables in end.selected().items()}
-  predictors = {name: found | gaps[name] for name, found in result["predictors"].items()}
+  predictors = {name: errors | gaps[name] for name, errors in result["predictors"].items()}
   result = result | {"predictors": predictors}
   if not isinstance(end.constraint, Functional | ResilientFunctional):
     return result

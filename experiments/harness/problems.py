@@ -121,10 +121,10 @@ def start(replicas: Sequence[Settings], problem: Problem, epochs_done: int = 0) 
 
   sample = tasks.take(problem.train, slice(0, 2))
   begins = []
-  for own in replicas:
-    flat = own.to_json()
+  for settings in replicas:
+    flat = settings.to_json()
     riding = {name: flat[name] for name in constraints.gridded() if flat.get(name) is not None}
-    begins.append(create(jax.random.key(own.training.seed), riding, sample))
+    begins.append(create(jax.random.key(settings.training.seed), riding, sample))
   return parallel.stack(begins)
 
 
@@ -138,7 +138,7 @@ def finish(replicas: Sequence[Settings], problem: Problem) -> Finish | None:
   if not training.finish_epochs or shared.constraint.entry.gamma == "absent":
     return None
   after = training.epochs - training.finish_epochs
-  fresh = start([own.replace(constraint="strict") for own in replicas], problem, after)
+  fresh = start([settings.replace(constraint="strict") for settings in replicas], problem, after)
   return Finish(after, method(shared, problem, after), fresh, training.finish_from or "best")
 
 

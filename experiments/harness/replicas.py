@@ -47,13 +47,15 @@ class Plan:
     names = [name for name, _ in self.grid]
     if len(seeds) == 1 and not names:
       return [("", {"seed": seeds[0]})]
-    found = []
+    points = []
     for values in itertools.product(*(values for _, values in self.grid)):
       for seed in seeds:
-        own = dict(zip(names, values, strict=True))
-        label = "_".join([*(f"{name}{exact(value)}" for name, value in own.items()), f"seed{seed}"])
-        found.append((label, {**own, "seed": seed}))
-    return found
+        point = dict(zip(names, values, strict=True))
+        label = "_".join(
+          [*(f"{name}{exact(value)}" for name, value in point.items()), f"seed{seed}"]
+        )
+        points.append((label, {**point, "seed": seed}))
+    return points
 
   def expand(self, settings: S) -> list[tuple[str, S]]:
     """Returns (name, settings) of every replica.

@@ -249,9 +249,9 @@ def _wrong(result: dict[str, Any]) -> str:
   for name, pair in result["differs_from_published"].items():
     if not isinstance(pair, list) or len(pair) != 2:
       return f"differs_from_published/{name}"
-  found = _wrong_setting(result)
-  if found:
-    return f"settings/{found}"
+  setting = _wrong_setting(result)
+  if setting:
+    return f"settings/{setting}"
   for name, least in (("seconds", 0), ("epochs", 1), ("train_samples", 1)):
     if not _from(least, result.get(name)):
       return name
@@ -265,11 +265,11 @@ def _wrong(result: dict[str, Any]) -> str:
   # A network without gamma has one predictor under any constraint.
   if not {"projection"} <= {*result["predictors"]} <= {"projection", "relaxed"}:
     return "predictors"
-  for name, found in result["predictors"].items():
-    if not isinstance(found, dict) or not all(_from(0, found.get(key)) for key in _ERRORS):
+  for name, predictor in result["predictors"].items():
+    if not isinstance(predictor, dict) or not all(_from(0, predictor.get(key)) for key in _ERRORS):
       return f"predictors/{name}"
-    error = found.get(ERROR, found.get(ERROR_ABOUT_ORIGIN, ""))
-    if not _from(0, found.get("test_gap", 0)) or not (error is None or _from(0, error)):
+    error = predictor.get(ERROR, predictor.get(ERROR_ABOUT_ORIGIN, ""))
+    if not _from(0, predictor.get("test_gap", 0)) or not (error is None or _from(0, error)):
       return f"predictors/{name}"
   bound = result.get("functional", {"asked": 0, "final": {"test_gap": 0}})
   reached = bound.get("final") if isinstance(bound, dict) else None

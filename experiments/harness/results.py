@@ -146,16 +146,16 @@ def summary_table(results: Sequence[Result], baseline: str, scale: float = 1.0) 
   rows.append([baseline, shown(linear), "", "", "", "1.0"])
   for result in results:
     replica = f", {result['replica']}" if result["replica"] else ""
-    for name, found in result["predictors"].items():
-      equivariance = equivariance_error(found)
+    for name, predictor in result["predictors"].items():
+      equivariance = equivariance_error(predictor)
       rows.append(
         [
           f"{result['constraint']}, {name}{replica}",
-          shown(found["test_mse"]),
-          shown(found["valid_mse"]),
-          str(found["best_epoch"]),
+          shown(predictor["test_mse"]),
+          shown(predictor["valid_mse"]),
+          str(predictor["best_epoch"]),
           "" if equivariance is None else f"{equivariance:.1e}",
-          f"{linear / found['test_mse']:.1f}" if found["test_mse"] else "inf",
+          f"{linear / predictor['test_mse']:.1f}" if predictor["test_mse"] else "inf",
         ]
       )
   return tables.table([*header, f"{baseline} / test"], rows)

@@ -59,12 +59,12 @@ class Group:
 
   def to_json(self) -> dict[str, Any]:
     """Returns the group's keys."""
-    found = {}
+    flat = {}
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if not (field.metadata.get("left_out") and value == field.default):
-        found[field.name] = list(value) if isinstance(value, tuple) else value
-    return found
+        flat[field.name] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def check_domains(domains: Mapping[str, str], values: Mapping[str, Any]) -> None:
@@ -149,8 +149,8 @@ class Branch(Group):
 
   def to_json(self) -> dict[str, Any]:
     """Returns the branch; sizes of other branches are null."""
-    own = branches.get(self.relaxation).size
-    sizes = {name: self.size if own and own.name == name else None for name in branches.sizes()}
+    size = branches.get(self.relaxation).size
+    sizes = {name: self.size if size and size.name == name else None for name in branches.sizes()}
     scale = {"gamma": self.gamma, "relaxation_scale": self.relaxation_scale}
     return {"relaxation": self.relaxation, **sizes, **scale}
 
@@ -300,10 +300,10 @@ class Settings:
 
   def to_json(self) -> dict[str, Any]:
     """Returns the settings as config.json and result.json have them, flat."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for field in dataclasses.fields(self):
-      found |= getattr(self, field.name).to_json()
-    return found
+      flat |= getattr(self, field.name).to_json()
+    return flat
 
   def replace(self, **changes: Any) -> Self:
     """Returns the settings with some of them changed, by their flat names.

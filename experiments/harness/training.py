@@ -11,8 +11,9 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from ace_jax import state
-from ace_jax.errors import CheckpointError, NonFiniteError
+import ace_jax
+from ace_jax import signals, state
+from ace_jax.errors import CheckpointError, Interrupted, NonFiniteError
 from ace_jax.training import checkpoints, epochs, hosts, loop, parallel
 from ace_jax.training.parallel import default_mesh, make_mesh
 from ace_jax.training.progress import ProgressBar
@@ -26,6 +27,23 @@ from experiments.harness.settings import Settings
 _ALONE = Plan()
 ENDING = (signal.SIGINT, signal.SIGTERM)
 """Signals after which a training saves and ends."""
+
+
+def finished(trained: ace_jax.Fit, saved: str) -> ace_jax.Fit:
+  """Returns a training that Ctrl-C did not end.
+
+  Args:
+    trained: What `fit` returned.
+    saved: Where it is, for the message.
+
+  Raises:
+    Interrupted: Ctrl-C ended it; the command ends too.
+  """
+  if trained.interrupted:
+    epoch = int(trained.state.epoch)
+    said = f"asked to end ({signals.name(signal.SIGINT)}) after epoch {epoch}; {saved}"
+    raise Interrupted(said, signal.SIGINT)
+  return trained
 
 
 @functools.cache
@@ -44,9 +62,9 @@ def restore(folder: Path, settings: Settings, problem: Problem) -> state.AceStat
   Raises:
     CheckpointError: no checkpoint of it is whole.
   """
-  place, own, index = _locate(folder, settings)
-  begin, ending = start(own, problem), finish(own, problem)
-  newest = checkpoints.newest_whole(place)
+  saved, replicas, index = _locate(folder, settings)
+  begin, ending = start(replicas, problem), finish(replicas, problem)
+  newest = checkpoints.newest_whole(saved)
   like = ending.after_epochs(begin, int(newest.name)) if ending else begin
   return parallel.select(checkpoints.load(newest, like), index)
 
@@ -57,15 +75,15 @@ def trajectory(folder: Path, settings: Settings, problem: Problem) -> list[state
   Arguments as of `restore`; a run keeps more than its newest few with `keep_period`. A finish is
   left out, whose states are of another structure.
   """
-  place, own, index = _locate(folder, settings)
+  saved, replicas, index = _locate(folder, settings)
   before = settings.training.epochs - (settings.training.finish_epochs or 0)
-  found = checkpoints.restore_all(place, start(own, problem), before)
-  return [parallel.select(one, index) for one in found]
+  states = checkpoints.restore_all(saved, start(replicas, problem), before)
+  return [parallel.select(stacked, index) for stacked in states]
 
 
 def _locate(folder: Path, settings: Settings) -> tuple[Path, list[Settings], int]:
   """Returns a run's checkpoints, settings of all replicas in them, and which of them it is."""
-  own, index, place = [settings], 0, folder
+  replicas, index, workdir = [settings], 0, folder
   together = workdirs.read_settings(folder.parent)
   if "epochs" in together and not checkpoints.exists(folder / loop.CHECKPOINTS):
     grid = tuple((name, tuple(values)) for name, values in together.get("grid", {}).items())
@@ -74,8 +92,8 @@ def _locate(folder: Path, settings: Settings) -> tuple[Path, list[Settings], int
       strict=True,
     )
     if folder.name in names:
-      own, index, place = [*several], names.index(folder.name), folder.parent
-  return place / loop.CHECKPOINTS, own, index
+      replicas, index, workdir = [*several], names.index(folder.name), folder.parent
+  return workdir / loop.CHECKPOINTS, replicas, index
 
 
 def check_devices(settings: Settings, plan: Plan) -> None:
@@ -98,19 +116,19 @@ def _mesh(settings: Settings, plan: Plan) -> Mesh:
   return default_mesh(len(plan.expand(settings)))
 
 
-def where(place: Path, found: Sequence[Result]) -> str:
+def where(folder: Path, contents: Sequence[Result]) -> str:
   """Returns the last line of a run: what is in which folder.
 
   Args:
-    place: The folder of the command.
-    found: The content of each result.json.
+    folder: The folder of the command.
+    contents: The content of each result.json.
   """
-  names = [result["replica"] for result in found if result["replica"]]
+  names = [result["replica"] for result in contents if result["replica"]]
   if not names:
-    return f"Everything is in {place}: result.json, figures/, ..."
-  shown = ", ".join(str(place / name) for name in names[:4])
+    return f"Everything is in {folder}: result.json, figures/, ..."
+  shown = ", ".join(str(folder / name) for name in names[:4])
   more = f", ... ({len(names)} in all)" if len(names) > 4 else ""
-  return f"Results are in {shown}{more}: result.json, figures/, ...; checkpoints in {place}."
+  return f"Results are in {shown}{more}: result.json, figures/, ...; checkpoints in {folder}."
 
 
 def say_preset(settings: Settings, extent: str = "minutes on two cores") -> None:
@@ -127,7 +145,7 @@ def say_preset(settings: Settings, extent: str = "minutes on two cores") -> None
 def train_and_say(
   problem: Problem,
   settings: Settings,
-  place: Path,
+  folder: Path,
   resume: bool,
   plan: Plan,
   baseline: str,
@@ -139,36 +157,36 @@ def train_and_say(
   Args:
     problem: Model, data, loss.
     settings: All settings.
-    place: Where to write.
+    folder: Where to write.
     resume: Continue what is there.
     plan: The replicas.
     baseline: See `results.summary_table`, as for `scale`.
     scale: What errors are multiplied by.
     remark: A line below the table; "" is none.
   """
-  found = train(problem, settings, place, resume, plan)
-  print(f"\n{results.summary_table(found, baseline, scale)}\n")
+  contents = train(problem, settings, folder, resume, plan)
+  print(f"\n{results.summary_table(contents, baseline, scale)}\n")
   if remark:
     print(remark)
-  print(where(place, found))
+  print(where(folder, contents))
 
 
 def train(
   problem: Problem,
   settings: Settings,
-  place: Path,
+  folder: Path,
   resume: bool,
   plan: Plan = _ALONE,
 ) -> list[Result]:
   """Trains the replicas of a plan as one device program; writes everything about each.
 
-  A run alone has config.json, metrics, result.json and figures in `place`; of several replicas
+  A run alone has config.json, metrics, result.json and figures in `folder`; of several replicas
   each has its own folder there, and they share the checkpoints.
 
   Args:
     problem: Model and data.
     settings: All settings of the command.
-    place: The folder.
+    folder: The folder.
     resume: Continue what is there.
     plan: The replicas.
 
@@ -178,18 +196,18 @@ def train(
   Raises:
     NonFiniteError: a replica met a number that is not finite; the others are written by then.
   """
-  names, own = zip(*plan.expand(settings), strict=True)
+  names, replicas = zip(*plan.expand(settings), strict=True)
   mesh = _mesh(settings, plan)
   tensorboard = importlib.util.find_spec("tensorboardX") is not None
   if not tensorboard:
     _say_once("tensorboardX is not installed, so nothing is written for TensorBoard.")
 
   def loggers(name, done):
-    return [TensorBoardLogger(place / name / "tensorboard", done)] if tensorboard else []
+    return [TensorBoardLogger(folder / name / "tensorboard", done)] if tensorboard else []
 
   settled = {**settings.to_json(), **plan.identity()}
-  with workdirs.opened(place, settled, resume) if hosts.first() else contextlib.nullcontext():
-    begin = start(own, problem)
+  with workdirs.opened(folder, settled, resume) if hosts.first() else contextlib.nullcontext():
+    begin = start(replicas, problem)
     test_errors = epochs.compile_errors(problem.task, mesh, problem.eval_batch_size)
     measured = parallel.over_replicas(functools.partial(problem.measure, problem.task), mesh)
     measure_gaps = problem.symmetry and gaps.compile_measure(
@@ -199,25 +217,25 @@ def train(
     def measure(current):
       numbers = measured(current)
       if settings.training.log_test:
-        found = test_errors(current.current(), problem.test)
-        numbers |= {f"test/{name}": error for name, error in found.items()}
+        on_test = test_errors(current.current(), problem.test)
+        numbers |= {f"test/{name}": error for name, error in on_test.items()}
       return numbers
 
     report_memory, peaks = results.keep_memory()
     end, records = loop.train(
-      method(own[0], problem),
+      method(replicas[0], problem),
       begin,
       problem.train,
       problem.valid,
       training_settings(settings.training, problem),
       mesh=mesh,
-      workdir=place,
+      workdir=folder,
       names=names,
       resume=resume,
       progress=lambda done: ProgressBar(settings.training.epochs, done),
       loggers=loggers,
       measure=measure,
-      finish=finish(own, problem),
+      finish=finish(replicas, problem),
       report_memory=report_memory,
       ends_on=ENDING,
     )
@@ -225,26 +243,26 @@ def train(
     tests = loop.test_errors_of_sets(
       problem.task, end, {"": problem.test, **turned}, problem.eval_batch_size, mesh
     )
-    found, failed = [], []
+    contents, failed = [], []
     for i, name in enumerate(names):
       alone = jax.device_get(parallel.select(end, i))
       if int(alone.failed):
         failed.append(f"{name} in epoch {int(alone.failed)}")
         continue
       errors = {label: tests[label][i] for label in turned}
-      result = results.make(problem, own[i], alone, records[i], tests[""][i], errors)
+      result = results.make(problem, replicas[i], alone, records[i], tests[""][i], errors)
       if measure_gaps:
         result = gaps.add(result, measure_gaps, alone, problem.train, problem.test)
       together = {"replica": name, "replicas": len(names), "memory": results.memory(peaks)}
-      found.append({**result, **together})
+      contents.append({**result, **together})
       if hosts.first():
-        _write(place / name, problem, own[i], alone, records[i], found[-1])
+        _write(folder / name, problem, replicas[i], alone, records[i], contents[-1])
   if failed:
     raise NonFiniteError(
       f"of {len(names)} replicas, these met numbers that are not finite: {', '.join(failed)}; "
-      f"the results of the others are in {place}. Lower the step sizes or clip gradients."
+      f"the results of the others are in {folder}. Lower the step sizes or clip gradients."
     )
-  return found
+  return contents
 
 
 def _write(folder, problem, settings, end, records, result) -> None:

@@ -28,8 +28,8 @@ BROKEN = {"none": set(), "x": {"shift_x"}, "y": {"shift_y"}}
 _POINTS = 8
 
 
-class Found(NamedTuple):
-  """What the second part found.
+class Results(NamedTuple):
+  """What came of the second part.
 
   Attributes:
     rows: Numbers of every bias, constraint and seed.
@@ -44,15 +44,15 @@ class Found(NamedTuple):
   records: dict[tuple[str, str], list[history.Record]]
 
 
-def run(settings: Flags, place: Path, progress: Any) -> Found:
+def run(settings: Flags, folder: Path, progress: Any) -> Results:
   """Trains every constraint on every data set, and reports on what has a gamma.
 
   Args:
     settings: Of the command.
-    place: Gets a folder a training.
+    folder: Gets a folder a training.
     progress: Called after each training.
   """
-  found = Found([], {}, {}, {})
+  results = Results([], {}, {}, {})
   measure = compile_measure()
   for bias in settings.bias:
     data = digits.load(bias, canvas=CANVAS, data_seed=settings.data_seed)
@@ -61,23 +61,23 @@ def run(settings: Flags, place: Path, progress: Any) -> Found:
     for constraint in settings.constraint:
       measured, trainings = [], []
       for seed in settings.seeds:
-        own = place / f"{constraint}_bias_{bias}_seed{seed}_epochs{settings.epochs}"
-        one = images_training.train(NETWORK, data, constraint, seed, settings, own)
-        row = summarise(bias, constraint, seed, one, test)
-        if one.state.primal.gamma:
-          measured.append(jax.device_get(measure(one.relaxed, test)))
-          trainings.append(report.evidence(one.history, baseline))
+        workdir = folder / f"{constraint}_bias_{bias}_seed{seed}_epochs{settings.epochs}"
+        fit = images_training.train(NETWORK, data, constraint, seed, settings, workdir)
+        row = summarise(bias, constraint, seed, fit, test)
+        if fit.state.primal.gamma:
+          measured.append(jax.device_get(measure(fit.relaxed, test)))
+          trainings.append(report.evidence(fit.history, baseline))
           row |= judged(report.generator_reports(measured[-1:], trainings[-1:]), BROKEN[bias])
           if seed == settings.seeds[0]:
             inputs = (test["image"],)
-            layers = report.layer_reports(NETWORK, one.state.relaxed, inputs, one.history)
-            found.layers[bias, constraint] = layers
-            found.records[bias, constraint] = one.history
-        found.rows.append(row)
+            layers = report.layer_reports(NETWORK, fit.state.relaxed, inputs, fit.history)
+            results.layers[bias, constraint] = layers
+            results.records[bias, constraint] = fit.history
+        results.rows.append(row)
         progress(f"bias {bias}, {constraint}, seed {seed}")
       if measured:
-        found.reports[bias, constraint] = report.generator_reports(measured, trainings)
-  return found
+        results.reports[bias, constraint] = report.generator_reports(measured, trainings)
+  return results
 
 
 def constant_error(
@@ -104,27 +104,27 @@ def judged(generators: Sequence[report.GeneratorReport], truth: set[str]) -> dic
 
 
 def summarise(
-  bias: str, constraint: str, seed: int, one: ace_jax.Fit, test: dict[str, Any]
+  bias: str, constraint: str, seed: int, fit: ace_jax.Fit, test: dict[str, Any]
 ) -> dict[str, Any]:
   """Returns the numbers of one training."""
   network = jax.jit(NETWORK.apply)
-  relaxed = "relaxed" if "relaxed" in one.test else "projection"
-  last = one.history[-1]
+  relaxed = "relaxed" if "relaxed" in fit.test else "projection"
+  last = fit.history[-1]
   kinds = {"gamma": "gamma", "multiplier": "multipliers", "slack": "slack"}
   return {
     "bias": bias,
     "constraint": constraint,
     "seed": seed,
-    "projection_test_loss": one.test["projection"],
-    "relaxed_test_loss": one.test[relaxed],
+    "projection_test_loss": fit.test["projection"],
+    "relaxed_test_loss": fit.test[relaxed],
     **{
       f"{name}_test_accuracy": float(
         images_training.accuracy(network(variables, test["image"]), test["label"])
       )
-      for name, variables in (("projection", one.projection), ("relaxed", one.relaxed))
+      for name, variables in (("projection", fit.projection), ("relaxed", fit.relaxed))
     },
     **{plural: history.of_kind(last, kind) for kind, plural in kinds.items()},
-    "memory": one.memory and one.memory.record(),
+    "memory": fit.memory and fit.memory.record(),
   }
 
 
@@ -161,13 +161,13 @@ def compile_measure():
   return measure
 
 
-def table(found: Found) -> tuple[list[str], list[list[str]]]:
+def table(results: Results) -> tuple[list[str], list[list[str]]]:
   """Returns header and rows of the table: means over seeds, and how often verdicts are right."""
   header = ["bias, constraint", "f_eq accuracy", "relaxed accuracy", "max|gamma|", "max|lambda|"]
   header += ["called broken (seeds)", "right, wrong, cannot tell"]
   shown = []
-  for key in dict.fromkeys((row["bias"], row["constraint"]) for row in found.rows):
-    of_key = [row for row in found.rows if (row["bias"], row["constraint"]) == key]
+  for key in dict.fromkeys((row["bias"], row["constraint"]) for row in results.rows):
+    of_key = [row for row in results.rows if (row["bias"], row["constraint"]) == key]
     outcomes = [row["outcome"] for row in of_key if "outcome" in row]
     names = sorted({name for row in of_key for name in row.get("called_broken", ())})
     counts = [f"{name} {sum(name in row['called_broken'] for row in of_key)}" for name in names]

@@ -13,81 +13,81 @@ from experiments.images import training as images_training
 from experiments.images.settings import Flags
 
 
-def run(settings: Flags, place: Path) -> None:
+def run(settings: Flags, folder: Path) -> None:
   """Runs the parts that are asked for, and prints, writes and draws what came out.
 
   Args:
     settings: Networks and placings of the first part, constraints and biases of the second, seeds,
       data_seed, epochs and rho.
-    place: Where to write; what was trained there is not trained again.
+    folder: Where to write; what was trained there is not trained again.
   """
   trainings = len(settings.seeds) * (
     len(settings.networks) * len(settings.placing) + len(settings.constraint) * len(settings.bias)
   )
-  rows, found = [], images_bias.Found([], {}, {}, {})
+  rows, results = [], images_bias.Results([], {}, {}, {})
   # What decides a training and is not in the name of its folder.
   fixed = images_training.SETTINGS.to_json()
   shared = {"data_seed": settings.data_seed, "rho": settings.rho}
   shared |= {name: fixed[name] for name in images_training.RECORDED}
-  with workdirs.opened(place, shared, resume=(place / workdirs.CONFIG).exists()):
+  with workdirs.opened(folder, shared, resume=(folder / workdirs.CONFIG).exists()):
     with Progress(trainings, "training") as shown:
 
       def progress(what):
         shown.advance(1, {"last": what})
 
       if settings.networks:
-        rows = images_shifts.run(settings, place / "trainings", progress)
+        rows = images_shifts.run(settings, folder / "trainings", progress)
       if settings.constraint:
-        found = images_bias.run(settings, place / "trainings", progress)
+        results = images_bias.run(settings, folder / "trainings", progress)
     result = {
       "experiment": "images",
       "settings": {**dataclasses.asdict(settings), **shared},
       "networks": rows,
-      "constraints": found.rows,
+      "constraints": results.rows,
       "reports": [
         {
           "bias": bias,
           "constraint": constraint,
           "verdict": report.verdict(generators),
-          "generators": [dataclasses.asdict(one) for one in generators],
-          "layers": [dataclasses.asdict(one) for one in found.layers[bias, constraint]],
+          "generators": [dataclasses.asdict(generator) for generator in generators],
+          "layers": [dataclasses.asdict(layer) for layer in results.layers[bias, constraint]],
         }
-        for (bias, constraint), generators in found.reports.items()
+        for (bias, constraint), generators in results.reports.items()
       ],
     }
-    workdirs.write_result(place, result)
-    (place / "figures").mkdir(exist_ok=True)
-    draw(place / "figures", rows, found)
-  say(rows, found)
-  print(f"\nEverything is in {place}: result.json, figures/")
+    workdirs.write_result(folder, result)
+    (folder / "figures").mkdir(exist_ok=True)
+    draw(folder / "figures", rows, results)
+  say(rows, results)
+  print(f"\nEverything is in {folder}: result.json, figures/")
 
 
-def say(rows: list[dict[str, Any]], found: images_bias.Found) -> None:
+def say(rows: list[dict[str, Any]], results: images_bias.Results) -> None:
   """Prints the tables and the verdicts."""
   if rows:
     print(f"\n{tables.table(*images_shifts.table(rows))}")
-  if found.rows:
-    print(f"\n{tables.table(*images_bias.table(found))}")
-  for (bias, constraint), generators in found.reports.items():
+  if results.rows:
+    print(f"\n{tables.table(*images_bias.table(results))}")
+  for (bias, constraint), generators in results.reports.items():
     header, lines = report.generator_rows(generators, "error of a step")
     print(f"\nbias {bias}, {constraint}: {report.verdict(generators)}")
     print(tables.table(header, lines))
 
 
-def draw(folder: Path, rows: list[dict[str, Any]], found: images_bias.Found) -> None:
+def draw(folder: Path, rows: list[dict[str, Any]], results: images_bias.Results) -> None:
   """Draws flips against shift, accuracies, and gammas and report of every constraint."""
   from ace_jax import plots
   from experiments.images import figures as image_plots
 
   if rows:
     plots.save(image_plots.flips(rows), folder / "flips.png")
-  if found.rows:
-    plots.save(image_plots.accuracies(found.rows), folder / "accuracy.png")
-  for (bias, constraint), generators in found.reports.items():
+  if results.rows:
+    plots.save(image_plots.accuracies(results.rows), folder / "accuracy.png")
+  for (bias, constraint), generators in results.reports.items():
     if constraint == "none":
       continue
     name = f"{constraint}_bias_{bias}.png"
-    records = found.records[bias, constraint]
+    records = results.records[bias, constraint]
     plots.save(plots.gamma_and_multipliers(records), folder / f"gamma_{name}")
-    figure = plots.misalignment(found.layers[bias, constraint], generators)
+    figure = plots.misalignment(results.layers[bias, constraint], generators)
     plots.save(figure, folder / f"report_{name}")

@@ -30,12 +30,12 @@ NETWORKS = {
 that each differs from `circular` in one thing alone; three of them halve the width three times."""
 
 
-def run(settings: Flags, place: Path, progress: Any) -> list[dict[str, Any]]:
+def run(settings: Flags, folder: Path, progress: Any) -> list[dict[str, Any]]:
   """Trains and measures every network.
 
   Args:
     settings: Of the command.
-    place: Gets a folder a training.
+    folder: Gets a folder a training.
     progress: Called after each training.
 
   Returns:
@@ -48,12 +48,12 @@ def run(settings: Flags, place: Path, progress: Any) -> list[dict[str, Any]]:
     for name in settings.networks:
       measure = compile_measure(NETWORKS[name])
       for seed in settings.seeds:
-        own = place / f"{name}_{placing}_seed{seed}_epochs{settings.epochs}"
-        found = images_training.train(NETWORKS[name], data, "strict", seed, settings, own)
-        numbers = measure(found.projection, data["test"], uniform)
-        loss = found.test["projection"]
+        workdir = folder / f"{name}_{placing}_seed{seed}_epochs{settings.epochs}"
+        fit = images_training.train(NETWORKS[name], data, "strict", seed, settings, workdir)
+        numbers = measure(fit.projection, data["test"], uniform)
+        loss = fit.test["projection"]
         row = {"network": name, "placing": placing, "seed": seed, "test_loss": loss}
-        row["memory"] = found.memory and found.memory.record()
+        row["memory"] = fit.memory and fit.memory.record()
         rows.append(row | jax.tree.map(lambda a: np.asarray(a).tolist(), numbers))
         progress(f"{name}, trained on {placing} digits, seed {seed}")
   return rows
@@ -96,7 +96,7 @@ def compile_measure(network: cnn.ConvNet):
 
     images = jnp.asarray(test["image"])
     along_x = flips(jax.vmap(group.generators["shift_x"])(jnp.arange(CANVAS)))
-    one = flips(jnp.array([[1, 0], [0, 1]]))
+    one_pixel = flips(jnp.array([[1, 0], [0, 1]]))
     errors = equivariance_statistics(
       outputs,
       images[:_MEASURED],
@@ -109,7 +109,7 @@ def compile_measure(network: cnn.ConvNet):
       "uniform_accuracy": images_training.accuracy(
         network.apply(variables, uniform["image"]), uniform["label"]
       ),
-      "flips_one_pixel": jnp.mean(one),
+      "flips_one_pixel": jnp.mean(one_pixel),
       "flips_random_shift": jnp.mean(flips(random)),
       "flips_along_x": along_x,
       "invariance_error": errors[_LOGITS].relative,
@@ -126,13 +126,13 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
   keys = list(dict.fromkeys((row["network"], row["placing"]) for row in rows))
   shown = []
   for key in keys:
-    own = [row for row in rows if (row["network"], row["placing"]) == key]
-    layers = [row["equivariance_error"] for row in own]
+    of_key = [row for row in rows if (row["network"], row["placing"]) == key]
+    layers = [row["equivariance_error"] for row in of_key]
     shown.append(
       [
         ", ".join(key),
-        *(f"{100 * mean(row[name] for row in own):.1f}%" for name in _SHARES),
-        f"{mean(row['invariance_error'] for row in own):.1e}",
+        *(f"{100 * mean(row[name] for row in of_key):.1f}%" for name in _SHARES),
+        f"{mean(row['invariance_error'] for row in of_key):.1e}",
         " ".join(f"{mean(errors[name] for errors in layers):.0e}" for name in sorted(layers[0])),
       ]
     )

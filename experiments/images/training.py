@@ -24,6 +24,7 @@ from experiments.harness.settings import (
   Settings,
   Training,
 )
+from experiments.harness.training import finished
 from experiments.images.settings import Flags
 
 CANVAS = 24
@@ -42,6 +43,11 @@ RECORDED = (
   *("dual_lr", "dual_optimizer", "dual_eps", "clip_norm", "augmented"),
 )
 """Settings that no flag moves, as they stand in config.json and result.json."""
+_OF_FIT = (
+  *("epochs", "seed"),
+  *(name for name in RECORDED if name not in ("dual_optimizer", "dual_eps", "augmented")),
+)
+"""Settings that `fit` takes under the same name."""
 
 shifted = actions.shifted((-3, -2))
 """How a shift acts on an image, [height, width, channels], or on a batch of them."""
@@ -69,7 +75,7 @@ def train(
   constraint: str,
   seed: int,
   flags: Flags,
-  place: Path,
+  folder: Path,
 ) -> ace_jax.Fit:
   """Trains one network, or reads it back where it was trained before.
 
@@ -82,38 +88,30 @@ def train(
     constraint: "strict", "none", "equality" or "resilient".
     seed: Of this training.
     flags: Of the command.
-    place: A folder of its own, for its checkpoint and history.
+    folder: A folder of its own, for its checkpoint and history.
   """
   settings = SETTINGS.replace(constraint=constraint, seed=seed, epochs=flags.epochs, rho=flags.rho)
-  primal, dual, training = settings.primal, settings.dual, settings.training
+  flat = settings.to_json()
   strict = settings.constraint.entry.gamma == "absent"
   init = homotopy.strict(network.init) if strict else network.init
   # The first of the two keys that `fit` draws, with which it would make them itself.
-  key, _ = jax.random.split(jax.random.key(training.seed))
+  key, _ = jax.random.split(jax.random.key(seed))
   variables = jax.jit(init)(key, data["train"]["image"][:2])
-  steps_an_epoch = len(data["train"]["label"]) // training.batch_size
-  return ace_jax.fit(
+  steps_an_epoch = len(data["train"]["label"]) // settings.training.batch_size
+  trained = ace_jax.fit(
     network,
     cross_entropy,
     *(visible(data[name]) for name in ("train", "valid", "test")),
     constraint=build.constraint(settings.constraint, SYMMETRY, steps_an_epoch),
     inputs=lambda batch: (batch["image"],),
     variables=variables,
-    lr=primal.lr,
-    gamma_lr=primal.gamma_lr,
-    slack_lr=primal.slack_lr,
-    dual_lr=dual.dual_lr,
-    dual=dual.dual_optimizer,
-    clip_norm=primal.clip_norm,
-    seed=training.seed,
-    workdir=place,
-    resume=checkpoints.exists(place / loop.CHECKPOINTS),
+    dual=settings.dual.dual_optimizer,
+    workdir=folder,
+    resume=checkpoints.exists(folder / loop.CHECKPOINTS),
     progress=None,
-    epochs=training.epochs,
-    batch_size=training.batch_size,
-    eval_every=training.eval_every,
-    checkpoint_every=training.checkpoint_every,
+    **{name: flat[name] for name in _OF_FIT},
   )
+  return finished(trained, f"saved in {folder}")
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -213,7 +213,7 @@ def trajectory_plane(
   """
   end = drawn.trained_run.end
   center = end.primal.theta
-  points = [state.primal.theta for state in path]
+  points = [visited.primal.theta for visited in path]
   first, second, shares = landscape.principal_directions(center, points)
   coordinates = np.stack(
     [np.asarray(landscape.coordinates(center, p, first, second)) for p in [*points, center]]

@@ -23,12 +23,12 @@ _MEASURED, _ROTATIONS = 20, 2
 _SCALE = 100.0  # errors are published in units of 10^-2
 
 
-def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, folder: Path, resume: bool, plan: Plan) -> None:
   """Trains one model, and says how well.
 
   Args:
     settings: All settings, from `experiments.harness.flags.settings`.
-    place: Where to write.
+    folder: Where to write.
     resume: Continue what is there.
     plan: The replicas.
   """
@@ -40,7 +40,7 @@ def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   if data.summary["source"] == "synthetic":
     remark = "SYNTHETIC DATA: these errors say nothing about people (see --source)."
   problem = make_problem(settings, data)
-  training.train_and_say(problem, settings, place, resume, plan, "x + 30 v", _SCALE, remark)
+  training.train_and_say(problem, settings, folder, resume, plan, "x + 30 v", _SCALE, remark)
 
 
 def load(settings: Settings) -> mocap.Dataset:
@@ -78,8 +78,8 @@ def make_problem(settings: Settings, data: mocap.Dataset) -> problems.Problem:
   measured = task.take(data.valid, index)
   symmetry = kept_symmetry(settings.model.keep)
   published = preset_values("paper", settings.model.model)
-  own = {"eval_every", "checkpoint_every", "patience"}
-  published = {k: v for k, v in published.items() if k not in own}
+  unpublished = {"eval_every", "checkpoint_every", "patience"}
+  published = {k: v for k, v in published.items() if k not in unpublished}
   published |= {
     "gamma_lr": None,
     "gamma_optimizer": None,

@@ -74,11 +74,11 @@ def confusion(
   names = [name.replace("_", " ") for name in classes]
   for row, predictor in zip(grid, predictors, strict=True):
     for axes, (suffix, title) in zip(row, sets.items(), strict=True):
-      found = predicted[predictor + suffix]
-      matrix = 100 * shares(np.asarray(truth), np.asarray(found), len(classes))
+      labels = predicted[predictor + suffix]
+      matrix = 100 * shares(np.asarray(truth), np.asarray(labels), len(classes))
       image = axes.imshow(matrix, vmin=0, vmax=100, cmap="Blues")
       axes.grid(False)
-      correct = 100 * np.mean(np.asarray(found) == np.asarray(truth))
+      correct = 100 * np.mean(np.asarray(labels) == np.asarray(truth))
       axes.set_title(f"{predictor}, {title}: {correct:.1f} % right")
       axes.set_xticks(range(len(classes)), names, rotation=90)
       axes.set_yticks(range(len(classes)), names)

@@ -28,12 +28,12 @@ _VALID_KEY, _VALID_DROP_KEY, _TEST_DROP_KEY = 1, 2, 3
 SMOOTHING = 0.2
 
 
-def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, folder: Path, resume: bool, plan: Plan) -> None:
   """Trains one model, and says how well.
 
   Args:
     settings: All settings, from `experiments.harness.flags.settings`.
-    place: Where to write.
+    folder: Where to write.
     resume: Continue what is there.
     plan: The replicas.
   """
@@ -42,7 +42,7 @@ def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   say_data(data)
   training.say_preset(settings, "minutes on two cores, a small model on a part of the shapes")
   problem = make_problem(settings, data)
-  training.train_and_say(problem, settings, place, resume, plan, _BASELINE)
+  training.train_and_say(problem, settings, folder, resume, plan, _BASELINE)
 
 
 def load(settings: Settings) -> modelnet.Dataset:
@@ -208,12 +208,12 @@ def predictions(
   count = task.size(test)
 
   def of_all(variables, split):
-    found = []
+    chunks = []
     for start in range(0, count, _EVALUATED):
       # The last batch is filled up with the first shapes, so that there is one program.
       index = np.arange(start, start + _EVALUATED) % count
-      found.append(np.asarray(classes(variables, task.take(split, index))))
-    return np.concatenate(found)[:count].astype(np.int32)
+      chunks.append(np.asarray(classes(variables, task.take(split, index))))
+    return np.concatenate(chunks)[:count].astype(np.int32)
 
   predicted = {
     f"{name}{turned}": of_all(variables, split)

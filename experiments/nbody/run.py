@@ -34,12 +34,12 @@ from experiments.nbody.settings import PARTICLES, PRESETS, SIMULATED, Data, Sett
 _MEASURED, _ROTATIONS = 100, 4
 
 
-def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, folder: Path, resume: bool, plan: Plan) -> None:
   """Runs one training, or a sample-efficiency curve if several training sizes are given.
 
   Args:
     settings: All settings, from `experiments.harness.flags.settings`.
-    place: Where to write.
+    folder: Where to write.
     resume: Continue what is there.
     plan: The replicas.
   """
@@ -49,10 +49,10 @@ def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   say_data(data)
   training.say_preset(settings)
   if sizes and len(sizes) > 1:
-    curve(settings, data, place, resume, plan)
+    curve(settings, data, folder, resume, plan)
   else:
     problem = make_problem(settings, data)
-    training.train_and_say(problem, settings, place, resume, plan, "x + v t")
+    training.train_and_say(problem, settings, folder, resume, plan, "x + v t")
 
 
 def load(settings: Settings, train: int | None) -> nbody.Dataset:
@@ -83,10 +83,10 @@ def _load(settings: Data, train: int | None) -> nbody.Dataset:
 def say_data(data: nbody.Dataset) -> None:
   """Prints where the data come from and what is known of them."""
   about, sizes = data.summary, data.summary["sizes"]
-  place = about.get("file") or (about["cache"] if about["source"] == "cache" else "this machine")
+  origin = about.get("file") or (about["cache"] if about["source"] == "cache" else "this machine")
   print(
     f"Data: {sizes['train']} train, {sizes['valid']} valid, {sizes['test']} test trajectories "
-    f"({about['source']}: {place}); x + v t has test MSE {about['linear_mse']['test']:.4f}."
+    f"({about['source']}: {origin}); x + v t has test MSE {about['linear_mse']['test']:.4f}."
   )
   drift = about.get("energy_drift")
   if drift:
@@ -258,47 +258,47 @@ def lengths(settings: Settings, largest: int, steps: int) -> dict[str, int]:
   """
   flat = settings.to_json()
   counted = [name for name, constant in constraints.constants().items() if constant.too_long]
-  found = {
+  scaled = {
     name: max(1, (2 * flat[name] * largest + steps) // (2 * steps))
     for name in (*_LENGTHS, *counted)
     if flat.get(name)
   }
-  if "keep_period" in found:  # a multiple, whatever rounding made of the two
-    interval = found["checkpoint_every"]
-    found["keep_period"] = interval * max(1, round(found["keep_period"] / interval))
-  return found
+  if "keep_period" in scaled:  # a multiple, whatever rounding made of the two
+    interval = scaled["checkpoint_every"]
+    scaled["keep_period"] = interval * max(1, round(scaled["keep_period"] / interval))
+  return scaled
 
 
 def curve(
   settings: Settings,
   data: nbody.Dataset,
-  place: Path,
+  folder: Path,
   resume: bool,
   plan: Plan,
 ) -> None:
   """Trains on every size of `train_samples`, and strictly too, for the same number of steps.
 
   Epochs in the settings, those between evaluations too, are of the largest size (`lengths`). Each
-  training has its own folder in `place`; finished ones are not repeated on `--resume`.
+  training has its own folder in `folder`; finished ones are not repeated on `--resume`.
   """
   from ace_jax import plots  # Matplotlib is slow to import
 
   identity = {**settings.to_json(), **plan.identity()}
   first = hosts.first()
-  with workdirs.opened(place, identity, resume) if first else contextlib.nullcontext():
-    test, steps, rows = _curve(settings, data, place, resume, plan)
+  with workdirs.opened(folder, identity, resume) if first else contextlib.nullcontext():
+    test, steps, rows = _curve(settings, data, folder, resume, plan)
     if first:
       result = {"experiment": "nbody_samples", "settings": settings.to_json()}
-      workdirs.write_result(place, {**result, "steps": steps, "test_mse": test})
-      (place / "figures").mkdir(exist_ok=True)
+      workdirs.write_result(folder, {**result, "steps": steps, "test_mse": test})
+      (folder / "figures").mkdir(exist_ok=True)
       figure = plots.sample_efficiency(test, "length$^2$")
-      plots.save(figure, place / "figures" / "sample_efficiency.png")
+      plots.save(figure, folder / "figures" / "sample_efficiency.png")
   print(f"\n{tables.table(['predictor', 'trajectories', 'steps', 'test MSE'], rows)}")
-  print(f"\nEverything is in {place}: result.json, figures/sample_efficiency.png, ...")
+  print(f"\nEverything is in {folder}: result.json, figures/sample_efficiency.png, ...")
 
 
 def _curve(
-  settings: Settings, data: nbody.Dataset, place: Path, resume: bool, plan: Plan
+  settings: Settings, data: nbody.Dataset, folder: Path, resume: bool, plan: Plan
 ) -> tuple[dict[str, dict[int, list[float]]], dict[int, int], list[list[str]]]:
   """Returns test errors by predictor and size, the steps of each size, and rows of a table."""
   names = dict.fromkeys([settings.constraint.name, "strict"])
@@ -308,21 +308,23 @@ def _curve(
   for size in settings.data.train_samples or ():
     subset = nbody.first(data, size)
     batch_size = min(batch, size)
-    own_lengths = lengths(settings, len(data.train["positions"]) // batch, size // batch_size)
-    steps[size] = own_lengths["epochs"] * (size // batch_size)
+    scaled = lengths(settings, len(data.train["positions"]) // batch, size // batch_size)
+    steps[size] = scaled["epochs"] * (size // batch_size)
     for constraint in names:
       changed = {"constraint": constraint, "train_samples": [size], "batch_size": batch_size}
-      own = settings.replace(**own_lengths, **changed)
-      folder = place / f"{constraint}_{size}"
-      print(f"\n{constraint}, {size} training trajectories, {own.training.epochs} epochs: {folder}")
-      finished = [folder / name / workdirs.RESULT for name, _ in plan.expand(own)]
+      varied = settings.replace(**scaled, **changed)
+      workdir = folder / f"{constraint}_{size}"
+      print(
+        f"\n{constraint}, {size} training trajectories, {varied.training.epochs} epochs: {workdir}"
+      )
+      finished = [workdir / name / workdirs.RESULT for name, _ in plan.expand(varied)]
       if resume and all(path.exists() for path in finished):
-        found = [*map(result_files.read_result, finished)]
+        results = [*map(result_files.read_result, finished)]
       else:
-        problem = make_problem(own, subset)
-        found = training.train(problem, own, folder, resume and folder.exists(), plan)
-      for name in found[0]["predictors"]:
-        errors = [result["predictors"][name]["test_mse"] for result in found]
+        problem = make_problem(varied, subset)
+        results = training.train(problem, varied, workdir, resume and workdir.exists(), plan)
+      for name in results[0]["predictors"]:
+        errors = [result["predictors"][name]["test_mse"] for result in results]
         test.setdefault(f"{constraint}, {name}", {})[size] = errors
         rows.append(
           [f"{constraint}, {name}", str(size), str(steps[size]), f"{np.mean(errors):.5f}"]

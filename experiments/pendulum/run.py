@@ -17,6 +17,7 @@ from ace_jax.training.progress import Progress
 from data import pendulum
 from experiments.harness import tables, workdirs
 from experiments.harness.replicas import exact
+from experiments.harness.training import finished
 
 CONSTRAINTS = ("strict", "equality", "resilient")
 _EQUIVARIANT = 0.01
@@ -33,7 +34,7 @@ RULE = (
 )
 
 
-def run(damping: list[float], epochs: int, seed: int, rho: float, place: Path) -> None:
+def run(damping: list[float], epochs: int, seed: int, rho: float, folder: Path) -> None:
   """Trains every constraint at every damping, and draws and says what came out.
 
   Args:
@@ -41,32 +42,32 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, place: Path) -
     epochs: Passes over the training data.
     seed: Of all trainings.
     rho: Price of slack of the resilient constraint.
-    place: Where to write.
+    folder: Where to write.
   """
   settings = {"damping": damping, "epochs": epochs, "seed": seed, "rho": rho}
-  found: dict[str, dict[float, Any]] = {name: {} for name in CONSTRAINTS}
+  fits: dict[str, dict[float, Any]] = {name: {} for name in CONSTRAINTS}
   results, rows = [], []
   with (
-    workdirs.opened(place, settings, resume=True),
+    workdirs.opened(folder, settings, resume=True),
     Progress(len(damping) * len(CONSTRAINTS), "training") as shown,
   ):
     for c in damping:
       data = pendulum.load(c)
       for name in CONSTRAINTS:
-        fit = found[name][c] = train(name, data, epochs, seed, rho)
+        fit = fits[name][c] = train(name, data, epochs, seed, rho)
         results.append(summarise(name, c, fit, data))
         shown.advance(1, {"last": f"{name}, damping {c:g}"})
       rows += [row(result) for result in results[-len(CONSTRAINTS) :]]
     said = {c: verdict(c, results) for c in damping}
     result = {"experiment": "pendulum", "settings": settings, "results": results}
     result |= {"rule": RULE, "verdicts": {exact(c): text for c, text in said.items()}}
-    workdirs.write_result(place, result)
-    (place / "figures").mkdir(exist_ok=True)
-    draw(place / "figures", damping, found, results)
+    workdirs.write_result(folder, result)
+    (folder / "figures").mkdir(exist_ok=True)
+    draw(folder / "figures", damping, fits, results)
   header = ["constraint, damping", "f_eq test MSE", "relaxed test MSE", "max|gamma|", "max|lambda|"]
   print(f"\n{tables.table([*header, 'equiv. error'], rows)}\n")
   print("\n".join([*said.values(), f"Rule: {RULE}."]))
-  print(f"\nEverything is in {place}: result.json, figures/")
+  print(f"\nEverything is in {folder}: result.json, figures/")
 
 
 def model() -> TimeReversalField:
@@ -85,7 +86,7 @@ def train(name: str, data: dict[str, Any], epochs: int, seed: int, rho: float) -
   }
   init = ace_jax.strict(network.init) if name == "strict" else network.init
   variables = jax.jit(init)(jax.random.key(seed), splits["train"][0][:2])
-  return ace_jax.fit(
+  trained = ace_jax.fit(
     network,
     squared_error,
     splits["train"],
@@ -104,6 +105,7 @@ def train(name: str, data: dict[str, Any], epochs: int, seed: int, rho: float) -
     checkpoint_every=epochs,
     progress=None,
   )
+  return finished(trained, "nothing of it is saved")
 
 
 def squared_error(prediction: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -174,7 +176,7 @@ def verdict(c: float, results: list[dict[str, Any]]) -> str:
   return f"damping {c:g}: {said} ({numbers})."
 
 
-def draw(folder: Path, damping: list[float], found: Any, results: list[dict[str, Any]]) -> None:
+def draw(folder: Path, damping: list[float], fits: Any, results: list[dict[str, Any]]) -> None:
   """Draws phase portraits, gamma and multipliers, and error against damping."""
   from ace_jax import plots
   from experiments.pendulum import figures as pendulum_plots
@@ -189,7 +191,7 @@ def draw(folder: Path, damping: list[float], found: Any, results: list[dict[str,
   ).astype(np.float32)
   fields = {"truth": pendulum.field(grid, strongest)}
   for name in CONSTRAINTS:
-    fit = found[name][strongest]
+    fit = fits[name][strongest]
     variables = fit.relaxed if name == "resilient" else fit.projection
     flat = model().apply(variables, grid.reshape(-1, 2))
     fields[name] = np.asarray(flat).reshape(grid.shape)
@@ -197,6 +199,6 @@ def draw(folder: Path, damping: list[float], found: Any, results: list[dict[str,
   plots.save(portraits, folder / "phase_portraits.png")
   for name in CONSTRAINTS[1:]:
     for c in (damping[0], strongest):
-      figure = plots.gamma_and_multipliers(found[name][c].history)
+      figure = plots.gamma_and_multipliers(fits[name][c].history)
       plots.save(figure, folder / f"gamma_{name}_damping{exact(c)}.png")
   plots.save(pendulum_plots.error_by_damping(results), folder / "error_by_damping.png")

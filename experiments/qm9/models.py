@@ -57,11 +57,11 @@ class MoleculeModel(nn.Module):
     """
     graph = padding.nearest(positions, numbers > 0, self.radius, self.neighbours)
     if isinstance(self.network, SchNet):
-      found = self.network(numbers, positions, graph, train)
+      prediction = self.network(numbers, positions, graph, train)
     else:
       inputs = segnn_inputs(numbers, positions, graph, self.network.lmax_attributes)
-      found = self.network(*inputs, graph, train)
-    return self.shift + self.scale * found[:, 0]
+      prediction = self.network(*inputs, graph, train)
+    return self.shift + self.scale * prediction[:, 0]
 
 
 def segnn_inputs(

@@ -25,12 +25,12 @@ _EVALUATED = 128
 _BASELINE = "mean"
 
 
-def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
+def run(settings: Settings, folder: Path, resume: bool, plan: Plan) -> None:
   """Trains one model, and says how well.
 
   Args:
     settings: All settings, from `experiments.harness.flags.settings`.
-    place: Where to write.
+    folder: Where to write.
     resume: Continue what is there.
     plan: The replicas.
   """
@@ -39,7 +39,7 @@ def run(settings: Settings, place: Path, resume: bool, plan: Plan) -> None:
   say_data(data)
   training.say_preset(settings, "minutes on two cores, a small model on a part of the molecules")
   problem = make_problem(settings, data)
-  training.train_and_say(problem, settings, place, resume, plan, _BASELINE)
+  training.train_and_say(problem, settings, folder, resume, plan, _BASELINE)
 
 
 def load(settings: Settings) -> qm9.Dataset:

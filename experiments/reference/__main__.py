@@ -236,14 +236,13 @@ def main() -> None:
     except ValueError as error:
       raise DataError(f"{FLAGS.reference}, {run}, {key}: {error}; nothing was written.") from error
     report[f"{run}/{key}"] = {"seeds": [r["seeds"][0] for r in runs[constraint]], **comparison}
-    ours = scale * np.array(comparison["ours_at_the_end"])
-    spread = f" +- {ours.std(ddof=1):.2f}" if len(ours) > 1 else ""
+    ours = [scale * error for error in comparison["ours_at_the_end"]]
     rows.append(
       [
         f"{run}, {predictor}, {split}",
         str(len(seeds)),
         f"{comparison['epochs'][0]}-{comparison['epochs'][1]}",
-        f"{ours.mean():.2f}{spread}",
+        tables.spread(ours, ".2f", ".2f"),
         f"{scale * comparison['reference_at_the_end']:.2f}",
         *(f"{share:.0%}" for share in comparison["shares"].values()),
       ]

@@ -71,6 +71,7 @@ def run(
       report.evidence(of_seed.records, of_seed.problem.summary["linear_mse"]["valid"])
       for of_seed in runs_there
     ],
+    group.lines,
   )
   write(target, runs, layers, generators)
   return generators, settings[0]

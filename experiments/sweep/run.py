@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -215,8 +215,7 @@ def _search(
 
   def settle(task: Task) -> None:
     if task.ended():
-      errors = [_error(trial, sweep.objective) for trial in task.trials]
-      value = None if None in errors else statistics.mean(e for e in errors if e is not None)
+      value = _mean([_error(trial, sweep.objective) for trial in task.trials])
       sweep_search.tell(study, int(task.program.name.removeprefix("trial_")), value)
 
   return tasks, source(), settle
@@ -225,6 +224,12 @@ def _search(
 def _error(trial: Trial, predictor: str) -> float | None:
   result = trial.result()
   return None if result is None else result["predictors"][predictor]["valid_mse"]
+
+
+def _mean(errors: Sequence[float | None]) -> float | None:
+  """Returns the mean over the seeds of a point; None while one of them has no error."""
+  known = [error for error in errors if error is not None]
+  return statistics.mean(known) if len(known) == len(errors) else None
 
 
 def _drive(
@@ -308,15 +313,15 @@ def table(rows: list[dict[str, Any]], objective: str) -> str:
   lines = []
   for rank, (parameters, group) in enumerate(points(rows), 1):
     errors = [row["objective"] for row in group if row["objective"] is not None]
-    spread = f"{statistics.stdev(errors):.1e}" if len(errors) > 1 else ""
+    deviation = f"{statistics.stdev(errors):.1e}" if len(errors) > 1 else ""
     reasons = dict.fromkeys(row["failure"] for row in group if row["failure"])
     lines.append(
       [
         str(rank),
         *(f"{v:g}" if isinstance(v, float) else str(v) for v in parameters.values()),
         f"{len(errors)} of {len(group)}",
-        f"{statistics.mean(errors):.5g}" if errors else "",
-        spread,
+        tables.spread(errors, ".5g", deviation=None),
+        deviation,
         "; ".join(reasons)[:80],
       ]
     )
@@ -340,9 +345,9 @@ def write(folder: Path, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
   if sweep.names() and any(row["objective"] is not None for row in rows):
     label = f"validation MSE, {sweep.objective}"
     means = [
-      (parameters, statistics.mean(row["objective"] for row in group))
+      (parameters, mean)
       for parameters, group in points(rows)
-      if all(row["objective"] is not None for row in group)
+      if (mean := _mean([row["objective"] for row in group])) is not None
     ]
     seeds = [(r["parameters"], r["objective"]) for r in rows if r["objective"] is not None]
     plots.save(sweep_plots.sensitivity(seeds, label), folder / "sensitivity.png")

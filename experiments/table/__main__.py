@@ -40,10 +40,10 @@ def read(folders: list[str]) -> list[dict[str, Any]]:
   """
   results = []
   for folder in folders:
-    paths = sorted(Path(folder).rglob("result.json"))
-    if not paths:
+    result_paths = sorted(Path(folder).rglob("result.json"))
+    if not result_paths:
       raise DataError(f"{folder}: no result.json below it; name folders of finished runs.")
-    results += map(result_files.read_result, paths)
+    results += map(result_files.read_result, result_paths)
   return results
 
 

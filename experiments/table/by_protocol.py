@@ -1,11 +1,10 @@
 """What the tables of QM9 and ModelNet40 share: runs joined over seeds, what is not published."""
 
 import json
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.harness import regularisation
+from experiments.harness import regularisation, tables
 
 Results = Sequence[dict[str, Any]]
 
@@ -19,13 +18,13 @@ def groups(results: Results, experiment: str, apart: Iterable[str] = ()) -> list
     apart: Further settings that may differ within a group.
   """
   left_out = {"seed", *apart}
-  found: dict[str, list[dict[str, Any]]] = {}
+  grouped: dict[str, list[dict[str, Any]]] = {}
   for result in results:
     if result["experiment"] == experiment:
       settings = {k: v for k, v in result["settings"].items() if k not in left_out}
       known = {name: value for name, value in settings.items() if value is not None}
-      found.setdefault(json.dumps(known, sort_keys=True), []).append(result)
-  return [found[key] for key in sorted(found)]
+      grouped.setdefault(json.dumps(known, sort_keys=True), []).append(result)
+  return [grouped[key] for key in sorted(grouped)]
 
 
 def kind(result: dict[str, Any]) -> str:
@@ -54,5 +53,4 @@ def spread(values: Sequence[float], digits: str) -> str:
   """
   if not values:
     return ""
-  deviation = f" +- {statistics.stdev(values):{digits}}" if len(values) > 1 else ""
-  return f"{statistics.mean(values):{digits}}{deviation} ({len(values)})"
+  return f"{tables.spread(values, digits, digits)} ({len(values)})"

@@ -26,13 +26,13 @@ def rows(results: by_protocol.Results) -> list[list[str]]:
   Args:
     results: Contents of result.json files.
   """
-  found = []
+  shown = []
   for group in by_protocol.groups(results, "modelnet40"):
     first = group[0]
     for predictor in first["predictors"]:
       errors = [r["predictors"][predictor] for r in group if predictor in r["predictors"]]
       turned = [error["test_mse_turned"] for error in errors if _is_turned(error)]
-      found.append(
+      shown.append(
         [
           by_protocol.kind(first),
           "made up" if first["data"].get("made_up") else "ModelNet40",
@@ -41,11 +41,11 @@ def rows(results: by_protocol.Results) -> list[list[str]]:
           str(first["train_samples"]),
           str(first["epochs"]),
           _accuracy([error["test_mse"] for error in errors]),
-          *(_accuracy([one[name] for one in turned]) for name in _TURNED),
+          *(_accuracy([error[name] for error in turned]) for name in _TURNED),
           by_protocol.differences(group, _SAID),
         ]
       )
-  return found
+  return shown
 
 
 def _is_turned(error: dict[str, Any]) -> bool:

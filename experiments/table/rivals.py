@@ -48,10 +48,10 @@ class Line(NamedTuple):
 
   def error(self) -> str:
     """Returns the mean of the last relative errors, and of which rotations if not the gap's."""
-    found = [result["predictors"][self.predictor] for result in self.results]
-    errors = [result_files.equivariance_error(predictor) for predictor in found]
+    predictors = [result["predictors"][self.predictor] for result in self.results]
+    errors = [result_files.equivariance_error(predictor) for predictor in predictors]
     mean = tables.spread([error for error in errors if error is not None], deviation=None)
-    return f"{mean} (origin)" if any(map(result_files.about_origin, found)) else mean
+    return f"{mean} (origin)" if any(map(result_files.about_origin, predictors)) else mean
 
   def label(self) -> str:
     """Returns model, constraint and its constants, and whether step sizes fell."""

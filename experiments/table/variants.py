@@ -161,8 +161,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
   from experiments.harness import comparison_figures
 
   panels: dict[str, list[comparison_figures.Entry]] = {}
-  found = lines(results)
-  for line, name in zip(found, names(found), strict=True):
+  listed = lines(results)
+  for line, name in zip(listed, names(listed), strict=True):
     first = line.results[0]
     title = f"{first['experiment']}, {first['train_samples']} samples, {line.epochs} epochs"
     entry = comparison_figures.Entry(name, line.relaxed(), line.errors("projection"), [])

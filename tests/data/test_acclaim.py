@@ -13,8 +13,8 @@ from data.mocap import acclaim
 def write(folder, skeleton=SKELETON, motion=MOTION, end="\n"):
   (folder / "01.asf").write_text(skeleton.replace("\n", end), newline="")
   (folder / "01_01.amc").write_text(motion.replace("\n", end), newline="")
-  found = acclaim.read_skeleton(folder / "01.asf")
-  return found, *acclaim.read_motion(folder / "01_01.amc", found)
+  parsed = acclaim.read_skeleton(folder / "01.asf")
+  return parsed, *acclaim.read_motion(folder / "01_01.amc", parsed)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -31,15 +31,15 @@ def test_positions_of_a_hand_made_motion(tmp_path, end):
     # about the upper bone's y, which lies along -z here.
     [[1, 2, 3], [1, 2, 5], [1, 2, 5]],
   ]
-  found = acclaim.joint_positions(skeleton, channels)
-  np.testing.assert_allclose(found[0], expected[0], atol=1e-12)
-  np.testing.assert_allclose(found[1, :2], expected[1][:2], atol=1e-12)
-  assert np.linalg.norm(found[1, 2] - found[1, 1]) == pytest.approx(1)
+  positions = acclaim.joint_positions(skeleton, channels)
+  np.testing.assert_allclose(positions[0], expected[0], atol=1e-12)
+  np.testing.assert_allclose(positions[1, :2], expected[1][:2], atol=1e-12)
+  assert np.linalg.norm(positions[1, 2] - positions[1, 1]) == pytest.approx(1)
 
 
 def test_angles_follow_the_documented_product(tmp_path):
   skeleton, _, channels = write(tmp_path)
-  found = acclaim.joint_positions(skeleton, channels)[1]
+  positions = acclaim.joint_positions(skeleton, channels)[1]
 
   def about(axis, degrees):
     a, (i, j) = np.deg2rad(degrees), {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
@@ -49,9 +49,9 @@ def test_angles_follow_the_documented_product(tmp_path):
     return matrix
 
   upper = about("y", 90) @ about("z", 90)
-  own = about("z", 90)
-  lower = upper @ own @ about("x", 90) @ own.T
-  np.testing.assert_allclose(found[2] - found[1], lower @ [0, 1, 0], atol=1e-12)
+  axes = about("z", 90)
+  lower = upper @ axes @ about("x", 90) @ axes.T
+  np.testing.assert_allclose(positions[2] - positions[1], lower @ [0, 1, 0], atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -114,5 +114,5 @@ def test_golden_positions(tmp_path):
   assert skeleton.names == golden["joint_names"].tolist()
   for name in ("35_01", "35_12", "35_30"):
     _, channels = acclaim.read_motion(path.parent / f"{name}.amc", skeleton)
-    found = acclaim.joint_positions(skeleton, channels)
-    np.testing.assert_allclose(found, golden[f"trial_{name}"], atol=1e-3)
+    positions = acclaim.joint_positions(skeleton, channels)
+    np.testing.assert_allclose(positions, golden[f"trial_{name}"], atol=1e-3)

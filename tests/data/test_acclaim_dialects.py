@@ -206,8 +206,8 @@ def test_files_called_in_upper_case_in_the_home_folder(tmp_path, monkeypatch, pl
   folder.mkdir()
   (folder / "35.ASF").write_text(SKELETON)
   (folder / "35_01.AMC").write_text(MOTION)
-  trials, bones, names, place = mocap.read_acclaim("~/walks", 35)
-  assert (bones.tolist(), names, place) == ([[1, 0], [2, 1]], [*plain], folder)
+  trials, bones, names, read_from = mocap.read_acclaim("~/walks", 35)
+  assert (bones.tolist(), names, read_from) == ([[1, 0], [2, 1]], [*plain], folder)
   np.testing.assert_array_equal(trials["01"], np.stack([*plain.values()], axis=1))
   (folder / "35_01.amc").write_text(MOTION)
   with pytest.raises(DataError, match=r"35_01\.AMC and 35_01\.amc are of one trial; leave one"):

@@ -36,10 +36,10 @@ def test_places_are_cyclic_shifts_of_one_image():
 
 def test_enlarged_pixels_are_squares():
   image = np.arange(4.0).reshape(1, 2, 2)
-  found = digits.paste(image, np.array([[3, 0]]), factor=2, canvas=4)[0, :, :, 0]
+  pasted = digits.paste(image, np.array([[3, 0]]), factor=2, canvas=4)[0, :, :, 0]
   # Rows 3, 0 hold the upper half, rows 1, 2 the lower one.
   expected = [[0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3], [0, 0, 1, 1]]
-  np.testing.assert_array_equal(found, expected)
+  np.testing.assert_array_equal(pasted, expected)
 
 
 @pytest.mark.parametrize(("bias", "axis"), [("y", 0), ("x", 1)])

@@ -54,10 +54,10 @@ def test_a_broken_file_is_refused_or_read_right(loaders, name):
     suppress_health_check=list(hypothesis.HealthCheck),
   )
   @hypothesis.given(loader.cases)
-  def one(content):
+  def load(content):
     loaded.append(loader.answers(content))
 
-  one()
+  load()
   assert 0 < sum(loaded) < len(loaded)
 
 
@@ -292,12 +292,12 @@ def test_a_giant_in_an_archive_is_refused_by_its_header(tmp_path, cache):
 
 def test_an_unpacked_file_that_was_damaged_is_unpacked_again(tmp_path, cache):
   path = tar(tmp_path / "a.tar", ("35.asf", b"whole", tarfile.REGTYPE, ""))
-  place = mocap_download.unpack(path)
-  assert mocap_download.unpack(path) == place
-  (place / "35.asf").write_bytes(b"wh0le")
+  unpacked = mocap_download.unpack(path)
+  assert mocap_download.unpack(path) == unpacked
+  (unpacked / "35.asf").write_bytes(b"wh0le")
   with pytest.warns(UserWarning, match=r"35\.asf is damaged"):
-    assert mocap_download.unpack(path) == place
-  assert (place / "35.asf").read_bytes() == b"whole"
+    assert mocap_download.unpack(path) == unpacked
+  assert (unpacked / "35.asf").read_bytes() == b"whole"
   (tmp_path / "b").mkdir()  # of the same name and size
   other = tar(tmp_path / "b" / "a.tar", ("35.asf", b"other", tarfile.REGTYPE, ""))
   assert (mocap_download.unpack(other) / "35.asf").read_bytes() == b"other"
@@ -315,14 +315,14 @@ def test_downloads_come_from_the_listed_site_and_keep_their_checksums(cache, mon
     (path / fname).write_text(fname)
 
   monkeypatch.setattr(pooch, "retrieve", retrieve)
-  place = mocap_download.fetch(9)
+  folder = mocap_download.fetch(9)
   assert set(asked) == {*mocap_download.files(9)}
   assert set(asked.values()) == {None}  # nobody has published them: the first download counts
   mocap_download.fetch(9)
   assert asked == {
     name: f"sha256:{hashlib.sha256(name.encode()).hexdigest()}" for name in mocap_download.files(9)
   }
-  (place / "09.asf").write_text("x")
-  assert sums.damaged(place) == "09.asf"
-  os.remove(place / sums.NAME)
-  assert sums.damaged(place) == sums.NAME
+  (folder / "09.asf").write_text("x")
+  assert sums.damaged(folder) == "09.asf"
+  os.remove(folder / sums.NAME)
+  assert sums.damaged(folder) == sums.NAME

@@ -127,10 +127,10 @@ def test_bones_of_the_walker_keep_their_lengths():
 def test_edges_of_the_skeleton():
   bones = np.array([[1, 0], [2, 1], [3, 1]])
   senders, receivers, types = mocap.topology_edges(bones, 4)
-  found = {(s, r): t for s, r, t in zip(senders, receivers, types[:, 0], strict=True)}
-  one, two = [(0, 1), (1, 2), (1, 3)], [(0, 2), (0, 3), (2, 3)]
-  expected = dict.fromkeys(one, 1.0) | dict.fromkeys(two, 2.0)
-  assert found == expected | {(b, a): t for (a, b), t in expected.items()}
+  edges = {(s, r): t for s, r, t in zip(senders, receivers, types[:, 0], strict=True)}
+  adjacent, two_apart = [(0, 1), (1, 2), (1, 3)], [(0, 2), (0, 3), (2, 3)]
+  expected = dict.fromkeys(adjacent, 1.0) | dict.fromkeys(two_apart, 2.0)
+  assert edges == expected | {(b, a): t for (a, b), t in expected.items()}
   assert len(mocap.topology_edges(walker.BONES, 31)[0]) == 130
 
 

@@ -42,26 +42,26 @@ def read(tmp_path, text):
   ],
 )
 def test_headers_and_comments_of_all_kinds(tmp_path, old, new):
-  found = read(tmp_path, TETRAHEDRON.replace(old, new))
-  assert found.vertices.shape == (4, 3)
-  assert found.faces.tolist() == [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]
-  assert found.areas().sum() == pytest.approx(1.5 + np.sqrt(3) / 2)
+  shape = read(tmp_path, TETRAHEDRON.replace(old, new))
+  assert shape.vertices.shape == (4, 3)
+  assert shape.faces.tolist() == [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]
+  assert shape.areas().sum() == pytest.approx(1.5 + np.sqrt(3) / 2)
 
 
 def test_a_polygon_is_a_fan_and_a_face_without_area_gets_no_points(tmp_path):
   text = "OFF\n5 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n9 9 9\n4 0 1 2 3\n3 4 4 4\n"
-  found = read(tmp_path, text)
-  assert found.faces.tolist() == [[0, 1, 2], [0, 2, 3], [4, 4, 4]]
-  points = mesh.sample(found, 500, np.random.default_rng(0))
+  shape = read(tmp_path, text)
+  assert shape.faces.tolist() == [[0, 1, 2], [0, 2, 3], [4, 4, 4]]
+  points = mesh.sample(shape, 500, np.random.default_rng(0))
   assert np.abs(points[:, 2] - points[0, 2]).max() < 1e-6
 
 
 @pytest.mark.skipif("ACE_DATA_DIR" not in os.environ, reason="no ACE_DATA_DIR")
 def test_real_files():
   for path in sorted((Path(os.environ["ACE_DATA_DIR"]) / "modelnet_sample").glob("*.off")):
-    found = mesh.read_off(path)
-    assert len(found.faces) > 500
-    points = mesh.sample(found, 300, np.random.default_rng(0))
+    shape = mesh.read_off(path)
+    assert len(shape.faces) > 500
+    points = mesh.sample(shape, 300, np.random.default_rng(0))
     assert np.linalg.norm(points, axis=1).max() == pytest.approx(1)
 
 

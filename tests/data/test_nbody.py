@@ -128,8 +128,8 @@ def test_every_pair_counts_once(particles):
   x = x[:, :, 0]
   d = x[:, None] - x[:, :, None]
   expected = jnp.sum(d / (jnp.sum(d**2, axis=0) + 0.01) ** 1.5, axis=2)
-  found = simulation.acceleration(Physics("gravity"), x[..., None], v[:, :, :1], q[:, :1])
-  np.testing.assert_allclose(found[..., 0], expected, rtol=1e-4, atol=1e-5)
+  acceleration = simulation.acceleration(Physics("gravity"), x[..., None], v[:, :, :1], q[:, :1])
+  np.testing.assert_allclose(acceleration[..., 0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_energy_of_the_softened_system_is_kept():

@@ -46,8 +46,8 @@ def made(count, first=1):
 
 
 def as_padded(arrays):
-  found = molecules.Molecules(**arrays)
-  numbers, positions = found.padded(7)
+  joined = molecules.Molecules(**arrays)
+  numbers, positions = joined.padded(7)
   columns = dict(zip(NAMES, arrays["targets"].T, strict=True))
   return {
     "num_atoms": arrays["counts"],
@@ -68,10 +68,10 @@ def folder(tmp_path):
 
 def test_a_public_file_is_read_in_the_units_of_the_literature(tmp_path):
   (tmp_path / "dsgdb9nsd_000001.xyz").write_text(METHANE)
-  found = readers.read_folder(tmp_path)
-  assert found.numbers.tolist() == [6, 1, 1, 1, 1]
-  assert found.positions[2, 2] == pytest.approx(2.765748e-4)
-  values = dict(zip(NAMES, found.targets[0], strict=True))
+  methane = readers.read_folder(tmp_path)
+  assert methane.numbers.tolist() == [6, 1, 1, 1, 1]
+  assert methane.positions[2, 2] == pytest.approx(2.765748e-4)
+  values = dict(zip(NAMES, methane.targets[0], strict=True))
   assert values["alpha"] == 13.21
   assert values["U0"] == pytest.approx(-1101.4878, abs=1e-3)  # as PyTorch Geometric has it
   assert values["gap"] == pytest.approx(13.7363, abs=1e-3)
@@ -107,13 +107,13 @@ def test_the_layouts_agree(tmp_path):
     writer = csv.DictWriter(file, rows[0])
     writer.writeheader()
     writer.writerows(rows)
-  one, two = (readers.read_npz([tmp_path / f"{name}.npz"]) for name in ("padded", "joined"))
-  three = readers.read_csv([tmp_path / "part.csv"])
-  for other in (two, three):
-    np.testing.assert_array_equal(one.index, other.index)
-    np.testing.assert_array_equal(one.numbers, other.numbers)
-    np.testing.assert_allclose(one.positions, other.positions, rtol=1e-6)
-    np.testing.assert_allclose(one.targets, other.targets, rtol=1e-12)
+  padded, flat = (readers.read_npz([tmp_path / f"{name}.npz"]) for name in ("padded", "joined"))
+  table = readers.read_csv([tmp_path / "part.csv"])
+  for other in (flat, table):
+    np.testing.assert_array_equal(padded.index, other.index)
+    np.testing.assert_array_equal(padded.numbers, other.numbers)
+    np.testing.assert_allclose(padded.positions, other.positions, rtol=1e-6)
+    np.testing.assert_allclose(padded.targets, other.targets, rtol=1e-12)
 
 
 def test_splits_are_fixed_and_share_nothing(folder):
@@ -134,14 +134,14 @@ def test_the_splits_of_all_of_qm9():
   count = 133_885 - 3054
   published = dataset.split_indices("published", count)
   assert [len(part) for part in published.values()] == [104_664, 13_083, 13_083]
-  found = dataset.split_indices("literature", count)
-  assert [len(part) for part in found.values()] == [100_000, 17_748, 13_083]
+  literature = dataset.split_indices("literature", count)
+  assert [len(part) for part in literature.values()] == [100_000, 17_748, 13_083]
   # The first of numpy.random.seed(0); numpy.random.permutation(130831), which others use.
   state = np.random.get_state()
   np.random.seed(0)
   order = np.random.permutation(count)
   np.random.set_state(state)
-  np.testing.assert_array_equal(np.concatenate([*found.values()]), order)
+  np.testing.assert_array_equal(np.concatenate([*literature.values()]), order)
   with pytest.raises(RequestError, match="too few for the split 'literature'"):
     dataset.split_indices("literature", 5000)
 
@@ -186,9 +186,9 @@ def test_requests_that_cannot_be_met(folder, arguments, says):
 def test_what_is_read_from_the_package_is_cached(tmp_path, monkeypatch):
   paths = [tmp_path / "part.csv"]
   paths[0].write_text("x")
-  found = molecules.checked("here", made(60), "mend it")
+  packaged = molecules.checked("here", made(60), "mend it")
   monkeypatch.setattr(readers, "package_files", lambda: paths)
-  monkeypatch.setattr(readers, "read_csv", lambda paths, progress: found)
+  monkeypatch.setattr(readers, "read_csv", lambda paths, progress: packaged)
   first = qm9.load("mu", kept=tmp_path / "kept")
 
   def not_again(paths, progress):

@@ -2,8 +2,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from unittest import mock
@@ -13,30 +11,12 @@ import pytest
 from ace_jax import files
 from ace_jax.errors import AceError, ConfigurationError
 from data.errors import DataError
-from experiments.campaign import compare as campaign_compare
-from experiments.campaign import plan as campaign_plan
 from experiments.campaign import run as campaign_run
 from experiments.campaign import state as campaign_state
 from experiments.campaign.plan import Comparison, Plan, Run
 from experiments.harness import programs, workdirs
 from experiments.harness.usage import UsageError
-
-ROOT = Path(__file__).parent.parent.parent
-TOY = Path(__file__).parent / "campaign_toy.py"
-
-
-def git(folder, *words):
-  names = ["-c", "user.name=a", "-c", "user.email=a@b"]
-  done = subprocess.run(["git", *names, *words], cwd=folder, capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr
-  return done.stdout.strip()
-
-
-def commit(repository, version):
-  (repository / "toy.py").write_text(TOY.read_text().replace("VERSION = 1", f"VERSION = {version}"))
-  git(repository, "add", ".")
-  git(repository, "commit", "-m", str(version))
-  return git(repository, "rev-parse", "HEAD")
+from tests.experiments.campaign_repository import commit, entry, git, start, write_plan
 
 
 @pytest.fixture
@@ -48,77 +28,72 @@ def repository(tmp_path):
   return folder
 
 
-def entry(name, seed=1, *flags, row=None, minutes=1.0, at=None):
-  command = ("toy", "--epochs=3", *flags, f"--seed={seed}")
-  return Run(name, "a", row or name, command, minutes, at)
-
-
-def run(plan, repository, place, minutes=None, devices=("cpu", 1)):
+def run(plan, repository, folder, minutes=None, devices=("cpu", 1)):
   with mock.patch.object(programs, "local_devices", lambda: devices):
-    campaign_run.run(plan, repository, place, place / "collected", 1, minutes)
+    campaign_run.run(plan, repository, folder, folder / "collected", 1, minutes)
 
 
-def result(place, *path):
-  return json.loads(place.joinpath("runs", *path, "result.json").read_text())
+def result(folder, *path):
+  return json.loads(folder.joinpath("runs", *path, "result.json").read_text())
 
 
 def test_what_is_missing_runs_in_order_each_at_its_commit(tmp_path, repository, capsys):
-  place, first = tmp_path / "w", git(repository, "rev-parse", "HEAD")
+  folder, first = tmp_path / "w", git(repository, "rev-parse", "HEAD")
   second = commit(repository, 2)
   plan = Plan((entry("b"), entry("a", at=first[:8])))
-  run(plan, repository, place)
-  assert [result(place, name)["version"] for name in "ba"] == [2, 1]
-  assert [result(place, name)["commit"] for name in "ba"] == [second, first]
-  assert result(place, "b")["cores"] == [*os.sched_getaffinity(0)]
+  run(plan, repository, folder)
+  assert [result(folder, name)["version"] for name in "ba"] == [2, 1]
+  assert [result(folder, name)["commit"] for name in "ba"] == [second, first]
+  assert result(folder, "b")["cores"] == [*os.sched_getaffinity(0)]
   said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
   assert said == ["b", "b", "a", "a"]
-  run(plan, repository, place)
+  run(plan, repository, folder)
   assert capsys.readouterr().out == ""
-  assert {path.name for path in (place / "commits").iterdir()} == {first[:12], second[:12]}
+  assert {path.name for path in (folder / "commits").iterdir()} == {first[:12], second[:12]}
 
 
 def test_a_run_cut_short_goes_on_at_its_commit(tmp_path, repository):
-  place, first = tmp_path / "w", git(repository, "rev-parse", "HEAD")
+  folder, first = tmp_path / "w", git(repository, "rev-parse", "HEAD")
   plan = Plan((entry("a", 1, "--cut=2"),))
   with pytest.raises(AceError, match="a by interruption: saved"):
-    run(plan, repository, place)
+    run(plan, repository, folder)
   commit(repository, 2)
   plan = Plan((*plan.runs, entry("later")))
-  run(plan, repository, place)
-  found = result(place, "a")
-  assert (found["version"], found["commit"], found["began"]) == (1, first, 2)
-  assert result(place, "later")["version"] == 2
-  assert len((place / "runs" / "a" / "metrics.jsonl").read_text().splitlines()) == 3
+  run(plan, repository, folder)
+  resumed = result(folder, "a")
+  assert (resumed["version"], resumed["commit"], resumed["began"]) == (1, first, 2)
+  assert result(folder, "later")["version"] == 2
+  assert len((folder / "runs" / "a" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_a_failure_is_shown_and_the_others_go_on(tmp_path, repository, capsys):
-  place = tmp_path / "w"
+  folder = tmp_path / "w"
   plan = Plan(
     (entry("a", 1, "--fail=no luck."), entry("b", 1, "--data_file=$NOT_SET/x"), entry("c"))
   )
   with pytest.raises(
     AceError, match=r"2 of 3 programs failed, a by exit code 1: no luck; the same"
   ):
-    run(plan, repository, place)
+    run(plan, repository, folder)
   said = capsys.readouterr().out
   assert "a: failed after 0.0 minutes: exit code 1: no luck." in said
   assert "b: --data_file=$NOT_SET/x needs a variable of the environment" in said
-  assert result(place, "c")["version"] == 1
-  shown = campaign_run.status(plan, campaign_state.read(place), place / "collected").splitlines()
+  assert result(folder, "c")["version"] == 1
+  shown = campaign_run.status(plan, campaign_state.read(folder), folder / "collected").splitlines()
   assert shown[2].split()[2] == "failed"
   assert "no luck" in shown[2]
   assert shown[-1].startswith("1 done, 2 failed; about 0.0 hours")
 
 
 def test_seeds_of_a_row_are_replicas_on_an_accelerator(tmp_path, repository, monkeypatch):
-  place = tmp_path / "w"
+  folder = tmp_path / "w"
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
   plan = Plan((entry("a_1", 1, row="a"), entry("b_1", 1, row="b"), entry("a_2", 2, row="a")))
-  run(plan, repository, place, devices=("cuda", 1))
-  assert {path.name for path in (place / "runs").iterdir()} == {"a_seeds1-2", "b_1"}
-  assert result(place, "a_seeds1-2", "seed2")["predictors"]["projection"]["test_mse"] == 1.2
+  run(plan, repository, folder, devices=("cuda", 1))
+  assert {path.name for path in (folder / "runs").iterdir()} == {"a_seeds1-2", "b_1"}
+  assert result(folder, "a_seeds1-2", "seed2")["predictors"]["projection"]["test_mse"] == 1.2
   # Another machine finds them, alone or together.
-  state = campaign_state.read(place)
+  state = campaign_state.read(folder)
   for together in (False, True):
     tasks = campaign_state.programs(plan, state, together, tmp_path)
     assert [task.name for task in tasks] == ["a_seeds1-2", "b_1"]
@@ -131,19 +106,19 @@ def test_seeds_of_a_row_are_replicas_on_an_accelerator(tmp_path, repository, mon
 
 
 def test_replicas_that_a_command_names_itself():
-  own = Run("r", "g", "r", ("toy", "--seeds=1,2", "--grid=beta=1,10"), 1.0)
-  assert own.replicas() == ("beta1_seed1", "beta1_seed2", "beta10_seed1", "beta10_seed2")
-  task = campaign_state.Program("r", (own,), Path("w"), Path("kept"))
-  assert task.results(own)[1] == ("beta1_seed2", Path("w/beta1_seed2"))
-  assert task.command() == own.command
+  replicated = Run("r", "g", "r", ("toy", "--seeds=1,2", "--grid=beta=1,10"), 1.0)
+  assert replicated.replicas() == ("beta1_seed1", "beta1_seed2", "beta10_seed1", "beta10_seed2")
+  task = campaign_state.Program("r", (replicated,), Path("w"), Path("kept"))
+  assert task.results(replicated)[1] == ("beta1_seed2", Path("w/beta1_seed2"))
+  assert task.command() == replicated.command
 
 
 def test_nothing_is_started_that_cannot_end_in_time(tmp_path, repository, capsys):
-  place = tmp_path / "w"
+  folder = tmp_path / "w"
   plan = Plan((entry("long", minutes=90.0), entry("short", minutes=0.5)))
-  run(plan, repository, place, minutes=1.0)
-  assert not (place / "runs" / "long").exists()
-  assert result(place, "short")["version"] == 1
+  run(plan, repository, folder, minutes=1.0)
+  assert not (folder / "runs" / "long").exists()
+  assert result(folder, "short")["version"] == 1
   assert "Not started, for lack of time: 1 (long)." in capsys.readouterr().out
 
 
@@ -187,11 +162,11 @@ def test_a_run_that_just_began_has_no_speed(tmp_path):
 
 
 def test_what_is_collected(tmp_path, repository):
-  place, out = tmp_path / "w", tmp_path / "results"
+  folder, out = tmp_path / "w", tmp_path / "results"
   plan = Plan((entry("a", 1, f"--data_file={tmp_path}/d.npz"), entry("b", 1, "--cut=1")))
   with pytest.raises(AceError):
-    run(plan, repository, place)
-  assert campaign_run.collect(plan, campaign_state.read(place), out) == 1
+    run(plan, repository, folder)
+  assert campaign_run.collect(plan, campaign_state.read(folder), out) == 1
   assert {path.name for path in out.iterdir()} == {"a"}
   names = {"config.json", "result.json", "records.jsonl.gz", "variables_projection.npz"}
   assert {path.name for path in (out / "a").iterdir()} == names
@@ -212,31 +187,31 @@ def test_what_was_collected_elsewhere_is_not_run_again(tmp_path, repository):
 
 
 def test_what_a_plan_may_not_change(tmp_path, repository):
-  place = tmp_path / "w"
+  folder = tmp_path / "w"
   number = "predictors/projection/test_mse"
   claim = Comparison("a small", "at_most", ("a",), (number,), 2.0)
-  run(Plan((entry("a"),), (claim,)), repository, place)
+  run(Plan((entry("a"),), (claim,)), repository, folder)
   more = Comparison("b small", "at_most", ("b",), (number,), 2.0)
-  run(Plan((entry("a"), entry("b")), (claim, more)), repository, place)
+  run(Plan((entry("a"), entry("b")), (claim, more)), repository, folder)
   moved = Comparison("a small", "at_most", ("a",), (number,), 3.0)
   with pytest.raises(DataError, match="'a small' was fixed when the campaign began"):
-    run(Plan((entry("a"), entry("b")), (moved, more)), repository, place)
+    run(Plan((entry("a"), entry("b")), (moved, more)), repository, folder)
   with pytest.raises(DataError, match="a was started as toy --epochs=3 --seed=1, and the plan"):
-    run(Plan((entry("a", 2), entry("b")), (claim, more)), repository, place)
+    run(Plan((entry("a", 2), entry("b")), (claim, more)), repository, folder)
   with pytest.raises(DataError, match="a was started at commit"):
-    run(Plan((entry("a", at="abcd"), entry("b")), (claim, more)), repository, place)
+    run(Plan((entry("a", at="abcd"), entry("b")), (claim, more)), repository, folder)
 
 
 def test_commits_that_do_not_exist_and_a_second_runner(tmp_path, repository):
-  place = tmp_path / "w"
+  folder = tmp_path / "w"
   with pytest.raises(UsageError, match=r"run b: .* has no commit abcdef12; mend the plan"):
-    run(Plan((entry("a"), entry("b", at="abcdef12"))), repository, place)
-  assert not (place / "runs").exists()
+    run(Plan((entry("a"), entry("b", at="abcdef12"))), repository, folder)
+  assert not (folder / "runs").exists()
   with (
-    workdirs.locked(place),
+    workdirs.locked(folder),
     pytest.raises(ConfigurationError, match="another process is running"),
   ):
-    run(Plan((entry("a"),)), repository, place)
+    run(Plan((entry("a"),)), repository, folder)
 
 
 def test_a_full_disk_is_one_line(tmp_path, repository):
@@ -248,94 +223,12 @@ def test_a_full_disk_is_one_line(tmp_path, repository):
     run(Plan((entry("a"),)), repository, tmp_path / "w")
 
 
-def write_plan(path, **changes):
-  first = {"name": "x", "group": "a", "row": "r", "minutes": 1, "commit": None}
-  first |= {"command": "python -m toy --epochs=500 --seconds=0.02 --seed=1", **changes}
-  path.write_text(json.dumps({"runs": [first], "comparisons": changes.pop("comparisons", [])}))
-  return path
-
-
-@pytest.mark.parametrize(
-  ("change", "says"),
-  [
-    (lambda plan: "{", "damaged"),
-    (lambda plan: "[]", "no JSON dict"),
-    (lambda plan: {**plan, "runs": 3}, "no list of runs"),
-    (lambda plan: {"runs": plan["runs"]}, "no list of comparisons"),
-    (lambda plan: {**plan, "runs": plan["runs"] * 2}, "two runs are named 'x'"),
-    ({"name": "../x"}, "cannot be a folder's"),
-    ({"name": 3}, "name is missing"),
-    ({"minutes": 0}, "positive number"),
-    ({"minutes": True}, "positive number"),
-    ({"minutes": float("nan")}, "positive number"),
-    ({"commit": "main"}, "null or a hash"),
-    ({"command": "toy --seed=1"}, "python -m MODULE"),
-    ({"command": "python -m toy --seed 1"}, "python -m MODULE"),
-    ({"command": "python -m toy '--seed=1"}, "No closing quotation"),
-    ({"command": "python -m toy --workdir=x"}, "given by the campaign itself"),
-    ({"command": "python -m toy --seeds=1,x"}, "different whole numbers"),
-    ({"minuets": 3}, "'minuets' is nothing of a run"),
-    (
-      lambda plan: {
-        **plan,
-        "runs": [*plan["runs"], {**plan["runs"][0], "name": "y", "command": "python -m z"}],
-      },
-      "run 'y' differs from 'x', of the same row",
-    ),
-    (lambda plan: {**plan, "comparisons": [{"name": "c", "test": "t"}]}, "needs a name and a test"),
-    (
-      lambda plan: {**plan, "comparisons": [claim(rows=["r", "s"])]},
-      "comparison 'c': no run is of row 's'",
-    ),
-    (lambda plan: {**plan, "comparisons": [claim(rows=["r"])]}, "welch takes 2 of rows"),
-    (lambda plan: {**plan, "comparisons": [claim(bound=1)]}, "bound is a number for at_most"),
-    (lambda plan: {**plan, "comparisons": [claim(), claim()]}, "two comparisons have one name"),
-  ],
-)
-def test_damaged_plans(tmp_path, change, says):
-  path = write_plan(tmp_path / "plan.json", **(change if isinstance(change, dict) else {}))
-  if not isinstance(change, dict):
-    changed = change(json.loads(path.read_text()))
-    path.write_text(changed if isinstance(changed, str) else json.dumps(changed))
-  with pytest.raises(DataError, match=says) as caught:
-    campaign_plan.read(path)
-  assert str(path) in str(caught.value)
-  assert "\n" not in str(caught.value)
-
-
-def claim(**changes):
-  return {"name": "c", "test": "welch", "rows": ["r", "r"], "numbers": ["n", "n"], **changes}
-
-
-def test_damaged_states(tmp_path):
-  for text in (
-    "{",
-    "[]",
-    "{}",
-    '{"state_format": 1, "programs": {"a": 3}, "comparisons": {}, "running": []}',
-  ):
-    (tmp_path / "state.json").write_text(text)
-    with pytest.raises(DataError, match=r"state.json: damaged"):
-      campaign_state.read(tmp_path)
-
-
-def start(*flags):
-  return subprocess.Popen(
-    [sys.executable, "-m", "experiments.campaign", *map(str, flags)],
-    cwd=ROOT,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
 def test_sigterm_saves_and_the_same_command_continues(tmp_path, repository):
-  place = tmp_path / "w"
+  folder = tmp_path / "w"
   plan = write_plan(tmp_path / "plan.json")
-  shared = [f"--plan={plan}", f"--workdir={place}"]
+  shared = [f"--plan={plan}", f"--workdir={folder}"]
   process = start(*shared, f"--repository={repository}")
-  metrics = place / "runs" / "x" / "metrics.jsonl"
+  metrics = folder / "runs" / "x" / "metrics.jsonl"
   while not metrics.exists() or len(metrics.read_text().splitlines()) < 5:
     assert process.poll() is None, process.communicate()
     time.sleep(0.05)
@@ -345,126 +238,13 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path, repository):
   _, errors = process.communicate(timeout=60)
   assert process.returncode == 128 + signal.SIGTERM, errors
   assert "asked to end (SIGTERM); what ran was asked to save" in errors
-  assert f"what is finished is in {place}; go on with: python -m experiments.campaign" in errors
-  saved = int((place / "runs" / "x" / "checkpoint").read_text())
+  assert f"what is finished is in {folder}; go on with: python -m experiments.campaign" in errors
+  saved = int((folder / "runs" / "x" / "checkpoint").read_text())
   assert 5 <= saved < 500
   shown, _ = start(*shared, "--status").communicate(timeout=60)
   assert shown.splitlines()[2].split()[2:6] == ["saved", str(saved), "of", "500"]
   done = start(*shared, f"--repository={repository}")
   _, errors = done.communicate(timeout=120)
   assert done.returncode == 0, errors
-  assert result(place, "x")["began"] == saved
+  assert result(folder, "x")["began"] == saved
   assert len(metrics.read_text().splitlines()) == 500
-
-
-@pytest.mark.parametrize(
-  ("flags", "says"),
-  [
-    ([], "add --workdir"),
-    (["--workdir=w", "--status", "--collect=r"], "--status and --collect contradict"),
-    (["--workdir=w", "--status", "--minutes=3"], "--minutes is for running"),
-    (["--workdir=w", "--minutes=0"], "must be positive"),
-    (["--workdir=w", "--plan=none.json", "--status"], "none.json: cannot be read"),
-  ],
-)
-def test_usage_errors(flags, says):
-  process = start(*flags)
-  _, errors = process.communicate(timeout=60)
-  assert process.returncode in (1, 2)
-  (line,) = errors.strip().splitlines()
-  assert line.startswith("error: ")
-  assert says in line
-
-
-def test_comparisons(tmp_path):
-  number = "predictors/projection/test_mse"
-  errors = {"strict": (5.0, 6.0, 7.0), "equality": (3.0, 4.0, 6.5)}
-  listed = [
-    Run(f"{row}_{seed}", "a", row, ("toy", f"--seed={seed}"), 1.0)
-    for row in errors
-    for seed in (1, 2, 3)
-  ]
-  rows, numbers = ("equality", "strict"), (number, number)
-  claims = (
-    Comparison("w", "welch", rows, numbers),
-    Comparison("e", "every_seed", rows, numbers),
-    Comparison("s", "within_standard_error", rows[::-1], numbers),
-    Comparison("m", "at_most", rows[:1], numbers[:1], 4.5),
-  )
-  plan = Plan(tuple(listed), claims)
-  for run in listed:
-    folder = tmp_path / run.name
-    folder.mkdir()
-    value = errors[run.row][int(run.flag("seed")) - 1]
-    (folder / "result.json").write_text(
-      json.dumps({"predictors": {"projection": {"test_mse": value}}})
-    )
-  lines = campaign_compare.table(plan, tmp_path).splitlines()[2:]
-  # t = -1.5 / sqrt(1.0 / 3 + 3.25 / 3) with 3.12 degrees of freedom.
-  assert lines[0].split()[-2:] == ["0.15", "no"]
-  assert [line.split()[-1] for line in lines] == ["no", "yes", "no", "yes"]
-  assert "6 +- 1 (3)" in lines[0]
-  (tmp_path / "strict_2" / "result.json").unlink()
-  lines = campaign_compare.table(plan, tmp_path).splitlines()[2:]
-  assert [line.endswith("1 runs missing") for line in lines] == [True, True, True, False]
-  (tmp_path / "strict_1" / "result.json").write_text("{}")
-  with pytest.raises(DataError, match="has no number predictors/projection/test_mse"):
-    campaign_compare.table(plan, tmp_path)
-
-
-PARSE = """
-import importlib, json, sys
-from absl import flags
-from absl.testing import flagsaver
-
-module, *commands = json.loads(sys.stdin.read())
-experiment = importlib.import_module(f"{module}.__main__")
-for command in commands:
-  with flagsaver.flagsaver():
-    flags.FLAGS([module, *command, "--dry_run"])
-    try:
-      experiment.main()
-    except Exception as error:
-      sys.exit(f"{' '.join(command)}: {error}")
-sys.exit("JAX was imported" if "jax" in sys.modules else 0)
-"""
-
-
-def test_every_command_of_the_plan_is_one_of_its_module(tmp_path):
-  plan = campaign_plan.read(ROOT / "results" / "campaign.json")
-  (tmp_path / "nbody_charged_7000.npz").touch()
-  commands: dict[str, list[list[str]]] = {}
-  for one in plan.runs:
-    words = [word.replace("$ACE_DATA_DIR", str(tmp_path)) for word in one.command[1:]]
-    commands.setdefault(one.command[0], []).append([*words, "--workdir=w"])
-  assert {*commands} == {"experiments.nbody", "experiments.mocap"}
-  for module, own in commands.items():
-    done = subprocess.run(
-      [sys.executable, "-c", PARSE],
-      input=json.dumps([module, *own]),
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == len(own)
-
-
-def test_the_plan_begins_with_both_rules_of_seed_1():
-  plan = campaign_plan.read(ROOT / "results" / "campaign.json")
-  first = [run.name for run in plan.runs[:3]]
-  assert first == ["nbody_equality_seed1", "nbody_strict_seed1", "nbody_equality_seed2"]
-  groups = [run.group for run in plan.runs]
-  assert groups == sorted(groups, key=list(dict.fromkeys(groups)).index)  # in one piece each
-
-
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
-def test_commits_are_of_this_checkout_by_default(tmp_path):
-  command = "python -m experiments.does_not_exist --seed=1"
-  entry = {"name": "x", "group": "a", "row": "x", "command": command, "minutes": 1, "commit": None}
-  (tmp_path / "plan.json").write_text(json.dumps({"runs": [entry], "comparisons": []}))
-  process = start(f"--plan={tmp_path / 'plan.json'}", f"--workdir={tmp_path / 'w'}")
-  shown, errors = process.communicate(timeout=120)
-  assert process.returncode == 1
-  assert f"x: started at commit {git(ROOT, 'rev-parse', 'HEAD')[:12]}" in shown
-  assert "exit code 1" in errors

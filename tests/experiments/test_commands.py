@@ -168,8 +168,8 @@ def test_a_signal_while_a_command_imports_ends_in_one_line(tmp_path, number, cod
   (tmp_path / f"{imported}.py").write_text(
     "import pathlib, time\npathlib.Path(__file__).with_name('waits').touch()\ntime.sleep(60)\n"
   )
-  place = tmp_path / "a run"
-  process = start("experiments.nbody", *SMALL, f"--workdir={place}", path=tmp_path)
+  folder = tmp_path / "a run"
+  process = start("experiments.nbody", *SMALL, f"--workdir={folder}", path=tmp_path)
   while not (tmp_path / "waits").exists():
     time.sleep(0.02)
     assert process.poll() is None, process.stderr.read()
@@ -179,10 +179,10 @@ def test_a_signal_while_a_command_imports_ends_in_one_line(tmp_path, number, cod
   assert process.returncode == code
   (line,) = err.splitlines()
   name = "Ctrl-C" if code == 130 else "SIGTERM"
-  assert line.startswith(f"interrupted ({name}); {says.format(place)}")
+  assert line.startswith(f"interrupted ({name}); {says.format(folder)}")
   command = line.split(" with: ")[1]
   assert shlex.split(command)[:4] == ["python", "-m", "experiments.nbody", "--train_samples=40"]
-  assert f"--workdir={place}" in shlex.split(command)
+  assert f"--workdir={folder}" in shlex.split(command)
   assert ("--resume" in command) == (imported == "jax")
 
 
@@ -192,11 +192,11 @@ def test_a_signal_while_a_command_imports_ends_in_one_line(tmp_path, number, cod
 def test_a_signal_in_training_ends_in_one_line_and_the_run_goes_on(
   tmp_path, data_file, number, code, twice
 ):
-  place = tmp_path / "run"
+  folder = tmp_path / "run"
   flags = (f"--data_file={data_file}", "--batch_size=10", "--hidden_features=4", "--layers=1")
-  flags = (*flags, "--checkpoint_every=1", f"--workdir={place}")
+  flags = (*flags, "--checkpoint_every=1", f"--workdir={folder}")
   process = start("experiments.nbody", *flags, "--epochs=2000")
-  while not (place / "metrics.jsonl").exists():
+  while not (folder / "metrics.jsonl").exists():
     time.sleep(0.1)
     assert process.poll() is None, process.stderr.read()
   process.send_signal(number)
@@ -206,8 +206,8 @@ def test_a_signal_in_training_ends_in_one_line_and_the_run_goes_on(
   assert process.returncode == code
   assert "Traceback" not in err
   assert re.search("(asked to end|interrupted) ", err.splitlines()[-1])
-  assert f"--workdir={place}" in err.splitlines()[-1]
-  done = len((place / "metrics.jsonl").read_text().splitlines())
+  assert f"--workdir={folder}" in err.splitlines()[-1]
+  done = len((folder / "metrics.jsonl").read_text().splitlines())
   code, _, err = run("experiments.nbody", *flags, f"--epochs={done + 1}", "--resume")
   assert code == 0, err
 

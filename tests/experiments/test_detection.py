@@ -54,13 +54,13 @@ def test_a_run_is_right_wrong_or_tells_nothing():
     }
     return detection_run.judged(list(measured.values()), truth)
 
-  found = judged(("a",), a=(1.0,), b=(0.0,))
-  assert (found["outcome"], found["called_broken"]) == ("right", ["a"])
+  outcome = judged(("a",), a=(1.0,), b=(0.0,))
+  assert (outcome["outcome"], outcome["called_broken"]) == ("right", ["a"])
   assert judged((), a=(1.0,), b=(0.0,))["outcome"] == "wrong"
   assert judged(("a",), a=(0.0,), b=(0.0,))["outcome"] == "wrong"
-  found = judged(("a",), a=(1.0, "gamma still moves"), b=(0.0, "gamma still moves"))
-  assert (found["outcome"], found["reasons"]) == ("cannot tell", ["gamma still moves"])
-  assert found["verdicts"] == {"a": "broken", "b": "cannot tell"}
+  outcome = judged(("a",), a=(1.0, "gamma still moves"), b=(0.0, "gamma still moves"))
+  assert (outcome["outcome"], outcome["reasons"]) == ("cannot tell", ["gamma still moves"])
+  assert outcome["verdicts"] == {"a": "broken", "b": "cannot tell"}
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_both_parts_end_to_end(run, tmp_path):
   (resilient,) = result["constraints"]
   assert set(resilient["gamma"]) == {"layers_0", "layers_1", "layers_2"}
   assert set(resilient["multipliers"]) == set(resilient["slack"]) == set(resilient["gamma"])
-  (report,) = result["reports"]
-  assert {generator["name"] for generator in report["generators"]} == {"shift_x", "shift_y"}
+  (entry,) = result["reports"]
+  assert {generator["name"] for generator in entry["generators"]} == {"shift_x", "shift_y"}
   names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
   assert names == {
     "flips.png",

@@ -24,45 +24,45 @@ TINY += ["--neighbours=4", "--train_samples=22", "--held_out=11"]
 
 @pytest.fixture(scope="module")
 def finished(run, tmp_path_factory):
-  place = tmp_path_factory.mktemp("modelnet40") / "run"
-  flags = ["--rotations=none", "--dropout=0.5", "--constraint=resilient", f"--workdir={place}"]
+  folder = tmp_path_factory.mktemp("modelnet40") / "run"
+  flags = ["--rotations=none", "--dropout=0.5", "--constraint=resilient", f"--workdir={folder}"]
   done = run(*TINY, *flags)
   assert done.returncode == 0, done.stderr
-  return place, done.stdout
+  return folder, done.stdout
 
 
 def test_a_run_from_end_to_end(finished):
-  place, stdout = finished
+  folder, stdout = finished
   assert "made-up shapes, not ModelNet40" in stdout
-  result = json.loads((place / "result.json").read_text())
+  result = json.loads((folder / "result.json").read_text())
   assert result["metric"] == "error rate"
   assert result["linear_mse"] == pytest.approx(10 / 11)
   assert len(result["final"]["gamma"]) == len(result["final"]["slack"]) == GAMMAS
   last = result["curve"][-1]
   assert last["equivariance/projection"] < 1e-4 < last["equivariance/relaxed"]
-  found = result["predictors"]["projection"]
-  assert set(found["test_mse_turned"]) == {"vertical", "random_axes"}
+  projection = result["predictors"]["projection"]
+  assert set(projection["test_mse_turned"]) == {"vertical", "random_axes"}
   assert result["differs_from_published"]["rotations"] == ["none", "so3"]
   assert "dropout" not in result["differs_from_published"]
   assert result["settings"]["dropout"] == 0.5
-  assert all((place / name).exists() for name in artifacts.FILES)
-  with np.load(place / "predictions.npz") as arrays:
+  assert all((folder / name).exists() for name in artifacts.FILES)
+  with np.load(folder / "predictions.npz") as arrays:
     assert len(arrays["truth"]) == 11
     for suffix, error in (
-      ("", found["test_mse"]),
-      ("_random_axes", found["test_mse_turned"]["random_axes"]),
+      ("", projection["test_mse"]),
+      ("_random_axes", projection["test_mse_turned"]["random_axes"]),
     ):
       assert np.mean(arrays[f"projection{suffix}"] != arrays["truth"]) == pytest.approx(error)
-  names = {path.name for path in (place / "figures").iterdir()}
+  names = {path.name for path in (folder / "figures").iterdir()}
   assert names == {"accuracy.png", "equivariance_error.png", "gamma.png", "confusion.png"}
 
 
 def test_the_report_of_a_run(finished):
-  place, _ = finished
-  command = [sys.executable, "-m", "experiments.report", f"--runs={place}", "--angles=2"]
+  folder, _ = finished
+  command = [sys.executable, "-m", "experiments.report", f"--runs={folder}", "--angles=2"]
   done = subprocess.run(command, capture_output=True, text=True, timeout=600)
   assert done.returncode == 0, done.stderr
-  said = (place / "report.md").read_text()
+  said = (folder / "report.md").read_text()
   assert all(f"rotation_{axis}" in said for axis in "xyz")
   assert "conv_0/features" in said
 
@@ -141,8 +141,8 @@ def test_labels_are_smoothed_as_in_dgcnn():
   labels = jnp.array([0, 4, 2])
   target = jnp.full((3, 5), 0.05).at[jnp.arange(3), labels].set(0.8)
   expected = -jnp.sum(target * jax.nn.log_softmax(logits), -1)
-  found = modelnet_run.smoothed_cross_entropy(logits, {"label": labels})
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  losses = modelnet_run.smoothed_cross_entropy(logits, {"label": labels})
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
   assert modelnet_run.wrong(logits, {"label": jnp.argmax(logits, -1)}).tolist() == [0, 0, 0]
 
 
@@ -185,11 +185,11 @@ def test_in_training_alone_shapes_are_turned_anew():
   def train(variables, key):
     return model.apply(variables, points, True, rngs={"dropout": key}, mutable=["batch_stats"])[0]
 
-  one, other = (train(variables, jax.random.key(i)) for i in (2, 3))
-  assert float(jnp.abs(one - other).max()) > 1e-3  # f_neq sees how a shape is turned
+  first, second = (train(variables, jax.random.key(i)) for i in (2, 3))
+  assert float(jnp.abs(first - second).max()) > 1e-3  # f_neq sees how a shape is turned
   kept = homotopy.project(variables)
-  one, other = (train(kept, jax.random.key(i)) for i in (2, 3))
-  np.testing.assert_allclose(one, other, atol=1e-3)
+  first, second = (train(kept, jax.random.key(i)) for i in (2, 3))
+  np.testing.assert_allclose(first, second, atol=1e-3)
   rotation = random_rotations(jax.random.key(4), 1)[0]
   evaluate = jax.jit(lambda points: model.apply(kept, points))
   np.testing.assert_allclose(evaluate(points @ rotation), evaluate(points), atol=1e-3)

@@ -39,7 +39,7 @@ def molecules(seed, test, target, **settings):
 
 
 def test_qm9_has_a_column_a_target_and_a_row_a_configuration():
-  found = [
+  results = [
     molecules(1, 0.25, "alpha", differs=("epochs", "target")),
     molecules(2, 0.75, "alpha", differs=("epochs",)),
     molecules(1, 0.5, "U0", atom_references="isolated", differs=("atom_references",)),
@@ -47,7 +47,7 @@ def test_qm9_has_a_column_a_target_and_a_row_a_configuration():
     molecules(1, 0.375, "alpha", constraint="strict"),
     result("modelnet40", 1, {"projection": (0.5, {})}),
   ]
-  header, rows = qm9.table(found)
+  header, rows = qm9.table(results)
   assert header[5:] == ["U0 (eV)", "U0 - atoms (eV)", "alpha (Bohr^3)", "not as published"]
   by_kind = {row[0]: row for row in rows}
   assert len(rows) == 2
@@ -66,12 +66,12 @@ def shapes(seed, upright, turned, **settings):
 
 
 def test_modelnet40_has_the_accuracies_of_upright_and_turned_shapes():
-  found = [
+  results = [
     shapes(1, 0.25, 0.75, rotations="none"),
     shapes(2, 0.75, 0.75, rotations="none"),
     shapes(1, 0.5, 0.5, rotations="none", dropout=0.875),
   ]
-  rows = modelnet40.rows(found)
+  rows = modelnet40.rows(results)
   assert all(len(row) == len(modelnet40.HEADER) for row in rows)
   by_row = {(row[0], row[3]): row for row in rows}
   plain = by_row["vn_dgcnn, equality", "relaxed"]
@@ -87,6 +87,6 @@ def test_both_are_read_from_folders(tmp_path, name):
     "modelnet40": shapes(1, 0.25, 0.75, rotations="none"),
   }[name]
   (tmp_path / "result.json").write_text(json.dumps(made))
-  found = table.read([str(tmp_path)])
-  assert [len(group) for group in by_protocol.groups(found, name)] == [1]
-  assert by_protocol.groups(found, "nbody") == []
+  results = table.read([str(tmp_path)])
+  assert [len(group) for group in by_protocol.groups(results, name)] == [1]
+  assert by_protocol.groups(results, "nbody") == []

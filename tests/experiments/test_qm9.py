@@ -31,38 +31,40 @@ def folder(tmp_path_factory):
   charges = np.where(exists, random.choice([1, 6, 7, 8, 9], (count, atoms)), 0)
   steps = random.normal(size=(count, atoms, 3)) * 0.2 + [1.2, 0, 0]
   arrays = {name: random.normal(size=count) for name in TARGETS}
-  place = tmp_path_factory.mktemp("qm9")
+  path = tmp_path_factory.mktemp("qm9")
   np.savez(
-    place / "all.npz",
+    path / "all.npz",
     num_atoms=counts,
     charges=charges,
     positions=np.cumsum(steps, 1) * exists[..., None],
     **arrays | {"alpha": charges.sum(1).astype(float), "U0": -40.0 - charges.sum(1)},
   )
-  return place
+  return path
 
 
 def test_a_run_from_end_to_end(run, folder, tmp_path):
-  place = tmp_path / "run"
-  flags = [*TINY, f"--data_dir={folder}", "--constraint=resilient", f"--workdir={place}"]
+  workdir = tmp_path / "run"
+  flags = [*TINY, f"--data_dir={folder}", "--constraint=resilient", f"--workdir={workdir}"]
   done = run(*flags)
   assert done.returncode == 0, done.stderr
   assert "test MAE (Bohr^3)" in done.stdout
-  result = json.loads((place / "result.json").read_text())
+  result = json.loads((workdir / "result.json").read_text())
   assert result["metric"] == "MAE (Bohr^3)"
   assert result["data"]["atom_references"] == "none"
   assert result["data"]["left_out"] == 1  # the 58th of the database
   assert set(result["final"]["slack"]) == {"interactions_0/stream"}
   last = result["curve"][-1]
   assert last["equivariance/projection"] < 1e-5 < last["equivariance/relaxed"]
-  found = result["predictors"]["projection"]
-  assert found["test_mse_turned"]["random_axes"] == pytest.approx(found["test_mse"], rel=1e-4)
-  assert all((place / name).exists() for name in artifacts.FILES)
-  with np.load(place / "predictions.npz") as arrays:
+  projection = result["predictors"]["projection"]
+  assert projection["test_mse_turned"]["random_axes"] == pytest.approx(
+    projection["test_mse"], rel=1e-4
+  )
+  assert all((workdir / name).exists() for name in artifacts.FILES)
+  with np.load(workdir / "predictions.npz") as arrays:
     shown = np.abs(arrays["projection"] - arrays["truth"])
   assert len(shown) == 4
-  assert shown.mean() == pytest.approx(found["test_mse"], rel=1e-4)
-  names = {path.name for path in (place / "figures").iterdir()}
+  assert shown.mean() == pytest.approx(projection["test_mse"], rel=1e-4)
+  names = {path.name for path in (workdir / "figures").iterdir()}
   assert names == {"validation.png", "equivariance_error.png", "gamma.png", "predictions.png"}
 
 
@@ -75,17 +77,17 @@ def test_a_run_from_end_to_end(run, folder, tmp_path):
   ],
 )
 def test_segnn_runs(run, folder, tmp_path, flags):
-  place = tmp_path / "run"
+  workdir = tmp_path / "run"
   references = ["--target=U0", "--atom_references=isolated"]
   done = run(
-    *TINY, "--model=segnn", *references, *flags, f"--data_dir={folder}", f"--workdir={place}"
+    *TINY, "--model=segnn", *references, *flags, f"--data_dir={folder}", f"--workdir={workdir}"
   )
   assert done.returncode == 0, done.stderr
   assert "less that of its atoms (isolated)" in done.stdout
-  result = json.loads((place / "result.json").read_text())
+  result = json.loads((workdir / "result.json").read_text())
   assert result["data"]["atom_references"] == "isolated"
   assert result["metric"] == "MAE (eV)"
-  assert np.isfinite([found["test_mse"] for found in result["predictors"].values()]).all()
+  assert np.isfinite([predictor["test_mse"] for predictor in result["predictors"].values()]).all()
 
 
 @pytest.mark.parametrize(
@@ -205,5 +207,5 @@ def test_the_dense_model_is_that_of_packed_graphs(name, neighbours):
     seen = batch.nodes["numbers"], batch.nodes["positions"]
     if name == "segnn":
       seen = qm9_models.segnn_inputs(*seen, batch, 3)
-    found = NETWORKS[name].apply(variables, *seen, batch)[:, 0]
-    np.testing.assert_allclose(found[:3], expected, rtol=1e-9, atol=1e-9)
+    predicted = NETWORKS[name].apply(variables, *seen, batch)[:, 0]
+    np.testing.assert_allclose(predicted[:3], expected, rtol=1e-9, atol=1e-9)

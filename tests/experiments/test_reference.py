@@ -19,18 +19,18 @@ def seeds(*errors, epochs=10):
 def test_the_three_ways_to_compare_are_against_two_deviations():
   # The band is 1.1 +- 2 * 0.1414.
   curve = {1: 0.81, 2: 0.82, 3: 1.38, 4: 1.39, **dict.fromkeys(range(5, 11), 1.0), 99: 9.0}
-  found = reference.compare(seeds(1.0, 1.2), curve)
-  assert found["shares"] == {"worse": 0.1, "better": 0.1, "matched": 0.8, "cannot_tell": 0.0}
-  assert (found["epochs"], found["evaluations"]) == ([1, 10], 10)
-  assert found["ours_at_the_end"] == pytest.approx([1.0, 1.2])
-  assert found["reference_at_the_end"] == pytest.approx(1.04)
-  assert found["first_ratio"] == pytest.approx(0.81 / 1.1)
+  compared = reference.compare(seeds(1.0, 1.2), curve)
+  assert compared["shares"] == {"worse": 0.1, "better": 0.1, "matched": 0.8, "cannot_tell": 0.0}
+  assert (compared["epochs"], compared["evaluations"]) == ([1, 10], 10)
+  assert compared["ours_at_the_end"] == pytest.approx([1.0, 1.2])
+  assert compared["reference_at_the_end"] == pytest.approx(1.04)
+  assert compared["first_ratio"] == pytest.approx(0.81 / 1.1)
 
 
 def test_nothing_matches_where_ours_could_not_have_been_worse():
   # 2 - 2 sqrt(2) < 1: half our error would have been within the band.
-  found = reference.compare(seeds(1.0, 3.0), {**seeds(0.01)[0], 10: 5.0})
-  assert found["shares"] == {"worse": 0.0, "better": 0.1, "matched": 0.0, "cannot_tell": 0.9}
+  compared = reference.compare(seeds(1.0, 3.0), {**seeds(0.01)[0], 10: 5.0})
+  assert compared["shares"] == {"worse": 0.0, "better": 0.1, "matched": 0.0, "cannot_tell": 0.9}
 
 
 def test_few_epochs_in_common_are_no_comparison():

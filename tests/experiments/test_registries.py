@@ -30,25 +30,25 @@ def run(module, *flags):
 def settings(*flags):
   done = run("nbody", "--dry_run", *flags)
   assert done.returncode == 0, done.stderr
-  return [one["settings"] for one in json.loads(done.stdout)]
+  return [entry["settings"] for entry in json.loads(done.stdout)]
 
 
 def test_a_constraint_and_a_branch_of_one_entry_each_train_and_stand_in_the_table(
   tmp_path, data_file
 ):
-  place = tmp_path / "run"
+  folder = tmp_path / "run"
   flags = ["--constraint=shrink", "--relaxation=scaled", "--grid=kappa=0.5,50"]
-  done = run("nbody", *TINY, *flags, f"--data_file={data_file}", f"--workdir={place}")
+  done = run("nbody", *TINY, *flags, f"--data_file={data_file}", f"--workdir={folder}")
   assert done.returncode == 0, done.stderr
-  found = {}
+  gammas = {}
   for kappa in ("0.5", "50"):
-    result = json.loads((place / f"kappa{kappa}_seed0" / "result.json").read_text())
+    result = json.loads((folder / f"kappa{kappa}_seed0" / "result.json").read_text())
     assert result["settings"]["kappa"] == float(kappa)
-    found[kappa] = [*result["final"]["gamma"].values()]
+    gammas[kappa] = [*result["final"]["gamma"].values()]
   # Under a price that outweighs the loss Adam moves gamma from 1 by its step size, 5e-3, 8 times.
-  assert found["50"] == pytest.approx([0.96, 0.96], abs=1e-3)
-  assert found["0.5"] != found["50"]
-  done = run("table", f"--folders={place}")
+  assert gammas["50"] == pytest.approx([0.96, 0.96], abs=1e-3)
+  assert gammas["0.5"] != gammas["50"]
+  done = run("table", f"--folders={folder}")
   assert done.returncode == 0, done.stderr
   assert "shrink, kappa=0.5, quick, 40 samples" in done.stdout
   assert "shrink, kappa=50, quick, 40 samples" in done.stdout
@@ -58,7 +58,10 @@ def test_the_flags_of_an_entry():
   (plain,), (shrunk,) = settings(), settings("--constraint=shrink")
   assert "kappa" not in plain
   assert shrunk["kappa"] == 0.3
-  assert [one["kappa"] for one in settings("--constraint=shrink", "--grid=kappa=1,2")] == [1, 2]
+  assert [flat["kappa"] for flat in settings("--constraint=shrink", "--grid=kappa=1,2")] == [
+    1,
+    2,
+  ]
   for flags, said in (
     (["--kappa=1"], "--kappa has no meaning with --constraint=equality; leave it out, or take"),
     (["--constraint=shrink", "--kappa=0"], "--kappa=0 must be positive and finite"),
@@ -73,11 +76,11 @@ def test_the_flags_of_an_entry():
 
 
 def test_a_model_of_one_entry_trains(tmp_path, data_file):
-  place = tmp_path / "run"
+  folder = tmp_path / "run"
   flags = ["--model=still", "--constraint=strict", f"--data_file={data_file}"]
-  done = run("nbody", *TINY, *flags, f"--workdir={place}")
+  done = run("nbody", *TINY, *flags, f"--workdir={folder}")
   assert done.returncode == 0, done.stderr
-  result = json.loads((place / "result.json").read_text())
+  result = json.loads((folder / "result.json").read_text())
   with np.load(data_file) as file:
     still = np.mean((file["test_positions"] - file["test_targets"]) ** 2)
   assert result["predictors"]["projection"]["test_mse"] == pytest.approx(still, rel=0.1)

@@ -31,7 +31,7 @@ SWING = {
   **{"swing_initial": 1.0, "swing_phase": 0.0, "swing_start": 0},
 }
 STRICT, LONG, OURS = (5.6e-3, 5.5e-3, 5.8e-3), (5.1e-3, 5.2e-3), (4.7e-3, 5.0e-3, 4.8e-3)
-FOUND = [
+RESULTS = [
   *(result("strict", i, error) for i, error in enumerate(STRICT)),
   *(result("strict", i, error, epochs=600, seconds=200.0) for i, error in enumerate(LONG)),
   *(
@@ -47,7 +47,7 @@ FOUND = [
 
 
 def test_rows_are_told_apart_and_held_against_strict_at_equal_steps_and_time():
-  rows = {(row[0], row[3]): row for row in variants_table.rows(FOUND)}
+  rows = {(row[0], row[3]): row for row in variants_table.rows(RESULTS)}
   assert [label for label, epochs in rows if epochs == "300"] == [
     "strict",
     "equality, finish 100 from last",
@@ -81,13 +81,13 @@ def test_rows_are_told_apart_and_held_against_strict_at_equal_steps_and_time():
 
 
 def test_the_other_tables_tell_them_apart_too():
-  labels = [row[0] for row in table.nbody_rows(FOUND)]
+  labels = [row[0] for row in table.nbody_rows(RESULTS)]
   assert "swing, amplitude 0.4, period 2000, phase 0.125, paper, 3000 samples" in labels
   assert "equality, finish 100 from last, paper, 3000 samples" in labels
 
 
 def test_the_figure_of_the_variants(tmp_path):
-  variants_table.draw(FOUND, tmp_path / "variants.png")
+  variants_table.draw(RESULTS, tmp_path / "variants.png")
   assert (tmp_path / "variants.png").stat().st_size > 10_000
   with pytest.raises(DataError, match="nothing to draw"):
     variants_table.draw([], tmp_path / "none.png")

@@ -279,12 +279,12 @@ def test_filters_of_all_pairs_are_computed_once_for_both_directions():
   np.testing.assert_array_equal(graphs.one_direction(both.reshape(2, 16, 3), graph), x)
   # A pair's gradient is the sum over its directions, a node's with itself counts once.
   weights = jnp.asarray(random.normal(size=both.shape), x.dtype)
-  found = jax.grad(lambda x: jnp.sum(weights.reshape(2, 16, 3) * graphs.both_directions(x, graph)))(
-    x
-  )
+  gradient = jax.grad(
+    lambda x: jnp.sum(weights.reshape(2, 16, 3) * graphs.both_directions(x, graph))
+  )(x)
   i, j = np.triu_indices(count)
   expected = weights[:, i, j] + jnp.where((i != j)[:, None], weights[:, j, i], 0)
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  np.testing.assert_allclose(gradient, expected, rtol=1e-6)
   _, moved = jax.jvp(lambda x: graphs.both_directions(x, graph), (x,), (x,))
   np.testing.assert_array_equal(moved, both.reshape(2, 16, 3))
   topology = graphs.fully_connected(3)

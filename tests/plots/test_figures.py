@@ -273,7 +273,7 @@ def test_poses_share_limits_and_units_and_tell_left_from_right():
   assert figure.axes[0].get_ylabel() == "window 1\nheight (cm)"
   assert figure.axes[0].get_title() == "egno\nstrict\nMSE 1"
   dashed = [line.get_linestyle() for line in figure.axes[0].get_lines()[:5]]
-  assert [style != "-" for style in dashed] == [True, True, False, False, False]
+  assert [dash != "-" for dash in dashed] == [True, True, False, False, False]
 
 
 def test_left_joints_are_those_of_the_skeleton():

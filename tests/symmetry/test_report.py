@@ -43,15 +43,15 @@ def test_layers_are_ranked_by_numbers_free_of_scale():
   variables = {"gamma": {"a": {"gamma": jnp.float32(0.5)}, "b": {"gamma": jnp.float32(-0.1)}}}
   variables = {"params": {}, **variables}
   last = {"gamma/a": 0.5, "gamma/b": -0.1, "multiplier/a": 1.0, "multiplier/b": -3.0}
-  found = report.layer_reports(Two(), variables, (x,), records(**last, **{"slack/a": 0.2}))
+  layers = report.layer_reports(Two(), variables, (x,), records(**last, **{"slack/a": 0.2}))
   # Layer a: rms(f_eq) = 4, rms(f_neq) = 2; layer b sees 4 + 0.5 * 2 = 5.
-  assert [layer.name for layer in found] == ["b", "a"]
-  assert found[0].sensitivity == pytest.approx(3 * 5 / 2)
-  assert found[0].admixture == pytest.approx(0.1 * 2 / 5)
-  assert found[1].admixture == pytest.approx(0.5 * 2 / 4)
-  assert found[1].trend == pytest.approx(1.0 - 0.8)
-  assert (found[1].slack, found[0].slack) == (0.2, None)
-  header, rows = report.layer_rows(found)
+  assert [layer.name for layer in layers] == ["b", "a"]
+  assert layers[0].sensitivity == pytest.approx(3 * 5 / 2)
+  assert layers[0].admixture == pytest.approx(0.1 * 2 / 5)
+  assert layers[1].admixture == pytest.approx(0.5 * 2 / 4)
+  assert layers[1].trend == pytest.approx(1.0 - 0.8)
+  assert (layers[1].slack, layers[0].slack) == (0.2, None)
+  header, rows = report.layer_rows(layers)
   assert rows[0][0] == "b"
   assert len(rows[0]) == len(header)
 
@@ -77,13 +77,13 @@ def test_measured_in_closed_form():
   act = actions.act_on({"x": actions.vector, "y": actions.vector})
   times = dict.fromkeys(curves, jnp.array([0.5, 1.0, 1.5]) * jnp.pi)
   batch = {"x": x, "y": x + bias}
-  found = report.measure(predict, loss, batch, curves, act, actions.vector, times)
+  measured = report.measure(predict, loss, batch, curves, act, actions.vector, times)
   size = np.mean(np.linalg.norm(x + bias, axis=1))
   for axis, square in {"x": 160.0, "y": 153.0, "z": 25.0}.items():
     name = f"rotation_{axis}"
-    np.testing.assert_allclose(found.lost[name], np.full(6, 2 * square * 4 / 3), rtol=1e-4)
-    assert found.local[name] == pytest.approx(square**0.5 / size, rel=1e-5)
-  assert found.loss == pytest.approx(0.5)
+    np.testing.assert_allclose(measured.lost[name], np.full(6, 2 * square * 4 / 3), rtol=1e-4)
+    assert measured.local[name] == pytest.approx(square**0.5 / size, rel=1e-5)
+  assert measured.loss == pytest.approx(0.5)
 
 
 def test_generators_are_judged_by_effect_and_certainty():
@@ -103,23 +103,23 @@ def test_generators_are_judged_by_effect_and_certainty():
     )
     for seed, local in enumerate((0.1, 0.2, 0.3))
   ]
-  found = {r.name: r for r in report.generator_reports(measured, [LEARNED] * 3)}
-  assert {name for name, r in found.items() if r.broken} == {"large", "of one seed"}
-  assert found["large"].loss == pytest.approx(2.0, rel=0.1)
+  reports = {r.name: r for r in report.generator_reports(measured, [LEARNED] * 3)}
+  assert {name for name, r in reports.items() if r.broken} == {"large", "of one seed"}
+  assert reports["large"].loss == pytest.approx(2.0, rel=0.1)
   # 1200 independent losses with deviation 0.5 over an own loss of 0.5: 1 / sqrt(1200) = 0.029.
-  assert found["noise"].error == pytest.approx(0.029, rel=0.1)
-  assert found["of one seed"].spread == pytest.approx(6 / 3**0.5, rel=0.01)
-  assert found["large"].lie_error == pytest.approx(0.2)
-  said = report.verdict(list(found.values()))
+  assert reports["noise"].error == pytest.approx(0.029, rel=0.1)
+  assert reports["of one seed"].spread == pytest.approx(6 / 3**0.5, rel=0.01)
+  assert reports["large"].lie_error == pytest.approx(0.2)
+  said = report.verdict(list(reports.values()))
   assert said.startswith("The data break of one seed, large. Not seen to be broken: ")
   assert "(3 seeds, 400 samples)" in said
-  assert report.verdict([found["noise"]]).startswith("Not seen to be broken: noise. Rule: ")
+  assert report.verdict([reports["noise"]]).startswith("Not seen to be broken: noise. Rule: ")
 
 
 def test_seeds_that_agree_on_every_sample_are_no_more_certain_than_one():
   lost = np.random.default_rng(2).normal(0.3, 1.0, 200)
-  one = report.Measured({"g": 0.1}, {"g": lost}, 0.5)
-  (alone,), (together,) = (report.generator_reports([one] * n, [LEARNED] * n) for n in (1, 4))
+  measured = report.Measured({"g": 0.1}, {"g": lost}, 0.5)
+  (alone,), (together,) = (report.generator_reports([measured] * n, [LEARNED] * n) for n in (1, 4))
   assert together.score == pytest.approx(alone.score)
   assert (alone.spread, together.spread) == (0, 0)
   assert len(report.generator_rows([together])[0]) == len(report.generator_rows([alone])[0]) + 1
@@ -129,16 +129,16 @@ def test_false_alarms_are_rare():
   # 500 symmetric data sets, whose samples three seeds share: at 4 standard errors none should be
   # called broken.
   random = np.random.default_rng(1)
-  shared, own = random.standard_t(5, (500, 1, 300)), random.standard_t(5, (500, 3, 300))
+  shared, separate = random.standard_t(5, (500, 1, 300)), random.standard_t(5, (500, 3, 300))
   losses = np.exp(random.normal(size=(500, 3, 300)))
-  found = []
-  for lost, loss in zip((shared + own) / 3, losses, strict=True):
+  reports = []
+  for lost, loss in zip((shared + separate) / 3, losses, strict=True):
     seeds = [
       report.Measured({"g": 0.0}, {"g": d}, l.mean()) for d, l in zip(lost, loss, strict=True)
     ]
-    found.append(report.generator_reports(seeds, [LEARNED] * 3)[0])
-  assert not any(r.broken for r in found)
-  scores = np.array([r.score for r in found])
+    reports.append(report.generator_reports(seeds, [LEARNED] * 3)[0])
+  assert not any(r.broken for r in reports)
+  scores = np.array([r.score for r in reports])
   assert scores.std() == pytest.approx(1, abs=0.1)
 
 
@@ -149,9 +149,9 @@ def test_reports_join_runs_of_other_seeds_alone(tmp_path):
   (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
   with pytest.raises(DataError, match="no finished N-body run"):
     report_run.restore(tmp_path)
-  one, other = (
+  first, second = (
     nbody_settings.preset("quick", constraint="resilient", seed=s, rho=r)
     for s, r in ((1, 0.1), (2, 0.2))
   )
   with pytest.raises(DataError, match=r"rho is 0\.2 where a has 0\.1"):
-    report_run.check_same(["a", "b"], [one, other])
+    report_run.check_same(["a", "b"], [first, second])

@@ -50,8 +50,8 @@ def test_three_epochs_at_38_standard_errors_below_zero_tell_nothing():
     {"epoch": i, "valid/relaxed": error, "gamma/a": 0.1 * i} for i, error in enumerate((4, 2, 1))
   ]
   training = report.evidence(records, baseline=0.5)
-  found = judge(-0.38, learned=verdicts.doubts(training))
-  assert found == Judgement(
+  judgement = judge(-0.38, learned=verdicts.doubts(training))
+  assert judgement == Judgement(
     Verdict.CANNOT_TELL,
     (
       "moved data fit better than the data themselves",
@@ -60,7 +60,7 @@ def test_three_epochs_at_38_standard_errors_below_zero_tell_nothing():
       "gamma still moves",
     ),
   )
-  assert found.describe().startswith("cannot tell: moved data fit better")
+  assert judgement.describe().startswith("cannot tell: moved data fit better")
 
 
 def test_evidence_is_of_the_last_quarter():
@@ -69,11 +69,11 @@ def test_evidence_is_of_the_last_quarter():
     {"valid/relaxed": error, "valid/projection": 9.0, "gamma/a": -0.5 - 0.1 * i, "gamma/b": 0.2}
     for i, error in enumerate(errors)
   ]
-  found = report.evidence(records, baseline=10.0)
-  assert (found.error, found.baseline) == (3.0, 10.0)
-  assert found.improvement == pytest.approx(1 - 3 / 4)
-  assert found.gamma == pytest.approx(1.2)
-  assert found.gamma_change == pytest.approx(0.2)
+  evidence = report.evidence(records, baseline=10.0)
+  assert (evidence.error, evidence.baseline) == (3.0, 10.0)
+  assert evidence.improvement == pytest.approx(1 - 3 / 4)
+  assert evidence.gamma == pytest.approx(1.2)
+  assert evidence.gamma_change == pytest.approx(0.2)
   strict = report.evidence([{"valid/projection": error} for error in errors], 10.0)
   assert (strict.error, strict.gamma) == (3.0, None)
 

@@ -81,7 +81,7 @@ def test_a_list_of_batches_is_the_loop_by_hand():
   for name in ("projection", "relaxed"):
     assert loader.history[0][f"valid/{name}"] == pytest.approx(memory.history[0][f"valid/{name}"])
     assert loader.test[name] == pytest.approx(loader.history[0][f"valid/{name}"])
-    uneven = np.mean([np.mean((Radial().apply(loader.projection, x) - y) ** 2) for x, y in short])
+  uneven = np.mean([np.mean((Radial().apply(loader.projection, x) - y) ** 2) for x, y in short])
   assert abs(uneven - loader.test["projection"]) > 1e-3 * uneven
 
 
@@ -96,7 +96,7 @@ def test_devices_and_replicas_share_the_batches():
   says = "a batch of 10 does not divide over 4 devices; take a batch size of 8 or 12, or"
   with pytest.raises(ConfigurationError, match=says):
     fit([(X[:10], Y[:10])], mesh=devices(4))
-  with pytest.raises(ConfigurationError, match="train has a batch of 5 samples, which does not"):
+  with pytest.raises(ConfigurationError, match=r"train has a batch of 5 samples, which does not"):
     fit([BATCHES[0], (X[:5], Y[:5])], mesh=devices(4))
 
 
@@ -199,7 +199,7 @@ def test_a_loader_with_state_is_resumed_bit_for_bit(tmp_path, loader, steps):
   saved = tmp_path / "checkpoints" / "000004" / "loader.json"
   assert "loader.json" in json.loads((saved.parent / "manifest.json").read_text())["sha256"]
   other = BATCHES if steps else [*BATCHES, BATCHES[0]]
-  with pytest.raises(ConfigurationError, match="its checkpoint has .*; give the loader that"):
+  with pytest.raises(ConfigurationError, match=r"its checkpoint has .*; give the loader that"):
     loaders.Loader(other, "train", steps).restore({"of": "loader", "value": 3})
 
 
@@ -207,7 +207,9 @@ def test_a_loader_without_state_says_what_resuming_does(tmp_path, caplog):
   fit(BATCHES, epochs=1, workdir=tmp_path)
   with caplog.at_level(logging.WARNING, "absl"):
     resumed = fit(BATCHES, epochs=2, workdir=tmp_path, resume=True)
-  said = "train has no saved state: epochs are whole passes, and the next one begins anew."
+  said = (
+    "the checkpoint has no state of train: epochs are whole passes, and the next one begins anew."
+  )
   assert said in caplog.messages
   assert_same(resumed.state, fit(BATCHES, epochs=2).state)
 
@@ -260,7 +262,9 @@ def test_graphs_of_two_sizes_compile_two_programs(monkeypatch):
   once = train([jraph.batch_np(molecules)])
   padded = train([*graphs.batches(molecules, nodes=60, edges=300)])
   np.testing.assert_allclose(losses(padded), losses(once), rtol=1e-5)
-  with pytest.raises(ConfigurationError, match="batches of graphs, which are not split over 2 dev"):
+  with pytest.raises(
+    ConfigurationError, match=r"batches of graphs, which are not split over 2 dev"
+  ):
     ace_jax.fit(OfGraphs(), error, batches, batches, inputs=lambda graph: (graph,), mesh=devices(2))
 
 
@@ -273,13 +277,13 @@ class Endless:
 
 
 class Once:
-  """Iterable, but always with the same iterator."""
+  """Iterable, but exhausted after the first pass."""
 
   def __init__(self):
     self.batches = iter(BATCHES)
 
   def __iter__(self):
-    return (batch for batch in self.batches)
+    return (batch for batch in self.batches)  # the second time of none
 
 
 def generated():
@@ -313,22 +317,22 @@ def bad(batch):
 )
 def test_refusals(train, says):
   with pytest.raises(ConfigurationError, match=says) as error:
+    loader = loaders.Loader(train, "train", None)
     for _ in range(3):
-      loader = loaders.Loader(train, "train", None) if _ == 0 else loader  # noqa: F821
       list(loader.epoch())
   assert "\n" not in str(error.value)
 
 
 def test_arguments_that_do_not_go_together():
-  with pytest.raises(ConfigurationError, match="steps_per_epoch is 3, but train is arrays in mem"):
+  with pytest.raises(ConfigurationError, match=r"steps_per_epoch is 3, but train is arrays in mem"):
     fit((X, Y), (X, Y), steps_per_epoch=3)
-  with pytest.raises(ConfigurationError, match="steps_per_epoch is 0; it must be at least 1"):
+  with pytest.raises(ConfigurationError, match=r"steps_per_epoch is 0; it must be at least 1"):
     fit(BATCHES, steps_per_epoch=0)
-  with pytest.raises(ConfigurationError, match="train is a loader, whose .* leave batch_size out"):
+  with pytest.raises(ConfigurationError, match=r"train is a loader, whose .* leave batch_size out"):
     fit(BATCHES, batch_size=8)
-  with pytest.raises(ConfigurationError, match="valid is a loader, .* leave eval_batch_size out"):
+  with pytest.raises(ConfigurationError, match=r"valid is a loader, .* leave eval_batch_size out"):
     fit((X, Y), BATCHES, eval_batch_size=8)
-  with pytest.raises(ConfigurationError, match="train ended after 5 batches, but steps_per_epoch"):
+  with pytest.raises(ConfigurationError, match=r"train ended after 5 batches, but steps_per_epoch"):
     fit(BATCHES, steps_per_epoch=7)
 
 
@@ -345,5 +349,5 @@ def test_an_error_of_the_loader_is_its_own():
     yield BATCHES[0]
     raise OSError("the disk is gone")
 
-  with pytest.raises(OSError, match="the disk is gone"):
+  with pytest.raises(OSError, match=r"the disk is gone"):
     fit(broken)

@@ -59,36 +59,36 @@ def test_a_run_may_end_by_what_it_is_asked_after_every_epoch(tmp_path):
     asked.append(epoch)
     return epoch == 2
 
-  found = fit(RADIUS, 5, eval_every=4, workdir=tmp_path, until=until)
+  ended = fit(RADIUS, 5, eval_every=4, workdir=tmp_path, until=until)
   assert asked == [1, 2]
   # The second epoch is evaluated, as the last of two is, and saved.
-  assert ["valid/projection" in record for record in found.history] == [True, True]
+  assert ["valid/projection" in record for record in ended.history] == [True, True]
   whole = fit(RADIUS, 2, eval_every=4)
-  assert_same(found.state.primal, whole.state.primal)
-  assert found.test == whole.test
+  assert_same(ended.state.primal, whole.state.primal)
+  assert ended.test == whole.test
   resumed = fit(RADIUS, 3, eval_every=4, workdir=tmp_path, resume=True)
   assert [record["epoch"] for record in resumed.history] == [1, 2, 3]
 
 
 def test_a_decay_to_zero_stands_still(capfd):
   begin = jax.jit(Radial().init)(jax.random.key(3), X[:2])
-  found = fit(RADIUS, 2, variables=begin, decay=lambda count: 0.0 * count, progress=None)
-  assert_same(found.state.primal.theta, begin["params"])
-  assert found.multipliers["layer"] > 0
+  result = fit(RADIUS, 2, variables=begin, decay=lambda count: 0.0 * count, progress=None)
+  assert_same(result.state.primal.theta, begin["params"])
+  assert result.multipliers["layer"] > 0
   assert capfd.readouterr().err == ""
 
 
 def test_equality_drives_gamma_to_zero_and_keeps_the_fit():
-  found = fit(RADIUS**2 / 4, 300, constraint=ace_jax.Equality(augmented=1.0), gamma_lr=5e-3)
-  assert abs(found.gamma["layer"]) < 0.05
-  assert found.test["projection"] < 0.1 * float(jnp.var(RADIUS**2 / 4))
-  assert found.test == {
-    name: pytest.approx(float(best.error)) for name, best in found.state.best.items()
+  result = fit(RADIUS**2 / 4, 300, constraint=ace_jax.Equality(augmented=1.0), gamma_lr=5e-3)
+  assert abs(result.gamma["layer"]) < 0.05
+  assert result.test["projection"] < 0.1 * float(jnp.var(RADIUS**2 / 4))
+  assert result.test == {
+    name: pytest.approx(float(best.error)) for name, best in result.state.best.items()
   }
 
 
 def test_resilient_keeps_gamma_and_meets_its_stationarity_where_data_break_the_symmetry():
-  found = fit(
+  result = fit(
     RADIUS**2 / 4 + X[:, :1],
     400,
     constraint=ace_jax.Resilient(rho=0.5, augmented=1.0),
@@ -96,47 +96,47 @@ def test_resilient_keeps_gamma_and_meets_its_stationarity_where_data_break_the_s
     dual="sgd",
     dual_lr=0.05,
   )
-  gamma, multiplier = float(found.gamma["layer"]), float(found.multipliers["layer"])
-  slack = float(jax.tree.leaves(found.state.primal.slack)[0])
+  gamma, multiplier = float(result.gamma["layer"]), float(result.multipliers["layer"])
+  slack = float(jax.tree.leaves(result.state.primal.slack)[0])
   assert gamma > 0.05
   np.testing.assert_allclose(abs(gamma), slack, atol=0.02)
   np.testing.assert_allclose(slack, multiplier / 0.5, rtol=0.1)
-  assert found.test["relaxed"] < 0.5 * found.test["projection"]
+  assert result.test["relaxed"] < 0.5 * result.test["projection"]
 
 
 def test_strict_variables_train_one_predictor():
   strict = homotopy.strict(Radial().init)(jax.random.key(0), X)
-  found = fit(RADIUS, variables=strict, constraint=ace_jax.Unconstrained())
-  assert set(found.test) == {"projection"}
-  assert found.gamma == {}
+  result = fit(RADIUS, variables=strict, constraint=ace_jax.Unconstrained())
+  assert set(result.test) == {"projection"}
+  assert result.gamma == {}
 
 
 def test_returned_variables_reproduce_the_test_error():
-  found = fit(RADIUS, 5)
+  result = fit(RADIUS, 5)
   for name in ("projection", "relaxed"):
-    prediction = Radial().apply(getattr(found, name), X[48:])
+    prediction = Radial().apply(getattr(result, name), X[48:])
     error = float(jnp.mean(jnp.square(prediction - RADIUS[48:])))
-    assert error == pytest.approx(found.test[name], rel=1e-5)
+    assert error == pytest.approx(result.test[name], rel=1e-5)
 
 
 def test_best_is_the_lowest_validation_error_of_each_predictor():
-  found = fit(RADIUS, 12, lr=0.3)
-  for name, best in found.state.best.items():
-    curve = [record[f"valid/{name}"] for record in found.history]
+  result = fit(RADIUS, 12, lr=0.3)
+  for name, best in result.state.best.items():
+    curve = [record[f"valid/{name}"] for record in result.history]
     assert float(best.error) == pytest.approx(min(curve))
     assert int(best.epoch) == 1 + int(np.argmin(curve))
 
 
 def test_early_stopping_waits_for_both_predictors():
-  found = fit(RADIUS, 200, lr=0.3, patience=4)
-  last = {name: int(best.epoch) for name, best in found.state.best.items()}
-  assert len(found.history) == max(last.values()) + 4 < 200
+  result = fit(RADIUS, 200, lr=0.3, patience=4)
+  last = {name: int(best.epoch) for name, best in result.state.best.items()}
+  assert len(result.history) == max(last.values()) + 4 < 200
 
 
 def test_evaluation_interval_and_padding_do_not_change_errors():
   reference = fit(RADIUS, 6)
-  found = fit(RADIUS, 6, eval_every=4, eval_batch_size=5)
-  evaluated = [r for r in found.history if "valid/projection" in r]
+  result = fit(RADIUS, 6, eval_every=4, eval_batch_size=5)
+  evaluated = [r for r in result.history if "valid/projection" in r]
   assert [r["epoch"] for r in evaluated] == [1, 5, 6]
   for record in evaluated:
     expected = reference.history[int(record["epoch"]) - 1]["valid/relaxed"]
@@ -153,12 +153,12 @@ def test_batch_norm_and_dropout_reach_the_model():
 
   data = (X, RADIUS)
   variables = Noisy().init(jax.random.key(0), X, train=False)
-  found = fit(RADIUS, 3, Noisy(), variables=variables)
-  mean = found.state.model_state["batch_stats"]["BatchNorm_0"]["mean"]
+  result = fit(RADIUS, 3, Noisy(), variables=variables)
+  mean = result.state.model_state["batch_stats"]["BatchNorm_0"]["mean"]
   assert not np.allclose(mean, variables["batch_stats"]["BatchNorm_0"]["mean"])
-  prediction = Noisy().apply(found.relaxed, data[0][48:], train=False)
+  prediction = Noisy().apply(result.relaxed, data[0][48:], train=False)
   error = float(jnp.mean(jnp.square(prediction - RADIUS[48:])))
-  assert error == pytest.approx(found.test["relaxed"], rel=1e-4)
+  assert error == pytest.approx(result.test["relaxed"], rel=1e-4)
 
 
 def test_non_finite_loss_names_epoch_and_step_and_keeps_the_checkpoint(tmp_path):
@@ -304,13 +304,13 @@ def test_sigterm_saves_and_resuming_completes(tmp_path):
   try:
     with pytest.raises(errors.Interrupted, match="saved in"):
       while True:  # until a signal arrives, however fast this machine is
-        place = tmp_path / str(time.monotonic_ns())
-        fit(RADIUS, 400, workdir=place, checkpoint_every=1000)
+        folder = tmp_path / str(time.monotonic_ns())
+        fit(RADIUS, 400, workdir=folder, checkpoint_every=1000)
   finally:
     done.set()
     asking.join()
     signal.signal(signal.SIGTERM, before)
-  resumed = fit(RADIUS, 400, workdir=place, resume=True)
+  resumed = fit(RADIUS, 400, workdir=folder, resume=True)
   assert_same(resumed.state.primal, reference.state.primal)
 
 
@@ -318,7 +318,7 @@ PROGRAM = """
 import sys
 sys.path[:0] = {paths!r}
 import test_loop as t
-found = t.fit(t.RADIUS, 40, workdir=sys.argv[1], resume=True, checkpoint_every=1)
+run = t.fit(t.RADIUS, 40, workdir=sys.argv[1], resume=True, checkpoint_every=1)
 """
 
 
@@ -327,8 +327,8 @@ def test_sigkill_at_random_moments_loses_nothing(tmp_path):
   program = textwrap.dedent(PROGRAM.format(paths=[str(root), str(Path(__file__).parent)]))
   environment = {**os.environ, "PYTHONPATH": str(root)}
 
-  def start(place):
-    command = [sys.executable, "-c", program, str(place)]
+  def start(folder):
+    command = [sys.executable, "-c", program, str(folder)]
     return subprocess.Popen(
       command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -352,8 +352,8 @@ def test_sigkill_at_random_moments_loses_nothing(tmp_path):
   assert last.wait(120) == 0, last.stderr.read().decode()
   assert whole.wait(120) == 0
 
-  def outcome(place):
-    records = history.read(tmp_path / place / "metrics.jsonl")
+  def outcome(folder):
+    records = history.read(tmp_path / folder / "metrics.jsonl")
     wall = ("time", "seconds", "steps_per_second")
     return [{k: v for k, v in r.items() if k not in wall} for r in records]
 
@@ -361,7 +361,8 @@ def test_sigkill_at_random_moments_loses_nothing(tmp_path):
   assert outcome("killed") == outcome("whole")
   template = parallel.stack([fit(RADIUS, 1).state])
   states = [
-    checkpoints.restore(tmp_path / place / "checkpoints", template) for place in ("whole", "killed")
+    checkpoints.restore(tmp_path / folder / "checkpoints", template)
+    for folder in ("whole", "killed")
   ]
   assert_same(*states)
 
@@ -374,8 +375,8 @@ def test_settings_are_checked():
 
 
 def test_record_takes_the_largest_entry_with_its_sign():
-  found = fit(RADIUS, 1, constraint=ace_jax.Resilient())
-  record = found.history[0]
+  result = fit(RADIUS, 1, constraint=ace_jax.Resilient())
+  record = result.history[0]
   assert {"gamma/layer", "multiplier/layer", "slack/layer", "violation/layer"} <= set(record)
   outputs = ace_jax.primal_dual.StepOutput(
     np.ones(3), np.array([1, np.nan, 1]), {}, np.ones(3), np.array([1.0, 1, np.inf])

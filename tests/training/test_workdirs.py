@@ -181,8 +181,8 @@ def test_a_run_on_a_system_without_fcntl_alarms_and_allocation(tmp_path):
   from ace_jax.training import locks
   from experiments.harness import workdirs
   assert len(fit("run").history) == 1
-  found = fit("run", 2, resume=True)
-  assert len(found.history) == 2 and [r["epoch"] for r in found.history] == [1, 2]
+  resumed = fit("run", 2, resume=True)
+  assert len(resumed.history) == 2 and [r["epoch"] for r in resumed.history] == [1, 2]
   with workdirs.locked("other"):
     try:
       locks.locked("other").__enter__()

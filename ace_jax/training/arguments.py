@@ -1,0 +1,67 @@
+"""What `fit` is given, put into the form in which a training takes it."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ace_jax.errors import ConfigurationError
+from ace_jax.training import loop
+from ace_jax.training.history import Record
+from ace_jax.training.sinks import CallbackLogger, Logger, as_logger
+
+
+def runs_of(seed: int, seeds: Sequence[int]) -> dict[str, int]:
+  """Returns the seed of each run by the name of its folder."""
+  if seed:
+    raise ConfigurationError(f"seed={seed} and seeds={[*seeds]} contradict each other; give one.")
+  if not seeds or len({*seeds}) < len(seeds):
+    raise ConfigurationError(f"seeds are {[*seeds]}; give some that differ.")
+  return {f"seed{number}": number for number in seeds}
+
+
+def loggers_of(
+  callbacks: Sequence[Logger | Callable[[Record], Any]], seed: int | None
+) -> list[Logger]:
+  """Returns the loggers of a run; its seed is None where it is the only one."""
+  if seed is None:
+    return [as_logger(callback) for callback in callbacks]
+  for callback in callbacks:
+    if isinstance(callback, Logger) or not callable(callback):
+      raise ConfigurationError(
+        f"a {type(callback).__name__} cannot log several seeds; give functions of a record."
+      )
+  return [CallbackLogger(callback, {"seed": seed}) for callback in callbacks if callable(callback)]
+
+
+def options_of(settings: dict[str, Any], others: Sequence[str]) -> loop.Settings:
+  """Returns the loop's settings.
+
+  Args:
+    settings: By name.
+    others: Names of what else `fit` takes.
+
+  Raises:
+    ConfigurationError: a keyword is unknown, or a value out of range.
+  """
+  known = [field.name for field in dataclasses.fields(loop.Settings)]
+  arguments = [*known, *others]
+  for name in settings:
+    if name not in known:
+      nearest = difflib.get_close_matches(name, arguments, 1, cutoff=0.5)
+      advice = f"did you mean {nearest[0]}?" if nearest else f"it takes {', '.join(arguments)}."
+      raise ConfigurationError(f"fit takes no argument {name}; {advice}")
+  return loop.Settings(**settings)
+
+
+def step_sizes(
+  optimizer: Any, lr: float | None, gamma_lr: float | None, slack_lr: float | None
+) -> dict[str, float | None]:
+  """Returns Adam's step size of each block; None for one with an optimizer of its own."""
+  others = optimizer if isinstance(optimizer, Mapping) else {"theta": optimizer}
+  default = 1e-3 if lr is None else lr
+  rates = {"theta": lr, "gamma": gamma_lr, "slack": slack_lr}
+  return {
+    name: None if others.get(name) is not None else default if rate is None else rate
+    for name, rate in rates.items()
+  }

@@ -1,0 +1,285 @@
+"""Going on from a workdir and from a Fit, with other settings; Ctrl-C; what `fit` says."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ace_jax
+from ace_jax.errors import ConfigurationError, Interrupted
+from ace_jax.training import locks, make_mesh, settling
+from experiments.harness import training as harness
+from tests.training.test_fitting import Radial, X, Y, assert_same, fit, squared_error
+
+
+def test_a_step_size_of_zero_leaves_parameters_where_they_were(tmp_path, caplog):
+  first = fit(2, lr=1e-2, workdir=tmp_path)
+  rates = {"lr": 0.0, "dual_lr": 5e-3}
+  resumed = fit(4, **rates, workdir=tmp_path, resume=True)
+  assert_same(resumed.state.primal, first.state.primal)
+  assert_same(resumed.state.primal, fit(4, **rates, state=first).state.primal)
+  assert "lr 0.01 -> 0.0, gamma_lr 0.01 -> 0.0" in caplog.text
+  assert "dual_lr 0.001 -> 0.005" in caplog.text
+  grown = float(resumed.multipliers["layer"]) - float(first.multipliers["layer"])
+  assert grown == pytest.approx(4 * 5e-3, rel=0.05)  # Adam's steps, at a constant gamma
+
+
+def test_constants_batches_and_patience_of_now_are_used(tmp_path, caplog):
+  options = {"dual": "sgd", "dual_lr": 0.1, "lr": 0.0}
+  first = fit(1, **options, workdir=tmp_path, constraint=ace_jax.Inequality(epsilon=0.5))
+  assert float(first.multipliers["layer"]) == pytest.approx(2 * 0.1 * 0.5)
+  now = {**options, "constraint": ace_jax.Inequality(epsilon=0.1), "batch_size": 24}
+  resumed = fit(2, **now, workdir=tmp_path, resume=True)
+  assert float(resumed.multipliers["layer"]) == pytest.approx(0.1 + 0.1 * 0.9)  # one step an epoch
+  assert int(resumed.state.step) == 3
+  assert "batch_size 12 -> 24" in caplog.text and "epsilon 0.5 -> 0.1" in caplog.text
+  caplog.clear()
+  again = fit(2, **now, workdir=tmp_path, resume=True)
+  assert_same(again.state, resumed.state)
+  assert "goes on with" not in caplog.text  # fit.json holds what is used
+
+
+def test_who_stopped_early_goes_on_with_more_patience(tmp_path):
+  options = {"lr": 0.0, "workdir": tmp_path}
+  assert len(fit(9, patience=2, **options).history) == 3
+  assert len(fit(9, patience=2, resume=True, **options).history) == 3
+  assert len(fit(9, patience=4, resume=True, **options).history) == 5
+
+
+@pytest.mark.parametrize(
+  ("now", "says"),
+  [
+    ({"seed": 3}, "has seed=0, not seed=3"),
+    ({"constraint": ace_jax.OneSided()}, "constraint Equality, which cannot become OneSided"),
+    ({"dual": "sgd"}, "dual adam, which cannot become sgd"),
+    ({"clip_norm": 1.0}, "clip_norm None, which cannot become 1.0"),
+    ({"mode": "max"}, "mode min, which cannot become max"),
+  ],
+)
+def test_what_cannot_change_is_refused(tmp_path, now, says):
+  if not (tmp_path / "run").exists():
+    fit(1, workdir=tmp_path / "run")
+  before = (tmp_path / "run" / "fit.json").read_text()
+  with pytest.raises(ConfigurationError, match=says) as error:
+    fit(2, **now, workdir=tmp_path / "run", resume=True)
+  assert "\n" not in str(error.value)
+  assert (tmp_path / "run" / "fit.json").read_text() == before
+
+
+def test_other_data_are_refused(tmp_path):
+  def train(y, valid_y=Y):
+    return ace_jax.fit(
+      Radial(), squared_error, (X, y), (X, valid_y), epochs=1, batch_size=12, workdir=tmp_path,
+      resume=True, progress=None, mesh=make_mesh(devices=jax.devices()[:1]),
+    )  # fmt: skip
+
+  train(Y)
+  train(np.asarray(Y, np.float64))  # the same numbers
+  with pytest.raises(ConfigurationError, match="other data: train has changed"):
+    train(Y.at[3].add(1e-3))
+  with pytest.raises(ConfigurationError, match="other data: valid has changed"):
+    train(Y, Y[::-1])
+
+
+def test_a_workdir_of_before_is_resumed_without_comparing(tmp_path, caplog):
+  fit(1, workdir=tmp_path)
+  (tmp_path / "fit.json").unlink()
+  assert len(fit(2, workdir=tmp_path, resume=True).history) == 2
+  assert "data are not compared" in caplog.text
+
+
+def test_a_fit_goes_on_bit_for_bit(tmp_path):
+  options = {"lr": 1e-2, "constraint": ace_jax.Resilient(rho=0.5), "batch_size": 8}
+  whole, first = fit(4, **options), fit(2, **options)
+  kept = jax.tree.map(np.asarray, first.state)
+  on = fit(4, **options, state=first, workdir=tmp_path)
+  assert_same(on.state, whole.state)
+  assert_same(first.state, kept)
+  assert [record["epoch"] for record in on.history] == [1, 2, 3, 4]
+  assert on.history[:2] == first.history
+  assert len(fit(5, **options, workdir=tmp_path, resume=True).history) == 5
+
+
+def test_other_validation_samples_evaluate_the_best_anew():
+  first = fit(2)
+  options = {"epochs": 3, "batch_size": 12, "lr": 0.0, "progress": None, "state": first}
+  mesh = make_mesh(devices=jax.devices()[:1])
+  on = ace_jax.fit(Radial(), squared_error, (X, Y), (X, Y + 1), mesh=mesh, **options)
+  for name in ("projection", "relaxed"):
+    best = on.state.best[name]
+    error = jnp.mean(squared_error(Radial().apply(best.variables, X), (X, Y + 1)))
+    assert float(best.error) == pytest.approx(float(error), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("options", "says"),
+  [
+    ({"epochs": 1}, "state has 1 epochs behind it, and epochs=1 counts them; give more"),
+    ({"constraint": ace_jax.Resilient()}, "constraint Equality, which cannot become Resilient"),
+    ({"dual": "nu_pi"}, "dual adam, which cannot become nu_pi"),
+    ({"seeds": (1, 2)}, r"state has the seeds \[0\], not \[1, 2\]"),
+    ({"variables": {}}, "state and variables both say where to begin"),
+  ],
+)
+def test_a_state_that_does_not_fit(options, says):
+  first = fit(1)
+  with pytest.raises(ConfigurationError, match=says):
+    fit(**{"epochs": 2, **options}, state=first)
+
+
+def test_a_state_of_another_model():
+  first = fit(1)
+  theta = {**first.state.primal.theta, "out": {"kernel": jnp.ones((9, 1)), "bias": jnp.ones(1)}}
+  state = first.state.replace(primal=first.state.primal._replace(theta=theta))
+  says = r"state was trained with another model .*'out'.*'kernel'.* \[9, 1\], not shape \[4, 1\]"
+  with pytest.raises(ConfigurationError, match=says):
+    fit(2, state=first._replace(state=state))
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_first_ctrl_c_returns_the_fit_and_the_second_raises(tmp_path, keeps, caplog):
+  workdir = tmp_path if keeps else None
+
+  def ask(record):
+    if record["epoch"] == 2:
+      os.kill(os.getpid(), signal.SIGINT)
+
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    ended = fit(5, eval_every=3, workdir=workdir, callbacks=[ask])
+    assert ended.interrupted and [r["epoch"] for r in ended.history] == [1, 2]
+    saved = f"saved in {tmp_path}" if keeps else "nothing saved: no workdir"
+    assert f"asked to end (Ctrl-C) after epoch 2; {saved}" in caplog.text
+    on = {"workdir": workdir, "resume": True} if keeps else {"state": ended}
+    whole = fit(5, eval_every=3)
+    assert_same(fit(5, eval_every=3, **on).state, whole.state)
+    assert not whole.interrupted
+
+    def insist(record):
+      os.kill(os.getpid(), signal.SIGINT)
+      os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+      fit(5, callbacks=[insist])
+  finally:
+    signal.signal(signal.SIGINT, before)
+  with pytest.raises(Interrupted, match="after epoch 2") as error:
+    harness.finished(ended, "saved")
+  assert error.value.exit_code == 130 and harness.finished(whole, "saved") is whole
+
+
+def test_the_workdir_is_locked_before_it_is_looked_at(tmp_path):
+  fit(1, workdir=tmp_path)
+  (tmp_path / "fit.json").write_text("{")  # would be refused as damaged
+  with locks.locked(tmp_path), pytest.raises(ConfigurationError, match="another process is runn"):
+    fit(2, workdir=tmp_path, resume=True)
+  assert (tmp_path / "fit.json").read_text() == "{"
+
+
+def test_metrics_and_measures_are_recorded_by_name():
+  def absolute(prediction, batch):
+    return jnp.abs(prediction - batch[1])
+
+  def measure(predict, valid):
+    return {"largest": np.max(np.asarray(predict(valid)))}
+
+  metrics = {"mae": absolute, "mse": squared_error}
+  options = {"metric": metrics, "select": "mae", "measure": measure, "test": (X, Y)}
+  trained = fit(3, lr=1e-2, eval_every=2, **options)
+  assert ["mse/relaxed" in record for record in trained.history] == [True, False, True]
+  last = trained.history[-1]
+  for name, variables in trained.state.current().items():
+    prediction = Radial().apply(variables, X)
+    assert last[f"mae/{name}"] == pytest.approx(last[f"valid/{name}"], rel=1e-6)
+    for metric, function in metrics.items():
+      mean = float(jnp.mean(function(prediction, (X, Y))))
+      assert last[f"{metric}/{name}"] == pytest.approx(mean, rel=1e-5)
+    assert last[f"largest/{name}"] == pytest.approx(float(jnp.max(prediction)), rel=1e-5)
+  for name, best in trained.state.best.items():
+    mean = float(jnp.mean(squared_error(Radial().apply(best.variables, X), (X, Y))))
+    assert trained.test[f"mse/{name}"] == pytest.approx(mean, rel=1e-5)
+    assert trained.test[f"mae/{name}"] == pytest.approx(trained.test[name], rel=1e-6)
+  assert trained.settings.select == "mae"
+
+
+@pytest.mark.parametrize(
+  ("options", "says"),
+  [
+    ({"metric": {"mae": squared_error, "b": squared_error}}, "metric has mae, b; say with select"),
+    ({"metric": {"mae": squared_error}, "select": "mea"}, "did you mean mae"),
+    ({"select": "mae"}, "select='mae' names one of several metrics"),
+    ({"metric": {"gamma": squared_error}}, "metric has the name 'gamma', which records use"),
+    ({"metric": {"mae": lambda p, b: jnp.mean(p)}}, r"the metric mae of 2 samples has shape \(\)"),
+    ({"measure": lambda predict, valid: 3}, "measure returned a int; it must return numbers by"),
+    ({"measure": lambda predict, valid: {"a": X}}, "measure returned a as no number"),
+  ],
+)
+def test_metrics_and_measures_that_do_not_fit(options, says):
+  with pytest.raises(ConfigurationError, match=says):
+    fit(1, **options)
+
+
+@pytest.mark.parametrize("where", ["train", "valid"])
+def test_samples_that_are_not_finite_are_named_before_training(where):
+  bad = np.array(X)
+  bad[7, :2], bad[9, 0] = np.nan, np.inf
+  splits = {"train": {"x": np.array(X)}, "valid": {"x": np.array(X)}}
+  splits[where] = {"x": bad}
+  says = rf"{where}\['x'\] holds 3 values that are not finite, first at sample 7"
+
+  def loss(prediction, batch):
+    return jnp.square(prediction)
+
+  with pytest.raises(ConfigurationError, match=says):
+    ace_jax.fit(Radial(), loss, **splits, inputs=lambda b: (b["x"],), epochs=1, batch_size=12)
+
+
+def test_missing_labels_that_the_loss_leaves_out_are_taken():
+  def loss(prediction, batch):
+    return jnp.where(jnp.isnan(batch[1]), 0, jnp.square(prediction - jnp.nan_to_num(batch[1])))
+
+  data = (X, Y.at[3].set(jnp.nan))
+  mesh = make_mesh(devices=jax.devices()[:1])
+  trained = ace_jax.fit(
+    Radial(), loss, data, data, epochs=1, batch_size=12, progress=None, mesh=mesh
+  )
+  assert np.isfinite(trained.history[0]["loss"])
+
+
+def test_a_constraint_without_time_to_act_is_warned_of(caplog):
+  fit(3)
+  assert "the constraint had no time to act: gamma of layer misses it by" in caplog.text
+  assert "train for more epochs, or with a larger step size of the multipliers" in caplog.text
+
+
+def records(gammas, multipliers, norm=0.1):
+  return [
+    {"gamma/a": g, "violation/a": g, "multiplier/a": m, "gradient_norm/gamma": norm}
+    for g, m in zip(gammas, multipliers, strict=True)
+  ]
+
+
+def test_what_is_said_of_gamma_and_multipliers():
+  still = [*np.linspace(1, 0, 20), *np.zeros(20)]
+  assert settling.unsettled(records(still, np.ones(40)), ace_jax.Equality()) == ""
+  stuck = records(np.full(40, 0.5), np.full(40, 0.01), 0.2)
+  said = settling.unsettled(stuck, ace_jax.Equality())
+  assert "gamma of a misses it by 1 of" in said and "multipliers (0.01) are far below" in said
+  # Through 0 at the end, with a speed that it has not lost.
+  moving = records(np.linspace(1, -0.05, 40), np.ones(40))
+  assert "gamma of a still moved by 0.11" in settling.unsettled(moving, ace_jax.Equality())
+  within = records(np.full(40, 0.3), np.zeros(40))
+  for record in within:
+    record["violation/a"] = -0.1
+  assert settling.unsettled(within, ace_jax.Inequality(epsilon=0.4)) == ""
+  assert settling.unsettled([{"epoch": 1}], ace_jax.Unconstrained()) == ""
+
+
+def test_settings_are_kept_beside_the_checkpoints(tmp_path):
+  fit(1, lr=3e-3, workdir=tmp_path)
+  (run,) = json.loads((tmp_path / "fit.json").read_text())["runs"]
+  assert run["lr"] == 3e-3 and len(run["data"]["train"]) == 64
