@@ -276,6 +276,7 @@ def fit(
   )
   mesh = parallel.default_mesh(len(runs)) if mesh is None else mesh
   if isinstance(train, loaders.Loader):
+    selecting = selecting or loss  # of each graph, where the loss below is scaled
     loss, sample = streaming.of_real_graphs(loss), train.sample()
   else:
     sample = task.take(train, slice(0, 2))
@@ -295,8 +296,7 @@ def fit(
     start = homotopy.unbox(start)
     if not states:
       checking.require(method.task, start, sample, constraint, strict=strict, metrics=metrics)
-      given = {"train": train, "valid": valid, "test": test}
-      given = {name: x for name, x in given.items() if not isinstance(x, loaders.Loader)}
+      given = sources.in_memory(train=train, valid=valid, test=test)
       checking.require_finite(method.task, start, given)
     if not states and optimizer is not None:
       theta, gamma, _ = homotopy.split(start)

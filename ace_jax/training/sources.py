@@ -103,6 +103,11 @@ def _check_mesh(loader: Loader, mesh: Mesh) -> None:
     )
 
 
+def in_memory(**kinds: Data) -> dict[str, Batch]:
+  """Returns which of some data are arrays in memory, by name."""
+  return {name: data for name, data in kinds.items() if not isinstance(data, Loader)}
+
+
 def put(data: Data, mesh: Mesh) -> Data:
   """Puts samples on every device; a loader's come when their time has come."""
   return data if isinstance(data, Loader) else parallel.replicate(data, mesh)
