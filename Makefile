@@ -1,4 +1,4 @@
-# make demo: set up, then train an equality-constrained SEGNN on charged particles.
+# make demo: set up, then train a SEGNN on charged particles, under the equality constraint and strictly.
 # make test: set up, then run the fast tests.
 # make docs: the site, into docs/_build/html; installing its packages needs a network, building it none.
 # make release: sdist and wheel into dist/, checked, each tried in empty environments.
@@ -8,6 +8,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/installed
 DOCS_STAMP := $(VENV)/installed_docs
+DEMO := runs/demo_$(shell date +%Y%m%d-%H%M%S)
 FIND := for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	if $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null; then echo $$p; break; fi; done
@@ -15,7 +16,9 @@ FIND := for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 .PHONY: demo test slow versions install lint format types wheel docs release clean
 
 demo: install
-	$(PYTHON) -m experiments.nbody --constraint=equality
+	$(PYTHON) -m experiments.nbody --constraint=equality --workdir=$(DEMO)/equality
+	$(PYTHON) -m experiments.nbody --constraint=strict --workdir=$(DEMO)/strict
+	$(PYTHON) -m experiments.table --folders=$(DEMO)
 
 test: install
 	$(PYTHON) -m pytest -n 2 --dist worksteal

@@ -36,6 +36,7 @@ setup(
     "tqdm>=4.66",
   ],
   extras_require={
+    "browser": ["playwright>=1.50"],  # the tests of pages, with Debian's chromium
     "dev": [
       # What the tests import beyond the library.
       f"{NAME}[equinox,experiments,images,modelnet,plots,sweep,tensorboard]",
@@ -58,7 +59,7 @@ setup(
       "sphinx-book-theme>=1.1.4",
     ],
     "equinox": ["equinox>=0.13"],
-    "experiments": ["matplotlib>=3.9", "platformdirs>=4.0"],
+    "experiments": ["jinja2>=3.1", "matplotlib>=3.9", "platformdirs>=4.0"],
     "images": ["scikit-learn>=1.5"],
     "modelnet": ["h5py>=3.10"],
     "models": ["e3x==1.0.2", "equinox>=0.13", "mlip==0.2.5"],

@@ -1,6 +1,7 @@
 """A trained model in one file: `Fit.save` and `load`. Nothing in it is ever unpickled."""
 
 import dataclasses
+import hashlib
 import json
 import zipfile
 import zlib
@@ -148,19 +149,22 @@ def save(path: str | Path, saved: Saved) -> None:
     )
 
 
-def load(path: str | Path, model: Any) -> Saved:
+def load(path: str | Path, model: Any, sha256: str | None = None) -> Saved:
   """Reads what `Fit.save` wrote; every number is bit for bit the one that was saved.
 
   Args:
     path: The file; a leading ~ is the home folder.
     model: The trained model, of any kind that `fit` takes. Its parameters are compared with the
       file's by name and shape, unless one of its inputs was no array.
+    sha256: Of the file, as a card names it; None does not compare.
 
   Raises:
     CheckpointError: the file is missing, damaged, something else, or of another model.
   """
   path = files.expanded(path)
   try:
+    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256.lower():
+      raise CheckpointError(f"{path}: its SHA-256 is not {sha256}; get the file again.")
     arrays, texts = archives.read(path, (_ABOUT,))
     about = json.loads(texts[_ABOUT])
     if about["format"] != _FORMAT:

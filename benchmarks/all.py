@@ -3,8 +3,8 @@
 Each leaves its line of JSON as NAME.json in a folder of --results that has the name of the
 processor and its cores, so that no processor's numbers replace another's. The table of this
 processor is printed and written beside them; README.md of --results has a column for every
-processor, and so has the project's README.md with --readme. `--only=` measures nothing and writes
-the tables anew. About ten minutes on two quiet cores; on a busy machine times mean little, and
+processor, and so has docs/speed.md with --page. `--only=` measures nothing and writes the tables
+anew. About ten minutes on two quiet cores; on a busy machine times mean little, and
 products, taken in the same process, a little more.
 """
 
@@ -25,10 +25,11 @@ from experiments.harness.programs import last_line
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", None, "Names of benchmarks; by default all, and none if empty.")
 paths.DEFINE_path("results", "benchmarks/results", "Has a folder a processor.")
-flags.DEFINE_bool("readme", False, "Put the table of all processors into README.md.")
+flags.DEFINE_bool("page", False, "Put the table of all processors into docs/speed.md.")
 flags.DEFINE_integer("timeout", 900, "Seconds that one benchmark may take.", lower_bound=1)
 
 TABLE = "README.md"
+PAGE = Path("docs/speed.md")
 
 
 def _step(*options: str) -> list[str]:
@@ -87,12 +88,12 @@ def run(name: str, results: Path, timeout: int) -> tuple[str, str]:
   return folder, ""
 
 
-def write_tables(results: Path, readme: Path | None) -> dict[str, speed_table.Table]:
+def write_tables(results: Path, page: Path | None) -> dict[str, speed_table.Table]:
   """Writes the table of each processor into its folder, and that of all above them.
 
   Args:
     results: Has a folder a processor.
-    readme: A file that has that table too, between its marks, or None.
+    page: A file that has that table too, between its marks, or None.
 
   Returns:
     The tables, by the names of their folders.
@@ -103,8 +104,8 @@ def write_tables(results: Path, readme: Path | None) -> dict[str, speed_table.Ta
   together = speed_table.side_by_side([*tables.values()])
   links = "\n".join(f"- [{table.title}]({folder}/{TABLE})" for folder, table in tables.items())
   files.write_text(results / TABLE, f"# Speed\n\n{links}\n\n{together}")
-  if readme:
-    files.write_text(readme, speed_table.insert(readme.read_text(), together))
+  if page:
+    files.write_text(page, speed_table.insert(page.read_text(), together))
   return tables
 
 
@@ -126,7 +127,7 @@ def main(argv: list[str]) -> None:
     else:
       folders[folder] = None
     print(f"{name}: {complaint or 'done'} ({time.perf_counter() - begin:.0f} s)", flush=True)
-  tables = write_tables(results, Path("README.md") if FLAGS.readme else None)
+  tables = write_tables(results, PAGE if FLAGS.page else None)
   for folder in folders or tables:
     print(f"\n{speed_table.terminal(tables[folder])}")
   if failed:

@@ -10,8 +10,8 @@ from benchmarks import machine
 from experiments.harness import tables
 
 HEADER = ["what", "time", "products", "arithmetic floor", "of matmul rate", "compile", "command"]
-BEGIN, END = "<!-- python -m benchmarks.all --readme -->", "<!-- end of the table -->"
-"""Where README.md has the table."""
+BEGIN, END = "<!-- python -m benchmarks.all --page -->", "<!-- end of the table -->"
+"""Where docs/speed.md has the table."""
 
 _NAMES = {
   **{"segnn": "SEGNN", "egno": "EGNO", "egnn": "EGNN", "mpnn": "MPNN", "tfn": "TFN"},
@@ -106,16 +106,16 @@ def side_by_side(of_processors: Sequence[Table]) -> str:
   )
 
 
-def insert(readme: str, table: str) -> str:
+def insert(page: str, table: str) -> str:
   """Returns a text with the table between its two marks.
 
   Raises:
     ValueError: a mark is not there.
   """
-  before, begin, rest = readme.partition(BEGIN)
+  before, begin, rest = page.partition(BEGIN)
   _, end, after = rest.partition(END)
   if not (begin and end):
-    raise ValueError(f"README.md has no line {BEGIN} with {END} below it.")
+    raise ValueError(f"docs/speed.md has no line {BEGIN} with {END} below it.")
   return f"{before}{BEGIN}\n{table}{END}{after}"
 
 

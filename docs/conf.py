@@ -1,4 +1,4 @@
-"""Builds the site from docs/, README.md, results/, notebooks/; needs no network (`make docs`)."""
+"""Builds the site from docs/, results/, notebooks/; needs no network (`make docs`)."""
 
 import dataclasses
 import sys
@@ -25,6 +25,8 @@ exclude_patterns = ["_build"]
 default_role = "code"
 highlight_language = "none"
 add_module_names = False
+
+smartquotes_action = "qe"  # two dashes begin a flag
 
 html_theme = "sphinx_book_theme"
 html_title = "ace_jax"

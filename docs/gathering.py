@@ -1,4 +1,4 @@
-"""What the site shows of files that live elsewhere: sections of README, results, notebooks.
+"""What the site shows of files that live elsewhere: results, cards of weights, notebooks.
 
 Copies are written anew by every build, so that the site says what those files say.
 """
@@ -10,30 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.harness import constraints
-
-SECTIONS = {
-  "own_model": ("Your own model",),
-  "experiments": ("The N-body experiment", "Motion capture", "Molecules", "Shapes"),
-  "report": ("What do the data resist?",),
-  "scaling": ("From a laptop to a cluster",),
-  "speed": ("Speed",),
-}
-"""Which sections of README.md each page of the site includes."""
+from experiments.weights import cards
 
 _LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)")
-
-
-def section(markdown: str, title: str) -> str:
-  """Returns a section of the second level, without its heading.
-
-  Raises:
-    ValueError: there is none of that title.
-  """
-  for part in re.split(r"^## ", markdown, flags=re.MULTILINE)[1:]:
-    heading, _, body = part.partition("\n")
-    if heading.strip() == title:
-      return body.strip("\n") + "\n"
-  raise ValueError(f"README.md has no section {title!r}; docs/gathering.py names it.")
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -91,15 +70,8 @@ def gather(root: Path, folder: Path) -> None:
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir()
   moves = {source: folder / name for source, name in pages(root).items()}
-  readme = root / "README.md"
-  for name, titles in SECTIONS.items():
-    parts = [section(readme.read_text(), title) for title in titles]
-    if len(parts) > 1:
-      parts = [f"## {title}\n\n{part}" for title, part in zip(titles, parts, strict=True)]
-    # Links of what is included count from the page that includes it, which lies in docs/.
-    text = relinked("\n".join(parts), readme, folder.parent / f"{name}.md", moves)
-    (folder / f"{name}.inc").write_text(text)
   (folder / "constraints.inc").write_text(constraint_table())
+  (folder / "weights.inc").write_text(cards.page())
   for source, target in moves.items():
     if source.suffix == ".md":
       text = source.read_text()

@@ -1,4 +1,4 @@
-"""README and notebooks: the example runs, and all that they name of the library is public."""
+"""README, site and notebooks: examples run, and all that they name of the library is public."""
 
 import ast
 import importlib
@@ -14,24 +14,42 @@ import ace_jax
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+OWN_MODEL = ROOT / "docs" / "own_model.md"
 
 
-def examples(package=""):
+def examples(package="", path=OWN_MODEL):
   """Returns the blocks that run with the library alone, or those that need a further package."""
-  return re.findall(rf"```python{package}\n(.*?)```", README.read_text(), re.DOTALL)
+  return re.findall(rf"```python{package}\n(.*?)```", path.read_text(), re.DOTALL)
 
 
-def test_the_examples_of_the_readme_run_in_under_30_lines():
-  example, of_nnx = examples()
-  assert len(example.splitlines()) < 30
+def test_the_example_of_the_readme_runs_and_the_readme_takes_two_minutes_to_read():
+  assert len(README.read_text().split()) < 900
+  (example,) = examples(path=README)
+  assert len(example.splitlines()) < 25
   scope = {}
   exec(compile(example, "README.md", "exec"), scope)
+  assert scope["fit"].test["relaxed"] < scope["fit"].test["projection"]
+
+
+def test_links_of_the_readme_lead_somewhere():
+  links = re.findall(r"\]\((?!https?:)([^)#\s]+)", README.read_text())
+  assert len(links) > 15
+  assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_examples_of_an_own_model_run_in_under_30_lines():
+  example, of_nnx, of_constraint = examples()
+  assert len(example.splitlines()) < 30
+  scope = {}
+  exec(compile(example, "own_model.md", "exec"), scope)
   fit = scope["fit"]
   assert fit.test["relaxed"] < fit.test["projection"]
-  exec(compile(of_nnx, "README.md", "exec"), scope)
+  exec(compile(of_nnx, "own_model.md", "exec"), scope)
   test, model = scope["test"], scope["model"]
   error = ((model(test[0]) - test[1]) ** 2).mean()
   assert float(error) == pytest.approx(scope["fit"].test["projection"], rel=1e-4)
+  exec(compile(of_constraint, "own_model.md", "exec"), scope)
+  assert float(scope["Budget"]().budget) == 0.2
 
 
 @pytest.mark.slow
@@ -39,7 +57,7 @@ def test_the_example_of_e3x_runs():
   pytest.importorskip("e3x")  # of the extra `models`
   scope = {}
   example, (of_e3x,) = examples()[0], examples(" e3x")
-  exec(compile(example.replace("epochs=100", "epochs=1") + of_e3x, "README.md", "exec"), scope)
+  exec(compile(example.replace("epochs=100", "epochs=1") + of_e3x, "own_model.md", "exec"), scope)
   fit, test = scope["fit"], scope["test"]
   assert list(fit.gamma) == ["Dense_0", "Dense_1", "TensorDense_0/dense"]
   error = ((scope["prediction"] - test[1]) ** 2).mean()
@@ -70,9 +88,9 @@ def named(code):
 
 
 @pytest.mark.parametrize(
-  "path", [README, *sorted(ROOT.glob("notebooks/*.ipynb"))], ids=lambda p: p.stem
+  "path", [README, OWN_MODEL, *sorted(ROOT.glob("notebooks/*.ipynb"))], ids=lambda p: p.stem
 )
-def test_readme_and_notebooks_name_public_things_alone(path):
+def test_readme_site_and_notebooks_name_public_things_alone(path):
   names = {*named(code_of(path))}
   assert len(names) > 3
   for namespace, name in names:

@@ -216,14 +216,18 @@ def act_on(representations: Any) -> Callable[[Any, Any], Any]:
 
 
 def _unnamed(representations: Any, tree: Any) -> str:
-  """Says which entries of a dictionary have no representation, or are not there; "" if all are."""
+  """Says which entries of dictionaries have no representation, or are not there; "" if all are."""
+  if isinstance(representations, tuple | list) and isinstance(tree, tuple | list):
+    return next(filter(None, map(_unnamed, representations, tree)), "")
   if not (isinstance(representations, Mapping) and isinstance(tree, Mapping)):
     return ""
   missing = [name for name in tree if name not in representations]
   absent = [name for name in representations if name not in tree]
   if missing:
     return f"it says nothing of {', '.join(map(str, missing))} (actions.invariant if unmoved)."
-  return f"there is no entry {', '.join(map(str, absent))}." if absent else ""
+  if absent:
+    return f"there is no entry {', '.join(map(str, absent))}."
+  return next(filter(None, (_unnamed(representations[name], tree[name]) for name in tree)), "")
 
 
 def _check_last(what: str, x: Array, size: int) -> None:

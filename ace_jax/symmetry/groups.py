@@ -57,7 +57,7 @@ def line(radius: float) -> Moves:
 
 def steps(count: int) -> Moves:
   """Moves by steps of a cyclic group of `count` elements, all around."""
-  return Moves(tuple(range(1, count, max(1, count // POINTS))), "steps")
+  return Moves(tuple(range(1, max(2, count), max(1, count // POINTS))), "steps")
 
 
 @dataclasses.dataclass(frozen=True)

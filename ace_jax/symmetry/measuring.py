@@ -127,7 +127,8 @@ def measure_group(
     for name, curve in group.generators.items()
   }
   steps = {name: curve for name, curve in group.generators.items() if name not in curves}
-  elements = {name: curve(jnp.ones((), int)) for name, curve in steps.items()} | group.discrete
+  elements = {name: curve(jnp.ones((), int)) for name, curve in steps.items()}
+  elements |= dict(group.discrete)
   for name, element in elements.items():
     moved = predict(act(element, batch))
     expected = act_on_prediction(element, (prediction, batch))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import signal
 import time
@@ -162,7 +163,7 @@ def train(
   )
   writes = workdir if hosts.first() else None
   files = [writes / name / history.FILE for name in names] if writes else []
-  like = finish and (lambda epoch: finish.after_epochs(state, epoch))
+  like = functools.partial(finish.after_epochs, state) if finish else None
   state, records = resuming.begin(state, workdir, files, resume, like, before, restored)
   epoch = saved = int(np.max(state.epoch))
   if workdir is not None and epoch:

@@ -58,7 +58,7 @@ def begin(
     ConfigurationError: the folder holds a run, and `resume` is False.
     CheckpointError: the folder cannot be written, or no checkpoint of it can be read.
   """
-  kept = [*before] or [[] for _ in range(parallel.replicas(state))]
+  kept = [[*lines] for lines in before] or [[] for _ in range(parallel.replicas(state))]
   if workdir is None:
     return state, kept
   folder = workdir / CHECKPOINTS

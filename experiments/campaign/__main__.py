@@ -42,7 +42,8 @@ def main() -> None:
   """Does what the flags ask for.
 
   Raises:
-    UsageError: flags contradict each other, or the plan does not exist.
+    UsageError: flags contradict each other, or name a folder that there is not.
+    DataError: the plan cannot be read, or is damaged.
   """
   asked = [name for name in ("status", "collect", "compare") if FLAGS[name].value]
   if len(asked) > 1:
@@ -58,7 +59,7 @@ def main() -> None:
   if FLAGS.compare:
     from experiments.campaign import compare as campaign_compare
 
-    print(campaign_compare.table(plan, Path(FLAGS.compare)))
+    print(campaign_compare.table(plan, folders.existing(FLAGS.compare, "compare")))
     return
   from experiments.campaign import run as campaign_run
   from experiments.campaign import state as campaign_state
@@ -69,6 +70,8 @@ def main() -> None:
     folders.tried(workdir, "workdir")
     campaign_run.run(plan, repository, workdir, collected, FLAGS.processes, FLAGS.minutes)
     return
+  if FLAGS.collect or workdir.exists():  # the status of a campaign that has not begun is its plan
+    folders.existing(FLAGS.workdir, "workdir")
   state = campaign_state.read(workdir)
   if FLAGS.status:
     print(campaign_run.status(plan, state, collected))

@@ -18,7 +18,7 @@ from data.errors import DataError
 from experiments.campaign import state as campaign_state
 from experiments.campaign.plan import Plan, Run
 from experiments.campaign.state import Program, State
-from experiments.harness import artifacts, programs, result_files, tables, workdirs
+from experiments.harness import artifacts, page, programs, result_files, tables, workdirs
 from experiments.harness.usage import UsageError
 
 
@@ -59,7 +59,10 @@ def run(
     stack.enter_context(programs.ended_by_signal(minutes))
     devices = programs.share(kind, number, jobs, os.environ)
     machine = stack.enter_context(programs.local_engine(devices))
-    _Runner(repository, state, tasks, minutes, machine).drive()
+    try:
+      _Runner(repository, state, tasks, minutes, machine).drive()
+    finally:
+      page.write(workdir)
 
 
 class _Runner:

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.claims import claims
-from experiments.harness import app, paths, tables
+from experiments.harness import app, folders, paths, tables
 
 FLAGS = flags.FLAGS
 paths.DEFINE_path("claims", "results/claims.json", "The claims: see experiments/claims.")
@@ -19,8 +19,14 @@ flags.DEFINE_enum("format", "markdown", ["text", "markdown"], "How to write the 
 
 
 def main() -> None:
-  """Prints the table."""
-  rows = [claims.row(claim, Path(FLAGS.folder)) for claim in claims.read(Path(FLAGS.claims))]
+  """Prints the table.
+
+  Raises:
+    UsageError: --folder is no folder.
+    DataError: the list of claims, or a result, is damaged.
+  """
+  folder = folders.existing(FLAGS.folder, "folder")
+  rows = [claims.row(claim, folder) for claim in claims.read(Path(FLAGS.claims))]
   write = tables.markdown if FLAGS.format == "markdown" else tables.table
   print(write(claims.HEADER, rows))
 

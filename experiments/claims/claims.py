@@ -80,9 +80,11 @@ def read(path: Path) -> list[Claim]:
   """Reads claims.
 
   Raises:
-    DataError: the file cannot be read, or an entry is no claim; says which, and what is wrong.
+    DataError: the file cannot be read or is empty, or an entry is no claim; says which, and why.
   """
   entries = result_files.read_json(path, _REMEDY, list)
+  if not entries:
+    raise DataError(f"{path}: holds no claims; {_REMEDY}.")
   return [_claim(entry, f"{path}: claim {index + 1}") for index, entry in enumerate(entries)]
 
 
@@ -103,6 +105,7 @@ def row(claim: Claim, folder: Path) -> list[str]:
   numbers, epochs = claim.ours.read(folder)
   ours = _shown(numbers, epochs, claim.scale)
   if claim.other is None:
+    assert not isinstance(claim.published, str)  # `read` says so of every row without `other`
     mean, deviation = claim.published
     published = f"{mean:g} +- {deviation:g}"
     reached = bool(numbers) and statistics.mean(numbers) <= claim.scale * (mean + deviation)

@@ -10,7 +10,7 @@ from ace_jax import files, plots, task
 from ace_jax.symmetry import actions, report, verdicts
 from ace_jax.training import history, loop, parallel, progress
 from experiments.detection import figures as detection_figures
-from experiments.harness import problems, result_files, results, tables, workdirs
+from experiments.harness import page, problems, result_files, results, tables, workdirs
 from experiments.harness.replicas import exact
 from experiments.nbody import run as nbody_run
 from experiments.nbody.settings import preset
@@ -213,4 +213,5 @@ def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -
   }
   workdirs.write_result(folder, result)
   plots.save(detection_figures.detection_curves(curves, BROKEN), folder / "detection.png")
-  print(f"Everything is in {folder}: result.json, detection.png")
+  page.write(folder)
+  print(f"Everything is in {folder}: result.json, detection.png, {page.PAGE}")

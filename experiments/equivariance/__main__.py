@@ -24,10 +24,12 @@ def main() -> None:
 
   Raises:
     UsageError: no run is named.
+    DataError: it is no finished run.
   """
   if not FLAGS.run:
     raise UsageError("name a finished run: --run=FOLDER.")
   run = folders.only_run(FLAGS.run, "run")
+  folders.check_trained(run)
   target = folders.tried(Path(FLAGS.out or Path(run) / "equivariance"), "out")
   app.set_up_jax()
   from experiments.equivariance import run as equivariance_run

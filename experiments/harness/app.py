@@ -24,13 +24,15 @@ from experiments.harness.usage import UsageError
 FLAGS = flags.FLAGS
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
 
-_PACKAGES = ("matplotlib", "platformdirs")  # of the extra `experiments`; figures are drawn last
+_PACKAGES = ("jinja2", "matplotlib", "platformdirs")
+"""Of the extra `experiments`; figures and pages are made last."""
 
 
 def launch(
-  main: Callable[[], Any],
+  main: Callable[..., Any],
   argv: list[str] | None = None,
   packages: Sequence[str] = _PACKAGES,
+  words: int = 0,
 ) -> None:
   """Parses the flags, runs `main`, and turns errors that a user can mend into an exit code.
 
@@ -40,6 +42,7 @@ def launch(
     main: Imports JAX and does the work; raises errors with a one-line message.
     argv: The command line; sys.argv if None.
     packages: What it cannot do without, of which no other package brings them.
+    words: How many arguments that are no flags `main` takes at most.
   """
   for stream in (sys.stdout, sys.stderr):
     # A path may hold what the terminal's encoding has no sign for.
@@ -47,15 +50,16 @@ def launch(
       stream.reconfigure(errors="backslashreplace")
 
   def guarded(argv: list[str]) -> None:
-    if len(argv) > 1:
-      _end(f"unexpected argument {argv[1]!r}; flags start with --.", 2)
+    given, rest = argv[1 : 1 + words], argv[1 + words :]
+    if rest:
+      _end(f"unexpected argument {rest[0]!r}; flags start with --.", 2)
     logging.set_verbosity(logging.WARNING)
     warnings.showwarning = _warn
     for package in packages:
       if importlib.util.find_spec(package) is None:
         _end(f"experiments need {package}: pip install -e '.[experiments]'.", 2)
     try:
-      main()
+      main(*given)
       if not _several():
         interrupts.ignore()  # all is written
     except UsageError as error:

@@ -57,6 +57,21 @@ def tried(folder: Path, flag: str, resume: Sequence[str] = ()) -> Path:
   return folder
 
 
+def existing(folder: str, flag: str) -> Path:
+  """Returns a folder that a command reads.
+
+  Args:
+    folder: As the flag gives it.
+    flag: Its name.
+
+  Raises:
+    UsageError: there is no such folder.
+  """
+  if not Path(folder).is_dir():
+    raise UsageError(f"--{flag}={folder} is no folder; name one that exists.")
+  return Path(folder)
+
+
 def unwritable(folder: Path, flag: str, error: OSError) -> UsageError:
   """Returns the error of a folder that cannot be written, which a flag names."""
   return UsageError(
@@ -184,6 +199,16 @@ def only_run(folder: str, flag: str) -> str:
     names = ", ".join(map(str, several[:4])) + (", ..." if len(several) > 4 else "")
     raise UsageError(f"--{flag}={folder} holds {len(several)} runs; name one of them: {names}.")
   return str(several[0]) if several else folder
+
+
+def check_trained(*runs: str) -> None:
+  """Refuses folders of no runs, before a folder is made for what would be drawn of them.
+
+  Raises:
+    DataError: one of them has no settings of a run.
+  """
+  for run in runs:
+    result_files.read_settings(Path(run) / CONFIG, "name the folder of a finished run")
 
 
 def replicas_in(folder: Path) -> list[Path]:

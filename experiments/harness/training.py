@@ -18,7 +18,7 @@ from ace_jax.training import checkpoints, epochs, hosts, loop, parallel
 from ace_jax.training.parallel import default_mesh, make_mesh
 from ace_jax.training.progress import ProgressBar
 from ace_jax.training.sinks import TensorBoardLogger
-from experiments.harness import artifacts, gaps, results, workdirs
+from experiments.harness import artifacts, gaps, page, results, workdirs
 from experiments.harness.problems import Problem, finish, method, start, training_settings
 from experiments.harness.replicas import Plan
 from experiments.harness.result_files import Result
@@ -125,10 +125,13 @@ def where(folder: Path, contents: Sequence[Result]) -> str:
   """
   names = [result["replica"] for result in contents if result["replica"]]
   if not names:
-    return f"Everything is in {folder}: result.json, figures/, ..."
+    return f"Everything is in {folder}: {page.PAGE}, result.json, figures/, ..."
   shown = ", ".join(str(folder / name) for name in names[:4])
   more = f", ... ({len(names)} in all)" if len(names) > 4 else ""
-  return f"Results are in {shown}{more}: result.json, figures/, ...; checkpoints in {folder}."
+  return (
+    f"Results are in {shown}{more}: {page.PAGE}, result.json, figures/, ...; checkpoints in "
+    f"{folder}."
+  )
 
 
 def say_preset(settings: Settings, extent: str = "minutes on two cores") -> None:
@@ -257,6 +260,9 @@ def train(
       contents.append({**result, **together})
       if hosts.first():
         _write(folder / name, problem, replicas[i], alone, records[i], contents[-1])
+  if hosts.first():
+    for written in dict.fromkeys([*(folder / result["replica"] for result in contents), folder]):
+      page.write(written)
   if failed:
     raise NonFiniteError(
       f"of {len(names)} replicas, these met numbers that are not finite: {', '.join(failed)}; "

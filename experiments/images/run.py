@@ -6,7 +6,7 @@ from typing import Any
 
 from ace_jax.symmetry import report
 from ace_jax.training.progress import Progress
-from experiments.harness import tables, workdirs
+from experiments.harness import page, tables, workdirs
 from experiments.images import bias as images_bias
 from experiments.images import shifts as images_shifts
 from experiments.images import training as images_training
@@ -58,8 +58,9 @@ def run(settings: Flags, folder: Path) -> None:
     workdirs.write_result(folder, result)
     (folder / "figures").mkdir(exist_ok=True)
     draw(folder / "figures", rows, results)
+    page.write(folder)
   say(rows, results)
-  print(f"\nEverything is in {folder}: result.json, figures/")
+  print(f"\nEverything is in {folder}: result.json, {page.PAGE}, figures/")
 
 
 def say(rows: list[dict[str, Any]], results: images_bias.Results) -> None:

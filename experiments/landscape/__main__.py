@@ -31,6 +31,7 @@ def main() -> None:
 
   Raises:
     UsageError: no run is named, or the extent is not positive.
+    DataError: a folder holds no finished run.
   """
   if not FLAGS.run:
     raise UsageError("name a finished run: --run=FOLDER.")
@@ -38,6 +39,7 @@ def main() -> None:
     raise UsageError(f"--extent={FLAGS.extent:g} must be positive and finite.")
   run = folders.only_run(FLAGS.run, "run")
   strict = folders.only_run(FLAGS.strict, "strict") if FLAGS.strict else None
+  folders.check_trained(*([run, strict] if strict else [run]))
   target = folders.tried(Path(FLAGS.out or Path(run) / "landscape"), "out")
   app.set_up_jax()
   from experiments.landscape import run as landscape_run

@@ -22,6 +22,7 @@ from experiments.harness import (
   constraints,
   kept,
   models,
+  page,
   problems,
   result_files,
   tables,
@@ -293,8 +294,11 @@ def curve(
       (folder / "figures").mkdir(exist_ok=True)
       figure = plots.sample_efficiency(test, "length$^2$")
       plots.save(figure, folder / "figures" / "sample_efficiency.png")
+      page.write(folder)
   print(f"\n{tables.table(['predictor', 'trajectories', 'steps', 'test MSE'], rows)}")
-  print(f"\nEverything is in {folder}: result.json, figures/sample_efficiency.png, ...")
+  print(
+    f"\nEverything is in {folder}: result.json, {page.PAGE}, figures/sample_efficiency.png, ..."
+  )
 
 
 def _curve(

@@ -15,7 +15,7 @@ from ace_jax.symmetry import actions, equivariance_statistics, report, verdicts
 from ace_jax.training.parallel import DATA
 from ace_jax.training.progress import Progress
 from data import pendulum
-from experiments.harness import tables, workdirs
+from experiments.harness import page, tables, workdirs
 from experiments.harness.replicas import exact
 from experiments.harness.training import finished
 
@@ -64,10 +64,11 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, folder: Path) 
     workdirs.write_result(folder, result)
     (folder / "figures").mkdir(exist_ok=True)
     draw(folder / "figures", damping, fits, results)
+    page.write(folder)
   header = ["constraint, damping", "f_eq test MSE", "relaxed test MSE", "max|gamma|", "max|lambda|"]
   print(f"\n{tables.table([*header, 'equiv. error'], rows)}\n")
   print("\n".join([*said.values(), f"Rule: {RULE}."]))
-  print(f"\nEverything is in {folder}: result.json, figures/")
+  print(f"\nEverything is in {folder}: result.json, {page.PAGE}, figures/")
 
 
 def model() -> TimeReversalField:

@@ -11,7 +11,7 @@ import jax
 from ace_jax import files, plots, signals
 from ace_jax.errors import AceError
 from data.errors import DataError
-from experiments.harness import app, comparison_figures, result_files, tables, workdirs
+from experiments.harness import app, comparison_figures, page, result_files, tables, workdirs
 from experiments.harness import programs as processes
 from experiments.harness.replicas import Plan
 from experiments.mocap.settings import Settings as MocapSettings
@@ -159,7 +159,9 @@ def write(folder: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) ->
     drawn.setdefault(name, []).append(entry)
   unit = _UNITS.get(str(asked.get("experiment")), "")
   plots.save(comparison_figures.branches(drawn, unit), folder / "relaxations.png")
-  print(f"Everything is in {folder}: result.json, table.md, relaxations.png, a folder a program.")
+  page.write(folder)
+  made = f"result.json, table.md, relaxations.png, {page.PAGE}"
+  print(f"Everything is in {folder}: {made}, a folder a program.")
 
 
 _KEPT = (

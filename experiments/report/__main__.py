@@ -29,10 +29,12 @@ def main() -> None:
 
   Raises:
     UsageError: no runs are named.
+    DataError: one of them is no finished run.
   """
   if not FLAGS.runs:
     raise UsageError("name finished runs: --runs=FOLDER,FOLDER.")
   runs = folders.runs_in(FLAGS.runs)
+  folders.check_trained(*runs)
   target = folders.tried(Path(FLAGS.out or runs[0]), "out")
   app.set_up_jax()
   from experiments.report import run as report_run

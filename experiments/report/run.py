@@ -12,7 +12,7 @@ from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import actions, groups, report
 from ace_jax.training import history
 from data.errors import DataError
-from experiments.harness import models, problems, result_files, tables, training, workdirs
+from experiments.harness import models, page, problems, result_files, tables, training, workdirs
 from experiments.harness.settings import Settings
 from experiments.harness.tables import markdown
 from experiments.report import subjects
@@ -210,3 +210,5 @@ def write(
 
   plots.save(plots.misalignment(layers[0], generators), target / "report.png")
   print(f"\nWrote {target}/report.md and report.png")
+  if (target / page.PAGE).exists():
+    page.write(target)  # whose verdict is this one from now on

@@ -17,7 +17,7 @@ import tqdm
 from ace_jax import files, plots
 from ace_jax.errors import AceError
 from ace_jax.training.progress import Progress
-from experiments.harness import programs, result_files, tables, workdirs
+from experiments.harness import page, programs, result_files, tables, workdirs
 from experiments.sweep import figures as sweep_plots
 from experiments.sweep import plan as sweep_plan
 from experiments.sweep.plan import Program, Sweep, Value
@@ -355,6 +355,8 @@ def write(folder: Path, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
     if means:
       plots.save(sweep_plots.parallel_coordinates(means, label), folder / "parallel.png")
       made.append("parallel.png")
+  page.write(folder)
+  made.append(page.PAGE)
   print(f"Everything is in {folder}: {', '.join(made)}, a folder for each program.")
   failures = sum(row["failure"] is not None for row in rows)
   if failures:

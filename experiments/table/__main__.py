@@ -27,6 +27,9 @@ paths.DEFINE_path(
   "Where to draw a PNG: the rivals of networks without symmetry (--table=rivals), or the test "
   "errors of every row (--table=variants).",
 )
+paths.DEFINE_path(
+  "page", None, "Where to write the table as a page (.html), with links to the pages of its runs."
+)
 flags.DEFINE_enum("format", "text", ["text", "markdown", "latex"], "How to write it.")
 
 NBODY_HEADER = ["run", "predictor", "epochs", "seeds", "test MSE x 10^-3", "equiv. error"]
@@ -38,13 +41,22 @@ def read(folders: list[str]) -> list[dict[str, Any]]:
   Raises:
     DataError: a folder has none, or a file is damaged.
   """
-  results = []
+  return [*map(result_files.read_result, files(folders))]
+
+
+def files(folders: list[str]) -> list[Path]:
+  """Returns the result.json files below the folders.
+
+  Raises:
+    DataError: a folder has none.
+  """
+  there: list[Path] = []
   for folder in folders:
-    result_paths = sorted(Path(folder).rglob("result.json"))
-    if not result_paths:
+    below = sorted(Path(folder).rglob("result.json"))
+    if not below:
       raise DataError(f"{folder}: no result.json below it; name folders of finished runs.")
-    results += map(result_files.read_result, result_paths)
-  return results
+    there += below
+  return there
 
 
 def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
@@ -116,11 +128,31 @@ def _figure() -> Path:
   return figure
 
 
+def _page() -> Path:
+  path = Path(FLAGS.page)
+  if path.suffix != ".html" or not path.parent.is_dir():
+    raise UsageError(f"--page={path} must be an .html in a folder that exists.")
+  return path
+
+
+def _write_page(path: Path, header: list[str], rows: list[list[str]], folders: list[str]) -> None:
+  from experiments.harness import page, page_tables  # imports JAX
+
+  name = f"Table {FLAGS.table}"
+  cells = [[page_tables.Cell(word) for word in row] for row in rows]
+  runs = [file.parent for file in files(folders)]
+  try:
+    page.write_table(path, name, page_tables.Table(name, header, cells), runs)
+  except OSError as error:
+    raise UsageError(f"--page={path} cannot be written: {error.strerror}.") from error
+
+
 def main() -> None:
   """Prints the table.
 
   Raises:
     UsageError: there is no figure of this table, or it cannot be written there.
+    DataError: a folder has no results, or none that the table shows; or one is damaged.
   """
   from experiments.table import mocap as mocap_table
   from experiments.table import modelnet40 as modelnet40_table
@@ -129,7 +161,9 @@ def main() -> None:
   from experiments.table import variants as variants_table
 
   figure = _figure() if FLAGS.figure else None
-  results = read(FLAGS.folders or [f"results/{FLAGS.table}"])
+  page = _page() if FLAGS.page else None
+  folders = FLAGS.folders or [f"results/{FLAGS.table}"]
+  results = read(folders)
   header, rows = {
     "nbody": lambda: (NBODY_HEADER, nbody_rows(results)),
     "mocap": lambda: (mocap_table.HEADER, mocap_table.rows(results)),
@@ -138,9 +172,14 @@ def main() -> None:
     "qm9": lambda: qm9_table.table(results),
     "modelnet40": lambda: (modelnet40_table.HEADER, modelnet40_table.rows(results)),
   }[FLAGS.table]()
+  of_any = FLAGS.table in ("rivals", "variants")
+  if not rows or not (of_any or any(r["experiment"] == FLAGS.table for r in results)):
+    raise DataError(f"{','.join(folders)}: no run that --table={FLAGS.table} shows; name others.")
   print(
     {"text": tables.table, "markdown": tables.markdown, "latex": latex}[FLAGS.format](header, rows)
   )
+  if page:
+    _write_page(page, header, rows, folders)
   if figure:
     try:
       drawn = {"rivals": rivals_table, "variants": variants_table}[FLAGS.table]

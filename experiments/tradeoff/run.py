@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from ace_jax import files, plots
-from experiments.harness import comparison_figures, tables, workdirs
+from experiments.harness import comparison_figures, page, tables, workdirs
 from experiments.sweep import run as sweep_run
 from experiments.sweep.plan import Sweep
 from experiments.tradeoff.plan import CONSTANT, programs
@@ -110,7 +110,9 @@ def write(folder: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> 
   workdirs.write_result(folder, result)
   files.write_text(folder / "table.md", tables.markdown(_HEADER, lines) + "\n")
   plots.save(comparison_figures.tradeoff(curves(points)), folder / "tradeoff.png")
-  print(f"Everything is in {folder}: result.json, table.md, tradeoff.png, a folder a program.")
+  page.write(folder)
+  made = f"result.json, table.md, tradeoff.png, {page.PAGE}"
+  print(f"Everything is in {folder}: {made}, a folder a program.")
 
 
 def curves(points: Sequence[dict[str, Any]]) -> dict[str, list[comparison_figures.Mark]]:

@@ -46,8 +46,7 @@ def test_the_page_on_installing_names_every_extra():
 def test_links_between_sources_hold():
   gathering = module("gathering")
   gathered = {DOCS / "gathered" / name for name in gathering.pages(ROOT).values()}
-  gathered |= {DOCS / "gathered" / f"{name}.inc" for name in gathering.SECTIONS}
-  gathered.add(DOCS / "gathered" / "constraints.inc")
+  gathered |= {DOCS / "gathered" / f"{name}.inc" for name in ("constraints", "weights")}
   checked = 0
   for page in PAGES:
     for link in re.findall(r"(?:\]\(|include\} )(?!https?:|#)([^)#\s]+)", page.read_text()):
@@ -64,9 +63,6 @@ def test_gathered_links_lead_where_they_did(tmp_path):
   text = "[x](../c/d.md#z) ![y](p/q.png) [w](https://h/i.md) [v](#here)"
   moved = gathering.relinked(text, source, target, moves)
   assert moved == "[x](e.md#z) ![y](../a/p/q.png) [w](https://h/i.md) [v](#here)"
-  assert gathering.section("# t\n\n## A\n\none\n\n## B\n\ntwo\n", "A") == "one\n"
-  with pytest.raises(ValueError, match="no section 'C'"):
-    gathering.section("## A\n", "C")
 
 
 def test_broken_links_of_a_built_site_are_found(tmp_path):

@@ -1,5 +1,6 @@
 """Published claims beside our numbers."""
 
+import itertools
 import json
 import math
 
@@ -99,6 +100,13 @@ def test_damaged_lists_of_claims(changed, message, tmp_path):
     claims.read(write(tmp_path, **changed))
 
 
+def test_an_empty_list_of_claims(tmp_path):
+  file = tmp_path / "claims.json"
+  file.write_text("[]")
+  with pytest.raises(DataError, match="holds no claims; mend the list"):
+    claims.read(file)
+
+
 def test_a_result_without_the_number(tmp_path):
   with pytest.raises(DataError, match="has no number predictors/relaxed/test_mse"):
     cells(tmp_path, number="predictors/relaxed/test_mse")
@@ -106,6 +114,12 @@ def test_a_result_without_the_number(tmp_path):
     cells(tmp_path, number="experiment")
 
 
-def test_the_page_of_results_has_the_table_of_today():
+def test_the_page_of_results_has_the_table_of_today_and_the_readme_six_rows_of_it():
   rows = [claims.row(claim, RESULTS) for claim in claims.read(RESULTS / "claims.json")]
-  assert tables.markdown(claims.HEADER, rows) in (RESULTS / "README.md").read_text()
+  table = tables.markdown(claims.HEADER, rows)
+  assert table in (RESULTS / "README.md").read_text()
+  head, line, *body = table.splitlines()
+  _, _, below = (RESULTS.parent / "README.md").read_text().partition(f"{head}\n{line}\n")
+  shown = list(itertools.takewhile(lambda row: row.startswith("|"), below.splitlines()))
+  assert len(shown) == 6
+  assert [row for row in body if row in shown] == shown

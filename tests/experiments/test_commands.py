@@ -51,6 +51,10 @@ def answers(module):
   assert err == "error: Unknown command line flag 'nonsense' (--help lists the flags)\n"
 
 
+def made():
+  return {*(ROOT / "runs").glob("*"), *ROOT.glob("*"), *(ROOT / "results").glob("*/*")}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_answers_help_and_refuses_other_flags(name):
   answers(f"experiments.{name}")
@@ -99,15 +103,26 @@ def test_a_dry_run_refuses_what_the_run_refuses(command, flags, says):
     ("pendulum", ["--workdir=README.md/run"], "README.md is no folder"),
     ("detection", ["--workdir=README.md/run"], "cannot write to workdir README.md/run"),
     ("reference", ["--reference=none.csv"], "name the CSV with --reference"),
+    ("report", ["--runs=none"], "name the folder of a finished run"),
+    ("report", ["--runs=results/pendulum", "--suggest"], "name the folder of a finished run"),
+    ("equivariance", ["--run=none"], "name the folder of a finished run"),
+    ("landscape", ["--run=none"], "name the folder of a finished run"),
+    ("claims", ["--folder=README.md"], "--folder=README.md is no folder"),
+    ("campaign", ["--compare=none"], "--compare=none is no folder"),
+    ("campaign", ["--workdir=README.md", "--status"], "--workdir=README.md is no folder"),
+    ("campaign", ["--workdir=none", "--collect=none"], "--workdir=none is no folder"),
+    ("table", ["--table=qm9", "--folders=results/nbody"], "no run that --table=qm9 shows"),
+    ("table", ["--table=mocap", "--folders=results/nbody"], "no run that --table=mocap shows"),
+    ("table", ["--table=variants", "--folders=results/pendulum"], "no run that --table=variants"),
   ],
 )
 def test_nothing_starts_that_would_be_refused(command, flags, says):
-  before = {*(ROOT / "runs").glob("*")}
+  before = made()
   code, out, err = run(f"experiments.{command}", *flags)
   assert (code in (1, 2), out) == (True, ""), err
   assert says in err
   assert len(err.splitlines()) == 1
-  assert {*(ROOT / "runs").glob("*")} == before
+  assert made() == before
 
 
 def test_a_dry_run_refuses_the_folder_of_another_run(tmp_path):

@@ -1,11 +1,14 @@
+import collections
 import json
+from pathlib import Path
 
 import pytest
 
-from ace_jax.symmetry import report
+from ace_jax.symmetry import report, verdicts
 from experiments.detection import run as detection_run
 
 EXPERIMENT = "detection"
+ROOT = Path(__file__).parent.parent.parent
 
 
 def campaign(**changes):
@@ -90,3 +93,22 @@ def test_strong_gravity_is_found_and_nothing_is_repeated(run, tmp_path):
   finished = (tmp_path / "gravity3_data0.json").stat().st_mtime_ns
   assert run(*flags, "--epochs=20", f"--workdir={tmp_path}").returncode == 0
   assert (tmp_path / "gravity3_data0.json").stat().st_mtime_ns == finished
+
+
+def test_the_rule_of_today_says_the_same_of_the_stored_runs():
+  counts = collections.Counter()
+  for folder in ("detection", "detection_leaking"):
+    for run in json.loads((ROOT / "results" / folder / "result.json").read_text())["runs"]:
+      judged = {
+        name: verdicts.judge(g["loss"], g["standard_error"], 1000, g["lie_error"], ())
+        for name, g in run["generators"].items()
+      }
+      broken = {
+        n for n, judgement in judged.items() if judgement.verdict is verdicts.Verdict.BROKEN
+      }
+      assert broken == {*run["called_broken"]}
+      reasons = {judged[f"translation_{axis}"].reasons for axis in "xyz"}
+      assert reasons == {(verdicts.BY_CONSTRUCTION,)}
+      truth = detection_run.BROKEN[run["kind"]] if run["strength"] else ()
+      counts[verdicts.outcome(judged, truth)] += 1
+  assert counts == {"right": 136, "wrong": 4}

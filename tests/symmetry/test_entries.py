@@ -216,12 +216,12 @@ def test_a_report_of_a_fit_names_the_entry(trained, tmp_path, capsys):
 
 
 def test_without_matplotlib_the_text_is_printed_and_the_extra_named(trained, capsys, monkeypatch):
+  monkeypatch.delattr(ace_jax, "plots", raising=False)
+  monkeypatch.delitem(sys.modules, "ace_jax.plots", raising=False)
   find = importlib.util.find_spec
   monkeypatch.setattr(
     importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else find(name)
   )
-  monkeypatch.delitem(sys.modules, "ace_jax.plots", raising=False)
-  monkeypatch.delattr(ace_jax, "plots", raising=False)
   projection = trained._replace(relaxed=trained.projection)
   reported = projection.report(VALID, SYMMETRY)
   said = capsys.readouterr()

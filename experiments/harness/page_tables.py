@@ -1,0 +1,261 @@
+"""The tables of pages: cells of text, with the exact number where one stands there rounded."""
+
+import dataclasses
+import datetime
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.harness import page_runs, result_files
+from experiments.harness.page_runs import Run, dictionary, items
+
+_ROWS, _COLUMNS, _TEXT = 200, 12, 300
+_DROPPED = ("workdir", "resume", "dry_run", "coordinator", "process", "processes")
+_HERE = {"seed", "replica"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A cell.
+
+  Attributes:
+    text: What is shown.
+    exact: The number with all digits; "" of text.
+  """
+
+  text: str
+  exact: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table.
+
+  Attributes:
+    title: Above it.
+    header: Names of the columns.
+    rows: Cells.
+    note: Below it.
+  """
+
+  title: str
+  header: Sequence[str]
+  rows: Sequence[Sequence[Cell]]
+  note: str = ""
+
+
+def cell(value: Any, digits: int = 5) -> Cell:
+  """Returns the cell of a JSON value."""
+  if value is None or value == "":
+    return Cell("")
+  if isinstance(value, int):
+    return Cell(str(value)[:_TEXT], str(value)[:_TEXT])
+  if isinstance(value, float):
+    return Cell(f"{value:.{digits}g}", repr(value))
+  text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+  return Cell(text if len(text) <= _TEXT else f"{text[:_TEXT]} ...")
+
+
+def of_predictors(result: Mapping[str, Any]) -> Table:
+  """Returns the table of a training: errors and equivariance of both predictors."""
+  metric = result.get("metric", result_files.MSE)
+  predictors = result["predictors"]
+  turned = dict.fromkeys(
+    name for found in predictors.values() for name in dictionary(found.get("test_mse_turned"))
+  )
+  about = any(map(result_files.about_origin, predictors.values()))
+  columns = {
+    f"test {metric}": lambda found: found["test_mse"],
+    f"valid {metric}": lambda found: found["valid_mse"],
+    "best epoch": lambda found: found.get("best_epoch"),
+    **{
+      f"test, turned ({name})": lambda found, name=name: dictionary(
+        found.get("test_mse_turned")
+      ).get(name)
+      for name in turned
+    },
+    f"equiv. error{' (origin)' if about else ''}": result_files.equivariance_error,
+    "equiv. MSE": lambda found: found.get("test_gap"),
+    "\u00b1": lambda found: found.get("test_gap_error"),
+    "equiv., relative": lambda found: found.get("test_gap_relative"),
+    "phase": lambda found: found.get("phase"),
+  }
+  linear = result.get("linear_mse")
+  rows = [[Cell(name), *(cell(of(found)) for of in columns.values())] for name, found in
+          predictors.items()]  # fmt: skip
+  rows.insert(0, [Cell("linear prediction"), cell(linear), *[Cell("")] * (len(columns) - 1)])
+  return without_empty(Table("Result", ["predictor", *columns], rows))
+
+
+def without_empty(table: Table) -> Table:
+  """Returns a table without the columns in which nothing stands."""
+  kept = [i for i in range(len(table.header)) if any(row[i].text for row in table.rows)]
+  rows = [[row[i] for i in kept] for row in table.rows]
+  return dataclasses.replace(table, header=[table.header[i] for i in kept], rows=rows)
+
+
+def of_layers(result: Mapping[str, Any]) -> Table:
+  """Returns the table of gamma, multiplier and slack of every layer at the end."""
+  final = {
+    kind: dictionary(dictionary(result.get("final")).get(kind))
+    for kind in ("gamma", "multiplier", "slack")
+  }
+  names = list(dict.fromkeys(name for values in final.values() for name in values))
+  rows = [[Cell(name), *(cell(values.get(name)) for values in final.values())] for name in names]
+  return without_empty(Table("By layer, at the end", ["layer", *final], rows)) if rows else Table(
+    "By layer, at the end", [], []
+  )  # fmt: skip
+
+
+def given(command: str) -> dict[str, str]:
+  """Returns the flags of a command line, by name; {} of one that is none of an experiment.
+
+  Args:
+    command: As in the environment of a result.json.
+  """
+  try:
+    words = shlex.split(command)
+  except ValueError:
+    return {}
+  if words[:2] != ["python", "-m"] or not words[2:3] or not words[2].startswith("experiments."):
+    return {}
+  found: dict[str, str] = {}
+  name = ""
+  for word in words[3:]:
+    if word.startswith("--"):
+      name, equals, value = word.removeprefix("--").partition("=")
+      found[name] = value if equals else "true"
+    elif name:  # --epochs 3
+      found[name], name = word, ""
+  return found
+
+
+def to_repeat(command: str) -> str:
+  """Returns a command without the flags that say where it wrote, and how it went on."""
+  try:
+    words = shlex.split(command)
+  except ValueError:
+    return command
+  kept, skip = [], False
+  for word in words:
+    name, equals, _ = word.removeprefix("--").partition("=")
+    dropped = word.startswith("--") and name in _DROPPED
+    if not dropped and not (skip and not word.startswith("--")):
+      kept.append(word)
+    skip = dropped and not equals and name not in ("resume", "dry_run")
+  return shlex.join(kept)
+
+
+def asked(run: Run) -> list[Table]:
+  """Returns the tables of the settings: those that were asked for first, all of them last."""
+  flags = given(str(run.environment.get("command", "")))
+  settings = run.settings
+  named = [n for n in settings if n in flags or (n in _HERE and f"{n}s" in flags)]
+  others = [n for n in flags if n not in settings and n not in _DROPPED]
+  rows = [[Cell(n), cell(settings[n])] for n in named] + [[Cell(n), cell(flags[n])] for n in others]
+  differing = dictionary(run.result.get("differs_from_published"))
+  published = [[Cell(n), *map(cell, items(pair)[:2])] for n, pair in differing.items()]
+  everything = [[Cell(n), cell(v)] for n, v in settings.items()]
+  pair = ["setting", "value"]
+  return [
+    Table("Asked for on the command line", pair, rows, "" if rows else "Nothing: all defaults."),
+    Table("Differs from what was published", ["setting", "here", "published"], published),
+    Table("All settings", pair, everything),
+  ]
+
+
+def of_environment(run: Run) -> Table:
+  """Returns the table of what a run ran on, and how long it took."""
+  environment = {k: v for k, v in run.environment.items() if k not in ("command", "packages")}
+  packages = dictionary(run.environment.get("packages"))
+  facts = {**environment, **packages}
+  for name in ("seconds", "steps", "steps_per_second", "replicas"):
+    if name in run.result:
+      facts[name] = run.result[name]
+  rows = [[Cell(str(name)), cell(value)] for name, value in facts.items()]
+  return Table("Environment", ["what", "value"], rows)
+
+
+def of_data(result: Mapping[str, Any]) -> Table:
+  """Returns the table of what is known of the data."""
+  rows = [[Cell(str(k)), cell(v)] for k, v in dictionary(result.get("data")).items()]
+  return Table("Data", ["what", "value"], rows)
+
+
+def of_lists(content: Mapping[str, Any]) -> list[Table]:
+  """Returns a table for each list of dictionaries in the result of a comparison.
+
+  Args:
+    content: Of its result.json, sweep.json or state.json.
+  """
+  found = []
+  for name, value in content.items():
+    if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
+      entries = [{name.rstrip("s"): key, **entry} for key, entry in value.items()]
+    else:
+      entries = [entry for entry in items(value) if isinstance(entry, dict)]
+    flat = [_flat(entry) for entry in entries]
+    header = list(dict.fromkeys(key for entry in flat for key in entry))
+    if not header:
+      continue
+    left = len(flat) - _ROWS
+    note = f"{left} more rows are in the file." if left > 0 else ""
+    rows = [[cell(entry.get(key)) for key in header] for entry in flat[:_ROWS]]
+    table = without_empty(Table(name, header, rows, note))
+    if len(table.header) > _COLUMNS:
+      table = dataclasses.replace(
+        table, header=table.header[:_COLUMNS], rows=[row[:_COLUMNS] for row in table.rows]
+      )
+    found.append(table)
+  return found
+
+
+def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns the scalars of an entry, those of small dictionaries in it by joined names."""
+  found: dict[str, Any] = {}
+  for key, value in entry.items():
+    if isinstance(value, dict) and not prefix and key not in ("settings", "environment"):
+      found |= _flat(value, f"{key} ")
+    elif not isinstance(value, dict | list):
+      found[f"{prefix}{key}"] = value
+  return found
+
+
+def of_text(path: Path, root: Path) -> list[Table]:
+  """Returns the tables in a Markdown file; [] where there is none.
+
+  Args:
+    path: Such as table.md.
+    root: The folder that is shown.
+  """
+  if not page_runs.inside(path, root):
+    return []
+  try:
+    lines = path.read_text(errors="replace").splitlines()
+  except OSError:
+    return []
+  found: list[list[list[Cell]]] = [[]]
+  for line in [*lines, ""]:
+    if line.startswith("|"):
+      found[-1].append([Cell(word.strip()) for word in line.strip().strip("|").split("|")])
+    elif found[-1]:
+      found.append([])
+  tables = []
+  for header, *rows in filter(None, found):
+    width = len(header)
+    rows = [row for row in rows if len(row) == width and not _rule(row)]
+    tables.append(Table(path.stem, [word.text for word in header], rows))
+  return tables
+
+
+def _rule(row: Sequence[Cell]) -> bool:
+  return all(word.text and not word.text.strip("-:") for word in row)
+
+
+def when(seconds: float) -> str:
+  """Returns a Unix time as a date, in local time."""
+  if not seconds:
+    return ""
+  return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
