@@ -163,7 +163,9 @@ class Evaluation:
 
   def __init__(self, task: Task, mesh: Mesh, patience: int | None):
     self._errors = Errors(task.errors, mesh)
-    self._select = parallel.over_replicas(lambda pair: epochs.select(task, *pair, patience), mesh)
+    self._select = parallel.over_replicas(
+      lambda pair: epochs.select(task, pair[0], pair[1], patience), mesh
+    )
 
   def lower(self, state: AceState, loader: Loader):
     """Lowers the program of a chunk, in the shape of the loader's first batch."""

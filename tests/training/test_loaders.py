@@ -162,6 +162,9 @@ def test_an_epoch_of_some_steps_goes_on_with_the_pass():
 
 
 class Records:
+  def __repr__(self):
+    return "Records"  # by which grain knows that its state is of these data
+
   def __len__(self):
     return 40
 
@@ -183,13 +186,11 @@ def grain_dataset():
 
 @pytest.mark.parametrize(
   ("loader", "steps"),
-  [(grain_loader, 3), (grain_dataset, 3), (Stateful, 3), (Stateful, None)],
-  ids=["grain", "grain dataset", "stateful", "stateful passes"],
+  [(grain_loader, 3), (grain_dataset, 3), (Stateful, None)],
+  ids=["grain", "grain dataset", "stateful passes"],
 )
 def test_a_loader_with_state_is_resumed_bit_for_bit(tmp_path, loader, steps):
   options = {"steps_per_epoch": steps, "checkpoint_every": 1}
-  if loader is Stateful and steps:
-    pytest.skip("its generator cannot be put into the middle of a pass")
   through = fit(loader(), epochs=4, **options)
   fit(loader(), epochs=2, workdir=tmp_path, **options)
   resumed = fit(loader(), epochs=4, workdir=tmp_path, resume=True, **options)
