@@ -3,8 +3,8 @@
 Each leaves its line of JSON as NAME.json in a folder of --results that has the name of the
 processor and its cores, so that no processor's numbers replace another's. The table of this
 processor is printed and written beside them; README.md of --results has a column for every
-processor, and so has docs/speed.md with --speed_page. `--only=` measures nothing and writes the tables
-anew. About ten minutes on two quiet cores; on a busy machine times mean little, and
+processor, and so has docs/speed.md with --speed_page. `--only=` measures nothing and writes the
+tables anew. About ten minutes on two quiet cores; on a busy machine times mean little, and
 products, taken in the same process, a little more.
 """
 
