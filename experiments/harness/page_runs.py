@@ -131,15 +131,19 @@ def read(folder: Path, root: Path | None = None) -> Run:
   if not there:
     return Run(folder, "folder", " ".join(of_many(folder, root)[1]))
   ended = max(_changed(folder / name) for name in there)
+  config: dict[str, Any] = {}
   try:
     # Replicas that still train have the config.json of their command alone.
     shared = folder if CONFIG in there or RECORDS not in there else folder.parent
-    config = {}
     if inside(shared / CONFIG, root):
       config = result_files.read_json(shared / CONFIG, _AGAIN)
     result = result_files.read_result(folder / RESULT) if RESULT in there else {}
   except DataError as error:
-    return Run(folder, "damaged", said(error, folder), ended=ended)
+    facts: dict[str, Any] = {
+      "settings": dictionary(workdirs.portable(config.get("settings"))),
+      "environment": dictionary(config.get("environment")),
+    }
+    return Run(folder, "damaged", said(error, folder), ended=ended, **facts)
   known = result.get("settings") or workdirs.portable(config.get("settings"))
   facts = {
     "result": result,

@@ -177,7 +177,8 @@ def to_repeat(command: str) -> str:
 
 def asked(run: Run) -> list[Table]:
   """Returns the tables of the settings: those that were asked for first, all of them last."""
-  flags = given(str(run.environment.get("command", "")))
+  command = str(run.environment.get("command", ""))
+  flags = given(command)
   settings = run.settings
   named = [n for n in settings if n in flags or (n in _HERE and f"{n}s" in flags)]
   others = [n for n in flags if n not in settings and n not in _DROPPED]
@@ -190,7 +191,12 @@ def asked(run: Run) -> list[Table]:
   everything = [[Cell(n), cell(v)] for n, v in settings.items()]
   pair = ["setting", "value"]
   return [
-    Table("Asked for on the command line", pair, rows, "" if rows else "Nothing: all defaults."),
+    Table(
+      "Asked for on the command line",
+      pair,
+      rows,
+      "Nothing: all defaults." if command and not rows else "",
+    ),
     Table("Differs from what was published", ["setting", "here", "published"], published),
     Table("All settings", pair, everything),
   ]

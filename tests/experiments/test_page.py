@@ -215,6 +215,8 @@ def test_damage_is_one_line(tmp_path, name, content, says):
   seen = see(folder)
   assert run.note in seen.text
   assert "Traceback" not in seen.text
+  assert "all defaults" not in seen.text
+  assert ("rho" in seen.text) == (name != "config.json")  # what is whole is shown
   listed = see(tmp_path)
   assert run.note in listed.text
 

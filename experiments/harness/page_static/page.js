@@ -25,6 +25,8 @@ function tick(value) {
   return size !== 0 && (size < 1e-3 || size >= 1e5) ? Number(value.toPrecision(3)).toExponential() : shown(value);
 }
 
+const whole = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((factor) => factor * 10 ** power));
+
 // On a logarithmic axis: powers of ten, or round numbers where there are fewer than two of them.
 function splits(min, max) {
   const low = Math.ceil(Math.log10(min) - 1e-9), high = Math.floor(Math.log10(max) + 1e-9);
@@ -62,7 +64,7 @@ function draw(entry, hidden) {
     focus: {alpha: 0.35},
     legend: {live: true, markers: {dash: (_, i) => (i ? marker(panel.series[i - 1]) : "solid")}},
     axes: [
-      {label: "epoch", labelSize: 20, size: 34, values: (_, ticks) => ticks.map(tick)},
+      {label: "epoch", incrs: whole, labelSize: 20, size: 34, values: (_, ticks) => ticks.map(tick)},
       {
         size: 62,
         values: (_, ticks) => ticks.map(tick),
