@@ -151,7 +151,7 @@ def _of_folder(run: Run, root: Path, live: bool) -> str:
     name=run.folder.resolve().name,
     words=words,
     note=run.note,
-    runs=[_row(one, run.folder, "" if live else PAGE) for one in runs],
+    runs=[_row(member, run.folder, "" if live else PAGE) for member in runs],
     left=max(0, len(paths) - RUNS),
     tables=tables,
     figures=figures,

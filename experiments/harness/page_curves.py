@@ -43,7 +43,7 @@ def panels(records: Sequence[Record], result: Mapping[str, Any]) -> list[dict[st
   errors = _of_predictors(names, {"valid": "validation", "test": "test"})
   errors |= {"loss": ("training loss", style.GREY, [2, 3])} if "loss" in names else {}
   equivariance = _of_predictors(names, {"equivariance": ""})
-  found = [
+  panels = [
     _panel("errors", f"Errors ({metric})", errors, records, logarithmic=True),
     _panel("equivariance", "Equivariance error (relative)", equivariance, records, True),
   ]
@@ -55,11 +55,11 @@ def panels(records: Sequence[Record], result: Mapping[str, Any]) -> list[dict[st
       f"{kind}/{layer}": (layer, style.PALETTE[i % len(style.PALETTE)], _dash(i))
       for i, layer in enumerate(_layers(names, kind))
     }
-    found.append(_panel(kind, title, lines, records, logarithmic=False))
+    panels.append(_panel(kind, title, lines, records, logarithmic=False))
   if not _layers(names, "gamma") and "gamma" in names:  # of the evaluations in a result.json
     lines = {"gamma": ("largest |\u03b3|", style.BLUE, [])}
-    found.append(_panel("gamma", "Largest |\u03b3|", lines, records, logarithmic=False))
-  return [panel for panel in found if panel["series"]]
+    panels.append(_panel("gamma", "Largest |\u03b3|", lines, records, logarithmic=False))
+  return [panel for panel in panels if panel["series"]]
 
 
 def _of_predictors(

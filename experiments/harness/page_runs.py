@@ -101,22 +101,22 @@ def of_many(folder: Path, root: Path) -> tuple[dict[str, Any], list[str]]:
 
 def signature(folder: Path, root: Path) -> tuple[Any, ...]:
   """Returns what changes whenever a folder's run has written something."""
-  found = []
+  changes = []
   for name in (CONFIG, RESULT, RECORDS, *TOGETHER):
     try:
       about = (folder / name).stat()
-      found.append((name, about.st_mtime_ns, about.st_size, inside(folder / name, root)))
+      changes.append((name, about.st_mtime_ns, about.st_size, inside(folder / name, root)))
     except OSError:
       continue
-  return tuple(found)
+  return tuple(changes)
 
 
 def find(root: Path) -> Iterator[Path]:
   """Yields the folders of runs, and of many runs, at and below a folder, by name."""
-  for place, names, files in os.walk(root):
+  for folder, names, files in os.walk(root):
     names[:] = sorted(n for n in names if n not in _SKIPPED and not n.startswith("."))
     if {CONFIG, RESULT, RECORDS, *TOGETHER}.intersection(files):
-      yield Path(place)
+      yield Path(folder)
 
 
 def read(folder: Path, root: Path | None = None) -> Run:

@@ -72,30 +72,32 @@ def of_predictors(result: Mapping[str, Any]) -> Table:
   metric = result.get("metric", result_files.MSE)
   predictors = result["predictors"]
   turned = dict.fromkeys(
-    name for found in predictors.values() for name in dictionary(found.get("test_mse_turned"))
+    name
+    for predictor in predictors.values()
+    for name in dictionary(predictor.get("test_mse_turned"))
   )
   about = any(map(result_files.about_origin, predictors.values()))
   columns = {
-    f"test {metric}": lambda found: found["test_mse"],
-    f"valid {metric}": lambda found: found["valid_mse"],
-    "best epoch": lambda found: found.get("best_epoch"),
+    f"test {metric}": lambda predictor: predictor["test_mse"],
+    f"valid {metric}": lambda predictor: predictor["valid_mse"],
+    "best epoch": lambda predictor: predictor.get("best_epoch"),
     **{
-      f"turned, {name.replace('_', ' ')}": lambda found, name=name: dictionary(
-        found.get("test_mse_turned")
+      f"turned, {name.replace('_', ' ')}": lambda predictor, name=name: dictionary(
+        predictor.get("test_mse_turned")
       ).get(name)
       for name in turned
     },
     _EQUIVARIANCE: result_files.equivariance_error,
-    "equiv. MSE": lambda found: found.get("test_gap"),
-    "\u00b1": lambda found: found.get("test_gap_error"),
-    "equiv. relative": lambda found: found.get("test_gap_relative"),
-    "phase": lambda found: found.get("phase"),
+    "equiv. MSE": lambda predictor: predictor.get("test_gap"),
+    "\u00b1": lambda predictor: predictor.get("test_gap_error"),
+    "equiv. relative": lambda predictor: predictor.get("test_gap_relative"),
+    "phase": lambda predictor: predictor.get("phase"),
   }
   linear = result.get("linear_mse")
   digits = {_EQUIVARIANCE: 2, "equiv. MSE": 3, "\u00b1": 2, "equiv. relative": 2}
   rows = [
-    [Cell(name), *(cell(of(found), digits.get(title, 5)) for title, of in columns.items())]
-    for name, found in predictors.items()
+    [Cell(name), *(cell(of(predictor), digits.get(title, 5)) for title, of in columns.items())]
+    for name, predictor in predictors.items()
   ]
   rows.insert(0, [Cell("linear prediction"), cell(linear), *[Cell("")] * (len(columns) - 1)])
   table = without_empty(Table("Result", ["predictor", *columns], rows))
@@ -145,15 +147,15 @@ def given(command: str) -> dict[str, str]:
     return {}
   if words[:2] != ["python", "-m"] or not words[2:3] or not words[2].startswith("experiments."):
     return {}
-  found: dict[str, str] = {}
+  flags: dict[str, str] = {}
   name = ""
   for word in words[3:]:
     if word.startswith("--"):
       name, equals, value = word.removeprefix("--").partition("=")
-      found[name] = value if equals else "true"
+      flags[name] = value if equals else "true"
     elif name:  # --epochs 3
-      found[name], name = word, ""
-  return found
+      flags[name], name = word, ""
+  return flags
 
 
 def to_repeat(command: str) -> str:
@@ -226,7 +228,7 @@ def of_lists(content: Mapping[str, Any]) -> list[Table]:
   Args:
     content: Of its result.json, sweep.json or state.json.
   """
-  found = []
+  listed = []
   for name, value in content.items():
     if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
       entries = [{name.rstrip("s"): key, **entry} for key, entry in value.items()]
@@ -244,19 +246,19 @@ def of_lists(content: Mapping[str, Any]) -> list[Table]:
       table = dataclasses.replace(
         table, header=table.header[:_COLUMNS], rows=[row[:_COLUMNS] for row in table.rows]
       )
-    found.append(table)
-  return found
+    listed.append(table)
+  return listed
 
 
 def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Returns the scalars of an entry, those of small dictionaries in it by joined names."""
-  found: dict[str, Any] = {}
+  scalars: dict[str, Any] = {}
   for key, value in entry.items():
     if isinstance(value, dict) and not prefix and key not in ("settings", "environment"):
-      found |= _flat(value, f"{key} ")
+      scalars |= _flat(value, f"{key} ")
     elif not isinstance(value, dict | list):
-      found[f"{prefix}{key}"] = value
-  return found
+      scalars[f"{prefix}{key}"] = value
+  return scalars
 
 
 def of_text(path: Path, root: Path) -> list[Table]:
@@ -272,15 +274,15 @@ def of_text(path: Path, root: Path) -> list[Table]:
     lines = path.read_text(errors="replace").splitlines()
   except OSError:
     return []
-  found: list[list[list[Cell]]] = [[]]
+  blocks: list[list[list[Cell]]] = [[]]
   for line in [*lines, ""]:
     if line.startswith("|"):
       words = line.replace("+-", "\u00b1").strip().strip("|").split("|")
-      found[-1].append([Cell(word.strip()) for word in words])
-    elif found[-1]:
-      found.append([])
+      blocks[-1].append([Cell(word.strip()) for word in words])
+    elif blocks[-1]:
+      blocks.append([])
   tables = []
-  for header, *rows in filter(None, found):
+  for header, *rows in filter(None, blocks):
     width = len(header)
     rows = [row for row in rows if len(row) == width and not _rule(row)]
     tables.append(Table(path.stem.capitalize(), [word.text for word in header], rows))

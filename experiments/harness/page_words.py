@@ -29,14 +29,14 @@ def verdict(run: page_runs.Run, records: Sequence[Record], root: Path) -> list[s
     root: The folder that is shown.
   """
   reported = of_report(run.folder / REPORT, root)
-  found = [f"Report: {reported}"] if reported else []
-  found += [_errors(run.result), *_constraint(run.result), *_settled(run.result, records)]
+  sentences = [f"Report: {reported}"] if reported else []
+  sentences += [_errors(run.result), *_constraint(run.result), *_settled(run.result, records)]
   if not reported and _may_report(run):
-    found.append(
+    sentences.append(
       "Not measured: which symmetries the data break. With the path of this folder, "
       f"`python -m experiments.report --runs={run.folder.resolve().name}` measures them."
     )
-  return [sentence for sentence in found if sentence]
+  return [sentence for sentence in sentences if sentence]
 
 
 def of_report(path: Path, root: Path) -> str:

@@ -41,15 +41,15 @@ def result(**changes):
 
 def record(epoch, **changes):
   """A line of metrics.jsonl."""
-  found = {"epoch": epoch, "step": 10 * epoch, "time": time.time(), "seconds": 0.5}
-  found |= {"loss": 0.1 / epoch, "lagrangian": 0.2, "steps_per_second": 20.0}
+  record = {"epoch": epoch, "step": 10 * epoch, "time": time.time(), "seconds": 0.5}
+  record |= {"loss": 0.1 / epoch, "lagrangian": 0.2, "steps_per_second": 20.0}
   for number, layer in enumerate(LAYERS):
-    found |= {f"gamma/{layer}": 0.5 / epoch + number, f"multiplier/{layer}": 0.1 * epoch}
-    found |= {f"slack/{layer}": 0.01 * epoch, f"violation/{layer}": 0.1}
+    record |= {f"gamma/{layer}": 0.5 / epoch + number, f"multiplier/{layer}": 0.1 * epoch}
+    record |= {f"slack/{layer}": 0.01 * epoch, f"violation/{layer}": 0.1}
   for predictor in ("projection", "relaxed"):
-    found[f"valid/{predictor}"] = (1 + math.sin(epoch) / 4) * 0.1 / epoch
-    found[f"equivariance/{predictor}"] = 1e-3 / epoch
-  return {**found, **changes}
+    record[f"valid/{predictor}"] = (1 + math.sin(epoch) / 4) * 0.1 / epoch
+    record[f"equivariance/{predictor}"] = 1e-3 / epoch
+  return {**record, **changes}
 
 
 def write(folder, content=None, records=(), config=True):

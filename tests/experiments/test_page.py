@@ -73,7 +73,7 @@ def test_the_numbers_are_those_of_the_result(tmp_path):
   assert "0.019877" in seen.text  # of the relaxed model, rounded
   panels = {panel["id"]: panel for panel in seen.data["panels"]}
   assert [*panels] == ["errors", "equivariance", "gamma", "multiplier", "slack"]
-  gammas = {one["name"]: one["values"] for one in panels["gamma"]["series"]}
+  gammas = {series["name"]: series["values"] for series in panels["gamma"]["series"]}
   assert gammas == {
     layer: pytest.approx([record[f"gamma/{layer}"] for record in RECORDS], rel=1e-5)
     for layer in pages.LAYERS
@@ -176,7 +176,7 @@ def test_markup_in_names_settings_and_errors_is_text(tmp_path):
     assert all(address.startswith("data:") or address == "/" for address in seen.addresses)
     assert EVIL in seen.text
     (panel,) = [panel for panel in seen.data["panels"] if panel["id"] == "gamma"]
-    assert f"</script>{EVIL}" in [one["name"] for one in panel["series"]]
+    assert f"</script>{EVIL}" in [series["name"] for series in panel["series"]]
   (tmp_path / "config.json").write_text("{")
   (tmp_path / "sweep.json").write_text(json.dumps({"trials": [{"folder": EVIL, "a": EVIL}]}))
   (tmp_path / "config.json").unlink()

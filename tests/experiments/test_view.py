@@ -115,7 +115,7 @@ def test_a_page_grows_while_its_run_trains(root):
     ended = json.loads(ask("/b/live.json")[2])
     assert "projection f_" in ask("/b/")[2]
   assert '"live":"running "' in text and 'href="/"' in text
-  assert [len(found["panels"][0]["epochs"]) for found in (before, after)] == [2, 3]
+  assert [len(live["panels"][0]["epochs"]) for live in (before, after)] == [2, 3]
   assert "epoch 3 of 4" in after["head"]
   assert before["live"] == after["live"] != ended["live"]
 
