@@ -40,6 +40,7 @@ setup(
     "dev": [
       # What the tests import beyond the library.
       f"{NAME}[equinox,experiments,images,modelnet,plots,sweep,tensorboard]",
+      "grain>=0.2.12",
       "hypothesis>=6.100",
       "ipykernel>=6.29",
       "nbmake>=1.5",

@@ -186,6 +186,11 @@ def _loss_problems(
   for name, function in functions.items():
     if function is None:
       continue
+    if len({leaf.shape[:1] for leaf in jax.tree.leaves(batch)}) > 1:  # graphs
+      shape = jax.eval_shape(lambda v, b, f=function: f(learned.predict(v, b), b), variables, batch)
+      if not shape.shape:
+        return [f"the {name} is one number for the batch; it must be [graphs, ...]"]
+      continue
     shapes = []
     for samples in (2, 3):
       few = _shapes(batch, samples)

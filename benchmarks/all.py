@@ -3,8 +3,8 @@
 Each leaves its line of JSON as NAME.json in a folder of --results that has the name of the
 processor and its cores, so that no processor's numbers replace another's. The table of this
 processor is printed and written beside them; README.md of --results has a column for every
-processor, and so has docs/speed.md with --page. `--only=` measures nothing and writes the tables
-anew. About ten minutes on two quiet cores; on a busy machine times mean little, and
+processor, and so has docs/speed.md with --speed_page. `--only=` measures nothing and writes the
+tables anew. About ten minutes on two quiet cores; on a busy machine times mean little, and
 products, taken in the same process, a little more.
 """
 
@@ -25,7 +25,7 @@ from experiments.harness.programs import last_line
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", None, "Names of benchmarks; by default all, and none if empty.")
 paths.DEFINE_path("results", "benchmarks/results", "Has a folder a processor.")
-flags.DEFINE_bool("page", False, "Put the table of all processors into docs/speed.md.")
+flags.DEFINE_bool("speed_page", False, "Put the table of all processors into docs/speed.md.")
 flags.DEFINE_integer("timeout", 900, "Seconds that one benchmark may take.", lower_bound=1)
 
 TABLE = "README.md"
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> None:
     else:
       folders[folder] = None
     print(f"{name}: {complaint or 'done'} ({time.perf_counter() - begin:.0f} s)", flush=True)
-  tables = write_tables(results, PAGE if FLAGS.page else None)
+  tables = write_tables(results, PAGE if FLAGS.speed_page else None)
   for folder in folders or tables:
     print(f"\n{speed_table.terminal(tables[folder])}")
   if failed:

@@ -10,7 +10,7 @@ from benchmarks import machine
 from experiments.harness import tables
 
 HEADER = ["what", "time", "products", "arithmetic floor", "of matmul rate", "compile", "command"]
-BEGIN, END = "<!-- python -m benchmarks.all --page -->", "<!-- end of the table -->"
+BEGIN, END = "<!-- python -m benchmarks.all --speed_page -->", "<!-- end of the table -->"
 """Where docs/speed.md has the table."""
 
 _NAMES = {

@@ -1,7 +1,9 @@
 """Set-up of all tests: four CPU devices, quick compilation, its cache, the parity fixtures."""
 
+import ctypes
 import gc
 import os
+import sys
 from pathlib import Path
 
 # Before JAX is imported, which reads it once.
@@ -57,9 +59,15 @@ def parity_dir(request) -> Path:
   return folder
 
 
+# glibc keeps what compilers free; other systems have no such call.
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _programs_of_one_module():
   """Frees the compiled programs of a module with it; a worker would keep gigabytes of them."""
   yield
   jax.clear_caches()
   gc.collect()
+  if _TRIM:
+    _TRIM(0)

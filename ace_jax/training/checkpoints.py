@@ -31,6 +31,7 @@ from ace_jax.state import AceState
 from ace_jax.training import hosts
 
 _MANIFEST = "manifest.json"
+_LOADER = "loader.json"
 _FORMAT = 2  # of the tree of arrays in a checkpoint; a manifest that names none is of the first
 _NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 _LAST_COMMITS = {1: "a5f5617"}  # the last one that resumes checkpoints of an earlier format
@@ -42,6 +43,7 @@ def save(
   keep: int = 3,
   keep_period: int | None = None,
   records: Sequence[Path] = (),
+  loader: list[Any] | None = None,
 ) -> Path:
   """Saves a state; older checkpoints are removed only after it is complete.
 
@@ -53,6 +55,7 @@ def save(
     keep: How many to keep, this one included.
     keep_period: Checkpoints after a multiple of so many epochs are kept beyond that, for good.
     records: Files that the run appends to, whose content up to here the manifest seals too.
+    loader: Each process's state of a loader (`Loader.state`); None where there is none.
 
   Returns:
     The new checkpoint's folder, named by the number of epochs done.
@@ -73,6 +76,9 @@ def save(
       raise OSError(failure)
     if not hosts.first():
       return checkpoint
+    (checkpoint / _LOADER).unlink(missing_ok=True)
+    if loader is not None:
+      files.write_json(checkpoint / _LOADER, loader)
     manifest = {"format": _FORMAT, "epoch": epoch, "step": step, "sha256": _sums(checkpoint)}
     manifest["records"] = {os.path.relpath(path, checkpoint): _start(path) for path in records}
     files.write_json(checkpoint / _MANIFEST, manifest)
@@ -307,10 +313,17 @@ def _is_array(leaf: Any) -> bool:
 
 def _sums(checkpoint: Path) -> dict[str, str]:
   members = sorted(path for path in (checkpoint / "state").rglob("*") if path.is_file())
+  members += [path for path in (checkpoint / _LOADER,) if path.is_file()]
   return {
     str(path.relative_to(checkpoint)): hashlib.sha256(path.read_bytes()).hexdigest()
     for path in members
   }
+
+
+def loader_state(checkpoint: str | Path) -> list[Any] | None:
+  """Returns each process's state of a loader from a checkpoint; None if it has none."""
+  path = files.expanded(checkpoint) / _LOADER
+  return json.loads(path.read_text()) if path.exists() else None
 
 
 def _start(path: Path, size: int | None = None) -> list[Any]:

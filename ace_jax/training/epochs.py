@@ -56,13 +56,23 @@ def compile_epoch(method: PrimalDual, mesh: Mesh, batch_size: int):
     constraint_state = state.constraint.begin_epoch(state.multipliers, state.constraint_state)
     begun = state.replace(constraint_state=constraint_state)  # pyright: ignore[reportAttributeAccessIssue]
     trained, outputs = jax.lax.scan(step, begun, order)
-    trained = trained.replace(epoch=state.epoch + 1)  # pyright: ignore[reportAttributeAccessIssue]
     finite = jnp.all(jnp.isfinite(jnp.stack(outputs.scalars())))
-    going = state.active & finite
-    keep = jax.tree.map(lambda new, old: jnp.where(going, new, old), trained, state)
-    return _fail(keep, state.active & ~finite, state.epoch + 1), outputs
+    return end_epoch((trained, state, finite)), outputs
 
   return parallel.over_replicas(epoch, mesh, donate_argnums=(0,))
+
+
+def end_epoch(ends: tuple[AceState, AceState, Any]) -> AceState:
+  """Returns the state after an epoch: the trained one, or if it failed or stopped that of before.
+
+  Args:
+    ends: The trained state, that of before, and whether all that the steps reported is finite.
+  """
+  trained, state, finite = ends
+  trained = trained.replace(epoch=state.epoch + 1)  # pyright: ignore[reportAttributeAccessIssue]
+  going = state.active & finite
+  keep = jax.tree.map(lambda new, old: jnp.where(going, new, old), trained, state)
+  return _fail(keep, state.active & ~finite, state.epoch + 1)
 
 
 def _fail(state: AceState, failing: Any, epoch: Any) -> AceState:
@@ -86,21 +96,32 @@ def compile_evaluation(task: Task, mesh: Mesh, batch_size: int, patience: int | 
   mean_error = _means(task.errors, mesh, batch_size)
 
   def evaluate(state: AceState, data: Batch):
-    current = state.current()
-    errors, best = {}, dict(state.best)  # after a finish has begun, more than are trained
-    for name, variables in current.items():
-      errors[name] = mean_error(variables, data)
-      best[name] = _better(task.mode, state.best[name], errors[name], state.epoch, variables)
-    active = state.active
-    if patience is not None:
-      going = [best[name].stalled < patience for name in current]
-      active = active & jnp.any(jnp.stack(going))
-    kept = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), best, state.best)
-    failing = state.active & ~jnp.all(jnp.isfinite(jnp.stack(list(errors.values()))))
-    state = state.replace(best=kept, active=active)  # pyright: ignore[reportAttributeAccessIssue]
-    return _fail(state, failing, state.epoch), errors
+    errors = {name: mean_error(variables, data) for name, variables in state.current().items()}
+    return select(task, state, errors, patience), errors
 
   return parallel.over_replicas(evaluate, mesh, donate_argnums=(0,))
+
+
+def select(task: Task, state: AceState, errors: dict[str, Any], patience: int | None) -> AceState:
+  """Returns the state after an evaluation: with what is best, still active or not.
+
+  Args:
+    task: Says which errors are better.
+    state: The one that was evaluated.
+    errors: Mean error of every predictor.
+    patience: As of `compile_evaluation`.
+  """
+  best = dict(state.best)  # after a finish has begun, more than are trained
+  for name, variables in state.current().items():
+    best[name] = _better(task.mode, state.best[name], errors[name], state.epoch, variables)
+  active = state.active
+  if patience is not None:
+    going = [best[name].stalled < patience for name in errors]
+    active = active & jnp.any(jnp.stack(going))
+  kept = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), best, state.best)
+  failing = state.active & ~jnp.all(jnp.isfinite(jnp.stack(list(errors.values()))))
+  state = state.replace(best=kept, active=active)  # pyright: ignore[reportAttributeAccessIssue]
+  return _fail(state, failing, state.epoch)
 
 
 def compile_errors(task: Task, mesh: Mesh, batch_size: int):

@@ -22,7 +22,17 @@ from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState, Primal
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch
-from ace_jax.training import arguments, continuing, loop, measuring, parallel, resuming
+from ace_jax.training import (
+  arguments,
+  continuing,
+  loaders,
+  loop,
+  measuring,
+  parallel,
+  resuming,
+  sources,
+  streaming,
+)
 from ace_jax.training.history import Record
 from ace_jax.training.memory import Peak
 from ace_jax.training.progress import ProgressBar
@@ -145,6 +155,7 @@ def fit(
   workdir: str | Path | None = None,
   resume: bool = False,
   state: Fit | Sequence[Fit] | None = None,
+  steps_per_epoch: int | None = None,
   mesh: Mesh | None = None,
   progress: Callable[[int, int], Logger] | None = ProgressBar,
   callbacks: Sequence[Logger | Callable[[Record], Any]] = (),
@@ -161,9 +172,12 @@ def fit(
       `inputs(batch)`; a Linen or NNX module with `train`, `training` or `deterministic` too if its
       `__call__` takes it, and an Equinox module on one sample at a time.
     loss: `loss(prediction, batch) -> [samples, ...]`, for each sample; its mean is minimised.
-    train: Training samples: a pytree of arrays with one leading axis, such as (x, y).
-    valid: Validation samples.
-    test: Test samples.
+    train: Training samples: a pytree of arrays with one leading axis, such as (x, y); or a loader
+      of batches, which can be iterated over again and again (grain's or torch's DataLoader, a list
+      of batches, a generator function). Order and batch sizes are then the loader's; where it has
+      saved state, a run is resumed bit for bit.
+    valid: Validation samples; or a loader of them.
+    test: Test samples; or a loader of them.
     constraint: From `ace_jax.constraints`; `Equality()` by default.
     inputs: Positional arguments of the model, from a batch; x of (x, y) by default. What is no
       array, such as a `Topology`, is static.
@@ -197,6 +211,8 @@ def fit(
     state: Go on from what `fit` returned (with `seeds` a list): parameters, multipliers, optimizers
       and best predictors; `epochs` counts those that are done. A run that is resumed takes its
       checkpoint instead. Best predictors are evaluated anew on other validation samples or metrics.
+    steps_per_epoch: Batches of a loader in an epoch, whose iteration goes on from one epoch to the
+      next; None makes an epoch of one pass. An infinite loader needs it.
     mesh: Devices; all of them by default.
     progress: Called with the epochs of the run and those done before; returns what gets the record
       of every epoch, by default a progress bar. None shows nothing, not even the memory that is
@@ -255,8 +271,15 @@ def fit(
     primal = primal_optimizer(optimizer, lr, gamma_lr, slack_lr, clip_norm, decay)
   model = as_model(model, rngs)
   constraint = Equality() if constraint is None else constraint
+  train, valid, test, options = sources.opened(
+    train, valid, test, steps_per_epoch, options, settings
+  )
   mesh = parallel.default_mesh(len(runs)) if mesh is None else mesh
-  sample = task.take(train, slice(0, 2))
+  if isinstance(train, loaders.Loader):
+    selecting = selecting or loss  # of each graph, where the loss below is scaled
+    loss, sample = streaming.of_real_graphs(loss), train.sample()
+  else:
+    sample = task.take(train, slice(0, 2))
   init, states = jax.jit(lambda key, batch: model.init(key, *inputs(batch))), []
   method = PrimalDual(
     task.from_model(model, loss, inputs, selecting, rngs, mode),
@@ -273,7 +296,7 @@ def fit(
     start = homotopy.unbox(start)
     if not states:
       checking.require(method.task, start, sample, constraint, strict=strict, metrics=metrics)
-      given = {"train": train, "valid": valid, "test": test}
+      given = sources.in_memory(train=train, valid=valid, test=test)
       checking.require_finite(method.task, start, given)
     if not states and optimizer is not None:
       theta, gamma, _ = homotopy.split(start)

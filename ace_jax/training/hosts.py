@@ -7,6 +7,7 @@ In a process alone every function here does next to nothing.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -113,6 +114,32 @@ def any_of(flag: bool) -> bool:
   if not several():
     return flag
   return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def check_same(number: int, otherwise: str) -> None:
+  """Refuses, in all processes alike, a number that is not the same in all.
+
+  Args:
+    number: Below 2**31.
+    otherwise: What to say.
+
+  Raises:
+    ConfigurationError: it is not the same.
+  """
+  if several() and len({*np.ravel(multihost_utils.process_allgather(np.int32(number)))}) > 1:
+    raise ConfigurationError(otherwise)
+
+
+def gather_json(value: Any) -> list[Any]:
+  """Returns each process's value, of what JSON can hold; all processes must call it."""
+  if not several():
+    return [value]
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = np.ravel(multihost_utils.process_allgather(np.int32(text.size)))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: text.size] = text
+  texts = multihost_utils.process_allgather(padded)
+  return [json.loads(row[:size].tobytes()) for row, size in zip(texts, sizes, strict=True)]
 
 
 @contextlib.contextmanager

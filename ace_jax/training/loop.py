@@ -22,16 +22,17 @@ from ace_jax.state import AceState
 from ace_jax.task import Batch, Task, size
 from ace_jax.training import (
   checkpoints,
-  epochs,
   history,
   hosts,
   memory,
   parallel,
   resuming,
   settling,
+  sources,
 )
 from ace_jax.training.finishing import Finish
 from ace_jax.training.history import Record
+from ace_jax.training.loaders import Loader
 from ace_jax.training.resuming import CHECKPOINTS
 from ace_jax.training.sinks import JsonlLogger, Logger
 
@@ -112,8 +113,8 @@ def train(
     method: Task and optimizers.
     state: Fresh states (`method.init`) with a leading axis of replicas (`parallel.stack`);
       donated.
-    data: Training samples.
-    valid: Validation samples, which select each predictor's best variables.
+    data: Training samples; or a `Loader`.
+    valid: Validation samples (or a `Loader`), which select each predictor's best variables.
     settings: Lengths and intervals.
     mesh: Devices; by default all (of all hosts), to replicas first, then to data.
     workdir: Gets checkpoints/, and NAME/metrics.jsonl of every replica; None keeps
@@ -152,25 +153,28 @@ def train(
   """
   workdir = None if workdir is None else expanded(workdir)
   count = parallel.replicas(state)
-  _check(settings, size(data), count, names, finish)
+  samples = settings.batch_size if isinstance(data, Loader) else size(data)
+  _check(settings, samples, count, names, finish)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
-  run_epoch = epochs.compile_epoch(method, mesh, settings.batch_size)
-  run_finish = finish and epochs.compile_epoch(finish.method, mesh, settings.batch_size)
-  run_evaluation = epochs.compile_evaluation(
-    method.task, mesh, settings.eval_batch_size, settings.patience
+  run_epoch = sources.compile_epoch(method, mesh, settings.batch_size, data)
+  run_finish = finish and sources.compile_epoch(finish.method, mesh, settings.batch_size, data)
+  run_evaluation = sources.compile_evaluation(
+    method.task, mesh, settings.eval_batch_size, settings.patience, valid
   )
   writes = workdir if hosts.first() else None
   files = [writes / name / history.FILE for name in names] if writes else []
   like = functools.partial(finish.after_epochs, state) if finish else None
   state, records = resuming.begin(state, workdir, files, resume, like, before, restored)
   epoch = saved = int(np.max(state.epoch))
+  if workdir is not None and epoch:
+    sources.restore(data, workdir / CHECKPOINTS / f"{epoch:06d}")
   if finish and run_finish and epoch > finish.after:
     run_epoch = run_finish
   going = np.flatnonzero(state.active[:count])
-  memory.check_data(data, valid, mesh)
+  sources.check_memory(data, valid, mesh)
   state = parallel.shard_replicas(parallel.pad(state, mesh), mesh)
   finish = finish and finish.on(mesh)
-  data, valid = parallel.replicate((data, valid), mesh)
+  data, valid = sources.put(data, mesh), sources.put(valid, mesh)
   with contextlib.ExitStack() as stack:
     training = epoch < settings.epochs and going.size > 0
     bar = progress(epoch) if progress and training and hosts.first() else None
@@ -182,7 +186,8 @@ def train(
         memory.EPOCH: run_epoch.lower(state, data).compile(),
         memory.EVALUATION: run_evaluation.lower(state, valid).compile(),
       }
-      peak = memory.expect(state, (data, valid), programs, mesh, workdir is not None)
+      kept = sources.resident(data, mesh), sources.resident(valid, mesh)
+      peak = memory.expect(state, kept, programs, mesh, workdir is not None)
       report_memory(peak)
       sizes = {memory.EPOCH: settings.batch_size, memory.EVALUATION: settings.eval_batch_size}
       memory.check_programs(peak, sizes, mesh)
@@ -211,7 +216,8 @@ def train(
       if workdir is not None and (ending or epoch - saved >= settings.checkpoint_every):
         alive = parallel.select(state, slice(count))
         folder = workdir / CHECKPOINTS
-        checkpoints.save(folder, alive, keep_period=settings.keep_period, records=files)
+        loader = sources.state_of(data)
+        checkpoints.save(folder, alive, 3, settings.keep_period, files, loader)
         saved = epoch
       if asked and not last:
         where = f"saved in {workdir}" if workdir else "nothing saved: no workdir"
@@ -346,11 +352,11 @@ def test_errors_of_sets(
   """
   count = parallel.replicas(state)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
-  errors = epochs.compile_errors(task, mesh, batch_size)
+  errors = sources.compile_means(task.errors, mesh, batch_size, next(iter(sets.values())))
   selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
   result = {}
   for label, test in sets.items():
-    values = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))
+    values = hosts.fetch(errors(selected, sources.put(test, mesh)))
     result[label] = [{name: float(v[i]) for name, v in values.items()} for i in range(count)]
   return result
 

@@ -13,7 +13,8 @@ from ace_jax.errors import ConfigurationError, first_line
 from ace_jax.homotopy import Variables
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task
-from ace_jax.training import epochs, hosts, parallel
+from ace_jax.training import hosts, parallel, sources
+from ace_jax.training.loaders import Loader
 
 Metric = Callable[[Any, Batch], jax.Array]
 Measure = Callable[[Callable[[Batch], Any], Batch], Mapping[str, Any]]
@@ -63,7 +64,9 @@ def _check_name(name: Any, what: str) -> None:
     raise ConfigurationError(f"{what} has the name {name!r}, which records use; choose another.")
 
 
-def compile_metrics(task: Task, metrics: Mapping[str, Metric], mesh: Mesh, batch_size: int):
+def compile_metrics(
+  task: Task, metrics: Mapping[str, Metric], mesh: Mesh, batch_size: int, data: sources.Data
+):
   """Compiles `means(predictors, data) -> {NAME/PREDICTOR: mean}`, as `epochs.compile_errors`.
 
   Args:
@@ -71,6 +74,7 @@ def compile_metrics(task: Task, metrics: Mapping[str, Metric], mesh: Mesh, batch
     metrics: By name; all of them are one program.
     mesh: Devices; they share the samples.
     batch_size: Samples evaluated at once, over all devices.
+    data: Of which kind the samples will be.
   """
   tasks = {name: dataclasses.replace(task, metric=metric) for name, metric in metrics.items()}
 
@@ -78,7 +82,7 @@ def compile_metrics(task: Task, metrics: Mapping[str, Metric], mesh: Mesh, batch
     # XLA computes their common prediction once.
     return {name: each.errors(variables, batch) for name, each in tasks.items()}
 
-  run = epochs.compile_means(errors, mesh, batch_size)
+  run = sources.compile_means(errors, mesh, batch_size, data)
 
   def means(predictors: dict[str, Any], data: Batch) -> dict[str, jax.Array]:
     values = run(predictors, data)
@@ -107,8 +111,8 @@ def test_metrics(
   """
   count = parallel.replicas(state)
   chosen = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
-  run = compile_metrics(task, metrics, mesh, batch_size)
-  values = hosts.fetch(run(chosen, parallel.replicate(test, mesh)))
+  run = compile_metrics(task, metrics, mesh, batch_size, test)
+  values = hosts.fetch(run(chosen, sources.put(test, mesh)))
   return [{name: float(v[i]) for name, v in values.items()} for i in range(count)]
 
 
@@ -137,8 +141,8 @@ def at_evaluations(
   """
   if not metrics and measure is None:
     return None
-  run_metrics = compile_metrics(task, metrics, mesh, batch_size)
-  replicated = parallel.replicate(valid, mesh) if metrics else None
+  run_metrics = compile_metrics(task, metrics, mesh, batch_size, valid)
+  replicated = sources.put(valid, mesh) if metrics else None
   predict = jax.jit(task.predict)
 
   def measured(state: AceState) -> dict[str, Any]:
@@ -147,11 +151,12 @@ def at_evaluations(
     if measure is None:
       return numbers
     current = hosts.fetch(current)
+    given = valid.source if isinstance(valid, Loader) else valid
     several: list[dict[str, float]] = []
     for i in range(count):
       several.append({})
       for predictor, variables in parallel.select(current, i).items():
-        values = measure(lambda batch, v=variables: predict(v, batch), valid)
+        values = measure(lambda batch, v=variables: predict(v, batch), given)
         several[i] |= {f"{k}/{predictor}": v for k, v in _numbers(values, metrics).items()}
     return {**numbers, **{name: np.array([run[name] for run in several]) for name in several[0]}}
 

@@ -57,8 +57,11 @@ def default_mesh(replicas: int, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def over_replicas(
-  function: Callable[..., Any], mesh: Mesh, donate_argnums: tuple[int, ...] = ()
-) -> Callable[..., Any]:
+  function: Callable[..., Any],
+  mesh: Mesh,
+  donate_argnums: tuple[int, ...] = (),
+  shared_specs: Sequence[PartitionSpec] | None = None,
+) -> Any:
   """Compiles a function of one replica for all replicas, over the mesh.
 
   Replicas are a leading axis of the first argument and of every result: sharded over the axis
@@ -72,6 +75,7 @@ def over_replicas(
     function: `function(tree, *shared)` of one replica, written with named-axis collectives.
     mesh: From `make_mesh`; its replica axis divides the number of replicas (`pad`).
     donate_argnums: Arguments whose buffers the result may reuse.
+    shared_specs: How each of the other arguments is laid out, if not all of it on every device.
   """
 
   over_all = _MAPS.get(mesh.devices.flat[0].platform, _vmap)
@@ -89,7 +93,7 @@ def over_replicas(
     return local(tree, *jax.lax.pcast(shared, REPLICA, to="varying"))
 
   def mapped(tree, *shared):
-    specs = (PartitionSpec(REPLICA), *(PartitionSpec() for _ in shared))
+    specs = (PartitionSpec(REPLICA), *(shared_specs or [PartitionSpec()] * len(shared)))
     over_mesh = functools.partial(
       jax.shard_map, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(REPLICA)
     )
