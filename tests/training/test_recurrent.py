@@ -115,3 +115,24 @@ def test_a_scan_from_zeros_trains_as_by_hand(build):
       progress=None,
     )
     np.testing.assert_allclose([r["loss"] for r in run.history], losses, rtol=1e-5)
+
+
+def test_a_scan_from_zeros_trains_from_a_loader():
+  batches = [(np.asarray(X[:4]), np.asarray(Y[:4])), (np.asarray(X[4:]), np.asarray(Y[4:]))]
+  variables = LinenLstm().init(KEY, X)
+  losses = []
+  for devices in (1, 4):
+    run = ace_jax.fit(
+      LinenLstm(),
+      squared,
+      batches,
+      batches,
+      variables=variables,
+      mesh=make_mesh(devices=jax.devices()[:devices]),
+      lr=0.01,
+      epochs=2,
+      progress=None,
+    )
+    losses.append([r["loss"] for r in run.history])
+  assert losses[0][1] < losses[0][0]
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
