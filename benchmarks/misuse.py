@@ -225,19 +225,19 @@ def interrupts(folder: Path, count: int, first: int) -> Iterator[tuple[str, str]
   draw = random.Random(FLAGS.seed)
   latest = undisturbed(folder / "undisturbed") if FLAGS.latest is None else FLAGS.latest
   moments = [draw.random() for _ in range(first + count)][first:]
-  place = 0
+  started = 0
   for index, moment in enumerate(moments, first):
     number, twice, reason, seconds = [*SIGNALS][index % 2], index % 4 > 1, None, 0.0
     while reason is None:
       seconds = FLAGS.earliest + moment * max(0.0, latest - FLAGS.earliest)
       start = time.monotonic()
-      reason = interrupt(folder / f"run{place}", number, seconds, twice)
+      reason = interrupt(folder / f"run{started}", number, seconds, twice)
       if reason is None:  # the training had ended: a new one, which may be as fast
-        place, latest = place + 1, min(latest, time.monotonic() - start)
+        started, latest = started + 1, min(latest, time.monotonic() - start)
     times = " twice" if twice else ""
     yield f"{SIGNALS[number]}{times} after {seconds:.2f} s", reason or ""
   try:
-    undisturbed(folder / f"run{place}")
+    undisturbed(folder / f"run{started}")
   except RuntimeError as error:
     yield "the same command after the last of them", str(error)
 

@@ -156,7 +156,7 @@ def test_every_command_of_the_plan_is_one_of_its_module(tmp_path):
   for planned in plan.runs:
     words = [word.replace("$ACE_DATA_DIR", str(tmp_path)) for word in planned.command[1:]]
     commands.setdefault(planned.command[0], []).append([*words, "--workdir=w"])
-  assert {*commands} == {"experiments.nbody", "experiments.mocap"}
+  assert {*commands} == {"experiments.nbody", "experiments.mocap", "experiments.qm9"}
   for module, of_module in commands.items():
     done = subprocess.run(
       [sys.executable, "-c", PARSE],

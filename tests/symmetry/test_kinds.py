@@ -70,9 +70,9 @@ def test_a_discrete_error_in_closed_form():
   size = float(jnp.mean(jnp.linalg.norm(pushed(PUSHED), axis=1)))
   reported = measured["time_reversal"]
   assert reported.lie_error == pytest.approx(2 * 0.5 / size, rel=1e-5)
-  own = float(jnp.mean(jnp.square(NOISE)))
+  noise = float(jnp.mean(jnp.square(NOISE)))
   residual = jnp.square(-X + jnp.array([0.0, 0, 0.5]) + X + NOISE + jnp.array([0.0, 0, 0.5]))
-  assert reported.loss == pytest.approx(float(jnp.mean(residual)) / own - 1, rel=1e-4)
+  assert reported.loss == pytest.approx(float(jnp.mean(residual)) / noise - 1, rel=1e-4)
 
 
 def test_steps_of_a_cyclic_group_are_whole():
