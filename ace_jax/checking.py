@@ -1,9 +1,9 @@
 """Whether model, loss and symmetry fit together, tried on a few samples before training."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from ace_jax import homotopy, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.errors import ConfigurationError
+from ace_jax.homotopy import LayerCall
 from ace_jax.recording import layer_calls
 from ace_jax.symmetry import entries
 from ace_jax.symmetry.data import Symmetry
@@ -68,10 +69,9 @@ def check(
   zero_loss = loss or (lambda prediction, batch: jnp.zeros(task.size(batch)))
   learned = task.from_model(model, zero_loss, inputs)
   variables = homotopy.without_sown(homotopy.unbox(variables))
-  problems = [*_layer_problems(learned, variables, batch)]
-  if loss is not None:
-    problems += _loss_problems(learned, variables, batch)
-  problems += _projection_problems(learned, variables, batch)
+  tried = _try(learned, {} if loss is None else {"loss": loss}, variables, batch)
+  problems = [*_layer_problems(tried, variables), *_loss_problems(tried, variables, batch)]
+  problems += _projection_problems(learned, tried, variables, batch)
   by_entry = {} if symmetry is None else _equivariance(learned, variables, batch, symmetry)
   errors = {name: float(entries.combined(of_entries)) for name, of_entries in by_entry.items()}
   for name, error in errors.items():
@@ -111,10 +111,14 @@ def require(
     ConfigurationError: names the first problem.
   """
   variables = homotopy.without_sown(variables)
-  problems = _loss_problems(learned, variables, sample, metrics)
+  functions = {f"metric {name}": metric for name, metric in metrics.items()}
+  if learned.metric is not None and not functions:
+    functions = {"metric": learned.metric}
+  tried = _try(learned, {"loss": learned.loss, **functions}, variables, sample)
+  problems = _loss_problems(tried, variables, sample)
   if not strict and not problems and _constrains_gamma(constraint):
-    problems += _layer_problems(learned, variables, sample)
-  problems = problems or _projection_problems(learned, variables, sample)
+    problems += _layer_problems(tried, variables)
+  problems = problems or _projection_problems(learned, tried, variables, sample)
   if problems:
     raise ConfigurationError(f"{problems[0]}.")
 
@@ -156,11 +160,43 @@ def _constrains_gamma(constraint: Constraint) -> bool:
   return leaves[0] > leaves[1]
 
 
-def _layer_problems(learned: Task, variables: homotopy.Variables, batch: Batch) -> list[str]:
-  gamma = homotopy.by_name(variables.get(homotopy.GAMMA, {}))
+class _Tried(NamedTuple):
+  """Model and loss, traced on a few samples.
+
+  Attributes:
+    run: `run(variables, batch) -> ({name: values of the loss or a metric}, prediction)`, jitted; no
+      prediction without gamma.
+    values: What it returns first, as shapes.
+    calls: Of the homotopic layers.
+  """
+
+  run: Callable[[homotopy.Variables, Batch], tuple[dict[str, Any], Any]]
+  values: dict[str, Any]
+  calls: Sequence[LayerCall]
+
+
+def _try(
+  learned: Task,
+  functions: Mapping[str, Callable[[Any, Batch], jax.Array]],
+  variables: homotopy.Variables,
+  batch: Batch,
+) -> _Tried:
+  # One jitted function for all: it is traced once for samples of one shape, and the tracing of the
+  # model is most of the time that a check takes.
+  @jax.jit
+  def run(variables: homotopy.Variables, batch: Batch) -> tuple[dict[str, Any], Any]:
+    prediction = learned.predict(variables, batch)
+    values = {name: function(prediction, batch) for name, function in functions.items()}
+    return values, (prediction if variables.get(homotopy.GAMMA) else None)
+
   with layer_calls() as calls:
-    jax.eval_shape(lambda v, b: learned.predict(v, b), variables, batch)
-  idle = sorted({call.name for call in calls if call.gamma is None} - set(gamma))
+    values, _ = jax.eval_shape(run, variables, batch)
+  return _Tried(run, values, calls)
+
+
+def _layer_problems(tried: _Tried, variables: homotopy.Variables) -> list[str]:
+  gamma = homotopy.by_name(variables.get(homotopy.GAMMA, {}))
+  idle = sorted({call.name for call in tried.calls if call.gamma is None} - set(gamma))
   if idle:
     return [
       f"the homotopic layer {idle[0]} has no gamma; under nn.scan or nn.vmap add 'gamma': 0 (and "
@@ -174,31 +210,20 @@ def _layer_problems(learned: Task, variables: homotopy.Variables, batch: Batch) 
   return []
 
 
-def _loss_problems(
-  learned: Task,
-  variables: homotopy.Variables,
-  batch: Batch,
-  metrics: Mapping[str, Callable[[Any, Batch], jax.Array]] = MappingProxyType({}),
-) -> list[str]:
-  """Tries loss and metrics at two batch sizes, by shapes alone."""
-  named = {f"metric {name}": metric for name, metric in metrics.items()}
-  functions = {"loss": learned.loss, **(named or {"metric": learned.metric})}
-  for name, function in functions.items():
-    if function is None:
-      continue
-    if len({leaf.shape[:1] for leaf in jax.tree.leaves(batch)}) > 1:  # graphs
-      shape = jax.eval_shape(lambda v, b, f=function: f(learned.predict(v, b), b), variables, batch)
-      if not shape.shape:
-        return [f"the {name} is one number for the batch; it must be [graphs, ...]"]
-      continue
+def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -> list[str]:
+  """Judges the shapes of loss and metrics, for samples at two batch sizes."""
+  if len({leaf.shape[:1] for leaf in jax.tree.leaves(batch)}) > 1:  # graphs
+    return [
+      f"the {name} is one number for the batch; it must be [graphs, ...]"
+      for name, values in tried.values.items()
+      if not values.shape
+    ][:1]
+  sizes = (2, 3) if tried.values else ()
+  several = {n: jax.eval_shape(tried.run, variables, _shapes(batch, n))[0] for n in sizes}
+  for name in tried.values:
     shapes = []
-    for samples in (2, 3):
-      few = _shapes(batch, samples)
-
-      def values(variables, few, function=function):
-        return function(learned.predict(variables, few), few)
-
-      shape = jax.eval_shape(values, variables, few).shape
+    for samples, values in several.items():
+      shape = values[name].shape
       if shape[:1] != (samples,):
         return [
           f"the {name} of {samples} samples has shape {shape}; it must be [samples, ...], one or "
@@ -213,7 +238,9 @@ def _loss_problems(
   return []
 
 
-def _projection_problems(learned: Task, variables: homotopy.Variables, batch: Batch) -> list[str]:
+def _projection_problems(
+  learned: Task, tried: _Tried, variables: homotopy.Variables, batch: Batch
+) -> list[str]:
   if not variables.get(homotopy.GAMMA):
     return []
 
@@ -221,7 +248,7 @@ def _projection_problems(learned: Task, variables: homotopy.Variables, batch: Ba
     zero = jax.tree.map(jnp.zeros_like, variables[homotopy.GAMMA])
     return (
       learned.predict(homotopy.project(variables), batch),
-      learned.predict({**variables, homotopy.GAMMA: zero}, batch),
+      tried.run({**variables, homotopy.GAMMA: zero}, batch)[1],
     )
 
   # Compiled without optimisation, since it runs once.

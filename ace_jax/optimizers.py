@@ -132,9 +132,7 @@ def primal_optimizer(
 ) -> optax.GradientTransformation:
   """Any transformation for each primal block, and Adam for those that have none.
 
-  Each sees its own block alone, as a tree of parameters, and the training loss as `value`. `fit`
-  refuses one that branches by `jax.lax.cond` into constants, such as
-  `optax.contrib.reduce_on_plateau`: JAX compiles no such branch on a mesh (`check_moves`).
+  Each sees its own block alone, as a tree of parameters, and the training loss as `value`.
 
   Args:
     optimizer: Of theta; or of several blocks by name, "theta", "gamma" and "slack".
@@ -185,21 +183,13 @@ def check_moves(optimizer: optax.GradientTransformation, primal: Primal) -> None
   Raises:
     ConfigurationError: it does not; says why.
   """
-
   inner = optax.with_extra_args_support(optimizer)
 
-  def moved(arguments: Any) -> Any:
-    primal, state, value = jax.tree.map(lambda x: x[0], arguments)
-    updates = inner.update(primal, state, primal, value=value)
-    return jax.tree.map(lambda x: jnp.asarray(x)[None], updates)
+  def moved(primal: Any, value: Any) -> Any:
+    return inner.update(primal, inner.init(primal), primal, value=value)
 
-  # On a mesh, as the training step runs: there both branches of a lax.cond must vary over it.
-  mesh = jax.sharding.Mesh(jax.devices()[:1], ("replica",))
-  spec = jax.sharding.PartitionSpec("replica")
   try:
-    arguments = (primal, jax.eval_shape(inner.init, primal), jnp.zeros(()))
-    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), arguments)
-    jax.eval_shape(jax.shard_map(moved, mesh=mesh, in_specs=spec, out_specs=spec), stacked)
+    jax.eval_shape(moved, primal, jnp.zeros(()))
   except Exception as error:
     raise ConfigurationError(
       f"the optimizer cannot move these parameters ({first_line(error)}); it gets gradients, "

@@ -9,6 +9,7 @@ from flax import nnx
 from flax.nnx import bridge
 
 import ace_jax
+from ace_jax import checking
 from ace_jax.errors import ConfigurationError
 from ace_jax.relaxations import MLP
 
@@ -190,3 +191,19 @@ def test_axes_join_the_features_and_keep_the_shape():
   np.testing.assert_allclose(
     layer.apply(variables, x, x), x + branch.reshape(x.shape), rtol=1e-5, atol=1e-6
   )
+
+
+def test_a_check_traces_the_model_three_times():
+  traces = []
+
+  class Counted(Net):
+    @nn.compact
+    def __call__(self, x):
+      traces.append(x.shape)
+      return super().__call__(x)
+
+  learned = ace_jax.task.from_model(Counted(), squared)
+  variables = Net().init(KEY, X)
+  traces.clear()
+  checking.require(learned, variables, (X[:2], Y[:2]), ace_jax.Equality(), strict=False)
+  assert traces == [(2, 3), (3, 3), (2, 3)]  # at two sizes, and without gamma

@@ -1,5 +1,6 @@
 """The device mesh, and how functions are mapped over it."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,20 +81,33 @@ def over_replicas(
   over_all = _MAPS.get(mesh.devices.flat[0].platform, _vmap)
 
   def local(tree, *shared):
-    # Shared arrays vary over replicas as parameters do, so that a scan within a model, whose carry
-    # has one type in all steps, may begin with a sample.
-    shared = jax.lax.pcast(shared, REPLICA, to="varying")
     if replicas(tree) > 1:
       return over_all(lambda replica: function(replica, *shared), tree)
     # A map over one replica costs what it needs not: batched products of one.
     alone = function(jax.tree.map(lambda x: x[0], tree), *shared)
     return jax.tree.map(lambda x: x[None], alone)
 
+  def typed(tree, *shared):
+    # Shared arrays vary over replicas as parameters do, so that a scan within a model, whose carry
+    # has one type in all steps, may begin with a sample.
+    return local(tree, *jax.lax.pcast(shared, REPLICA, to="varying"))
+
   def mapped(tree, *shared):
     specs = (PartitionSpec(REPLICA), *(shared_specs or [PartitionSpec()] * len(shared)))
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(REPLICA))(
-      tree, *shared
+    over_mesh = functools.partial(
+      jax.shard_map, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(REPLICA)
     )
+    try:
+      return over_mesh(typed)(tree, *shared)
+    except (TypeError, ValueError) as error:
+      if _VARYING not in str(error):
+        raise
+    # A scan that begins with zeros is refused by JAX's types of what varies over which axis: the
+    # zeros are the same on all devices, and what follows is not. The types would also prove that
+    # results are the same along DATA; without them it is so by construction, since all that leaves
+    # a step or an evaluation comes of means or sums over DATA, and gradients are averaged
+    # (`PrimalDual.gradients`). XLA rounds differently there: only what needs it goes this way.
+    return over_mesh(local, check_vma=False)(tree, *shared)
 
   return jax.jit(mapped, donate_argnums=donate_argnums)
 
@@ -104,6 +118,9 @@ def _vmap(function: Callable[[Any], Any], tree: Any) -> Any:
 
 _MAPS = {"cpu": jax.lax.map}
 """How a device goes over its replicas, by platform."""
+
+_VARYING = "manual ax"
+"""Of JAX's messages (manual axis types, varying manual axes) where types differ in what varies."""
 
 
 def stack(trees: Sequence[Any]) -> Any:
