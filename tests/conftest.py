@@ -59,15 +59,32 @@ def parity_dir(request) -> Path:
   return folder
 
 
+_MOST = 1.5e9
+"""Bytes of a worker after a test, beyond which it frees its programs before the next one."""
+
 # glibc keeps what compilers free; other systems have no such call.
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def _free_programs():
+  jax.clear_caches()
+  gc.collect()
+  if _TRIM:
+    _TRIM(0)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_of_one_module():
   """Frees the compiled programs of a module with it; a worker would keep gigabytes of them."""
   yield
-  jax.clear_caches()
-  gc.collect()
+  _free_programs()
+
+
+@pytest.fixture(autouse=True)
+def _programs_of_large_tests():
+  """Frees them within a module of large programs too."""
+  yield
   if _TRIM:
-    _TRIM(0)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    if pages * os.sysconf("SC_PAGE_SIZE") > _MOST:
+      _free_programs()
