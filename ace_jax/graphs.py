@@ -24,7 +24,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ace_jax import gathers
+from ace_jax import gathers, pairs
 
 if TYPE_CHECKING:
   from ace_jax.padding import batches as batches
@@ -165,25 +165,39 @@ def one_direction(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
   """Returns features of edges once for both directions, where a layout has all pairs twice.
 
   What is the same in both directions, such as all that follows from a distance, is computed for
-  half of the edges between this and `both_directions`.
+  half of the edges between this and `filtered_sum`.
 
   Args:
     x: Features of edges, [batch, edges, ...] or [edges, ...], the same in both directions.
     graph: The connectivity.
 
   Returns:
-    [batch, pairs, ...] for `Neighbours` of all nodes, a node paired with itself too; x for others.
+    [batch, pairs, ...] for `Neighbours` of all nodes, in the order of `pairs.ends`; x for others.
   """
   if isinstance(graph, Neighbours) and graph.senders is None:
-    return x[:, gathers.upper(graph.in_degree)]
+    first, second = pairs.ends(graph.in_degree)
+    return x[:, first * graph.in_degree + second]
   return x
 
 
-def both_directions(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
-  """Returns the features of all edges from those of `one_direction`."""
+def filtered_sum(
+  weights: Float[Array, "..."], x: Float[Array, "..."], graph: Graph
+) -> Float[Array, "..."]:
+  """Sums the features of senders over the edges into each node, with a weight for every channel.
+
+  .. math:: y_i = \\sum_{j \\to i} w_{ij} \\odot x_j, \\qquad w_{ij} = w_{ji}
+
+  Args:
+    weights: Of the edges, as `one_direction` has them.
+    x: Node features, [batch, nodes, channels], or [nodes, channels] with a GraphsTuple.
+    graph: The connectivity.
+  """
   if isinstance(graph, Neighbours) and graph.senders is None:
-    return gathers.mirror(x, graph.in_degree)
-  return x
+    if graph.edge_mask is not None:
+      exists = one_direction(graph.edge_mask.reshape(x.shape[0], -1), graph)
+      weights = jnp.where(exists[..., None], weights, 0)
+    return pairs.weighted_sum(weights, x)
+  return aggregate(gather_senders(x, graph) * weights, graph, x.shape[-2])
 
 
 def aggregate(

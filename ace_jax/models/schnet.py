@@ -104,10 +104,8 @@ class Interaction(nn.Module):
     weights = glorot(self.filters, name="filter_0")(graphs.flat(expanded))
     weights = glorot(self.filters, name="filter_1")(shifted_softplus(weights))
     weights = weights.reshape(*expanded.shape[:-1], self.filters) * smooth
-    weights = graphs.both_directions(weights, graph)
     senders = glorot(self.filters, use_bias=False, name="senders")(h)
-    messages = graphs.gather_senders(senders, graph) * weights
-    received = graphs.aggregate(messages, graph, h.shape[-2])
+    received = graphs.filtered_sum(weights, senders, graph)
     received = glorot(hidden, name="received")(received)
     return glorot(hidden, name="output")(shifted_softplus(received))
 
