@@ -76,9 +76,6 @@ def over_replicas(
   over_all = _MAPS.get(mesh.devices.flat[0].platform, _vmap)
 
   def local(tree, *shared):
-    # Shared arrays vary over replicas as parameters do, so that a scan within a model, whose carry
-    # has one type in all steps, may begin with a sample.
-    shared = jax.lax.pcast(shared, REPLICA, to="varying")
     if replicas(tree) > 1:
       return over_all(lambda replica: function(replica, *shared), tree)
     # A map over one replica costs what it needs not: batched products of one.
@@ -87,9 +84,14 @@ def over_replicas(
 
   def mapped(tree, *shared):
     specs = (PartitionSpec(REPLICA), *(PartitionSpec() for _ in shared))
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(REPLICA))(
-      tree, *shared
-    )
+    # Without JAX's types of what varies over which axis: by them a scan within a model that begins
+    # with zeros is refused, since the zeros are the same on all devices and what follows is not.
+    # They would also prove that results are the same along DATA. Here that is so by construction,
+    # since all that leaves a step or an evaluation comes of means or sums over DATA; and gradients
+    # are right with them and without (`PrimalDual.gradients`).
+    return jax.shard_map(
+      local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(REPLICA), check_vma=False
+    )(tree, *shared)
 
   return jax.jit(mapped, donate_argnums=donate_argnums)
 
