@@ -1,8 +1,8 @@
 """Whether model, loss and symmetry fit together, tried on a few samples before training."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from ace_jax import homotopy, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.errors import ConfigurationError
+from ace_jax.kept import kept, signature
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch, Task
 
@@ -63,10 +64,11 @@ def check(
   zero_loss = loss or (lambda prediction, batch: jnp.zeros(task.size(batch)))
   learned = task.from_model(model, zero_loss, inputs)
   variables = homotopy.without_sown(homotopy.unbox(variables))
-  problems = [*_layer_problems(learned, variables, batch)]
+  tried = _try(learned, signature((variables, batch)))
+  problems = [*tried.layer_problems]
   if loss is not None:
-    problems += _loss_problems(learned, variables, batch)
-  problems += _projection_problems(learned, variables, batch)
+    problems += tried.loss_problems
+  problems += _projection_problems(tried, variables, batch)
   errors = {} if symmetry is None else _equivariance(learned, variables, batch, symmetry)
   for name, error in errors.items():
     if name == "f_eq" and error > KEPT:
@@ -100,10 +102,11 @@ def require(
     ConfigurationError: names the first problem.
   """
   variables = homotopy.without_sown(variables)
-  problems = _loss_problems(learned, variables, sample)
+  tried = _try(learned, signature((variables, sample)))
+  problems = tried.loss_problems
   if not strict and not problems and _constrains_gamma(constraint):
-    problems += _layer_problems(learned, variables, sample)
-  problems = problems or _projection_problems(learned, variables, sample)
+    problems = tried.layer_problems
+  problems = problems or _projection_problems(tried, variables, sample)
   if problems:
     raise ConfigurationError(f"{problems[0]}.")
 
@@ -114,10 +117,55 @@ def _constrains_gamma(constraint: Constraint) -> bool:
   return leaves[0] > leaves[1]
 
 
-def _layer_problems(learned: Task, variables: homotopy.Variables, batch: Batch) -> list[str]:
-  gamma = homotopy.by_name(variables.get(homotopy.GAMMA, {}))
+class _Tried(NamedTuple):
+  """What shapes alone say about model and loss; a program that says the rest.
+
+  Attributes:
+    loss_problems: Of loss and metric.
+    layer_problems: Of the homotopic layers.
+    both: `both(variables, batch) -> (projection, prediction with gamma = 0)`, compiled.
+  """
+
+  loss_problems: list[str]
+  layer_problems: list[str]
+  both: Callable[..., tuple[Any, Any]]
+
+
+@kept
+def _try(learned: Task, arguments: Any) -> _Tried:
+  """Tries model and loss on samples of which only the shapes are known.
+
+  Args:
+    learned: Model and loss.
+    arguments: `signature` of variables and samples.
+  """
+  structure, leaves = arguments
+  shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves]
+  variables, batch = jax.tree.unflatten(structure, shapes)
+  # Traced once for the shapes and for `both`: most of the time is the tracing of the model.
+  predict = jax.jit(lambda variables, batch: learned.predict(variables, batch))
   with homotopy.layer_calls() as calls:
-    jax.eval_shape(lambda v, b: learned.predict(v, b), variables, batch)
+    prediction = jax.eval_shape(predict, variables, batch)
+  problems = _loss_problems(learned, predict, prediction, variables, batch)
+
+  def both(variables: Any, batch: Batch) -> tuple[Any, Any]:
+    zero = jax.tree.map(jnp.zeros_like, variables[homotopy.GAMMA])
+    return (
+      learned.predict(homotopy.project(variables), batch),
+      predict({**variables, homotopy.GAMMA: zero}, batch),
+    )
+
+  # Compiled without optimisation, since it runs once.
+  options = {"xla_backend_optimization_level": 0}
+  return _Tried(
+    problems, _layer_problems(variables, calls), jax.jit(both, compiler_options=options)
+  )
+
+
+def _layer_problems(
+  variables: homotopy.Variables, calls: Sequence[homotopy.LayerCall]
+) -> list[str]:
+  gamma = homotopy.by_name(variables.get(homotopy.GAMMA, {}))
   idle = sorted({call.name for call in calls if call.gamma is None} - set(gamma))
   if idle:
     return [
@@ -132,49 +180,44 @@ def _layer_problems(learned: Task, variables: homotopy.Variables, batch: Batch) 
   return []
 
 
-def _loss_problems(learned: Task, variables: homotopy.Variables, batch: Batch) -> list[str]:
+def _loss_problems(
+  learned: Task,
+  predict: Callable[..., Any],
+  prediction: Any,
+  variables: homotopy.Variables,
+  batch: Batch,
+) -> list[str]:
   """Tries loss and metric at two batch sizes, by shapes alone."""
-  functions = {"loss": learned.loss, "metric": learned.metric}
-  for name, function in functions.items():
+  samples = task.size(batch)
+  predictions = {samples: prediction}
+  for name, function in {"loss": learned.loss, "metric": learned.metric}.items():
     if function is None:
       continue
     shapes = []
-    for samples in (2, 3):
-      few = _shapes(batch, samples)
-
-      def values(variables, few, function=function):
-        return function(learned.predict(variables, few), few)
-
-      shape = jax.eval_shape(values, variables, few).shape
-      if shape[:1] != (samples,):
+    for count in (samples, samples + 1):
+      few = _shapes(batch, count)
+      if count not in predictions:
+        predictions[count] = jax.eval_shape(predict, variables, few)
+      shape = jax.eval_shape(function, predictions[count], few).shape
+      if shape[:1] != (count,):
         return [
-          f"the {name} of {samples} samples has shape {shape}; it must be [samples, ...], one or "
+          f"the {name} of {count} samples has shape {shape}; it must be [samples, ...], one or "
           "more numbers a sample, without a mean over samples"
         ]
       shapes.append(shape)
     if shapes[0][1:] != shapes[1][1:]:
       return [
-        f"the {name} of 2 samples has shape {shapes[0]}, that of 3 {shapes[1]}: it compares every "
-        "sample with every other; give prediction and target the same shape"
+        f"the {name} of {samples} samples has shape {shapes[0]}, that of {samples + 1} "
+        f"{shapes[1]}: it compares every sample with every other; give prediction and target the "
+        "same shape"
       ]
   return []
 
 
-def _projection_problems(learned: Task, variables: homotopy.Variables, batch: Batch) -> list[str]:
+def _projection_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -> list[str]:
   if not variables.get(homotopy.GAMMA):
     return []
-
-  def both(variables, batch):
-    zero = jax.tree.map(jnp.zeros_like, variables[homotopy.GAMMA])
-    return (
-      learned.predict(homotopy.project(variables), batch),
-      learned.predict({**variables, homotopy.GAMMA: zero}, batch),
-    )
-
-  # Compiled without optimisation, since it runs once.
-  options: dict[str, Any] = {"xla_backend_optimization_level": 0}
-  compiled = jax.jit(both).lower(variables, batch).compile(options)
-  plain, zeroed = compiled(variables, batch)
+  plain, zeroed = tried.both(variables, batch)
   for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(zeroed), strict=True):
     if not jnp.issubdtype(a.dtype, jnp.inexact):
       continue

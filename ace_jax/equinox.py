@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy, paths, scales
 from ace_jax.errors import ConfigurationError, MissingPackageError
 from ace_jax.homotopy import GAMMA, RELAXATION, LayerCall
-from ace_jax.model import Model, Variables
+from ace_jax.kept import Keyed, kept, leaf_key
+from ace_jax.model import Model, Variables, given
 from ace_jax.scales import MEAN_SQUARE
 
 try:
@@ -142,13 +144,15 @@ def update(module: Any, variables: Variables) -> Any:
   Raises:
     ConfigurationError: another one is missing.
   """
-  new = []
+  new, gammas = [], variables.get(GAMMA, {})
   for collection, name, leaf in _named_leaves(module):
     value = leaf
     if collection is not None:
       value = paths.lookup(variables.get(collection, {}), name)
       if value is None and collection != GAMMA:
-        if RELAXATION not in name and collection != "batch_stats":
+        branch = RELAXATION in name
+        used = branch and paths.lookup(gammas, (*name[: name.index(RELAXATION)], GAMMA)) is not None
+        if collection != "batch_stats" and (used or not branch):
           raise ConfigurationError(f"the variables have no {collection}/{'/'.join(name)}.")
         value = leaf
     new.append(value)
@@ -216,7 +220,20 @@ def as_model(module: Any) -> Model:
   module that takes whole batches goes through `Model`, with `variables` and `update`.
   """
   named = _with_names(module)
-  start = variables(module)
+  # Weights come as variables; everything else of the module is static.
+  leaves = (
+    leaf_key(leaf, by_value=collection not in ("params", GAMMA))
+    for collection, _, leaf in _named_leaves(named)
+  )
+  static = Keyed(named, (type(module), jax.tree.structure(named), *leaves))
+  apply, calls = _functions(static)
+  return Model(Partial(given, variables(module)), apply, calls)
+
+
+@kept
+def _functions(static: Keyed) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """Returns `apply` and `calls` of all modules with one static part."""
+  module = named = static.value
   momenta = {layer.name: layer.momentum for layer in _paths_of(named, Homotopic).values()}
   takes_key = "key" in inspect.signature(type(module).__call__).parameters
 
@@ -237,10 +254,6 @@ def as_model(module: Any) -> Model:
     y, calls = jax.vmap(on_sample)(arrays, keys)
     return y, list(zip(names, calls, strict=True))
 
-  def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
-    del key, inputs
-    return start
-
   def apply(
     values: Variables, *inputs: Any, key: PRNGKeyArray | None = None
   ) -> tuple[Any, dict[str, Any]]:
@@ -256,7 +269,7 @@ def as_model(module: Any) -> Model:
     arrays = run(values, inputs, None)[1]
     return {name: LayerCall(name, y_eq, f_neq, y, None) for name, (y_eq, f_neq, y, _) in arrays}
 
-  return Model(init, apply, calls)
+  return apply, calls
 
 
 @jax.custom_batching.custom_vmap

@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
+from ace_jax.kept import kept
 
 Variables = homotopy.Variables
 
@@ -52,7 +53,7 @@ def as_model(model: Any, rngs: Sequence[str] = ("dropout",)) -> Model:
   if isinstance(model, Model):
     return model
   if isinstance(model, nn.Module):
-    return from_linen(model, rngs)
+    return from_linen(model, tuple(rngs))
   if is_module_of("flax.nnx", model):
     from ace_jax import nnx as ace_nnx
 
@@ -93,6 +94,7 @@ def mode_keywords(call: Callable[..., Any], training: bool) -> dict[str, Any]:
   return {name: value for name, value in modes.items() if name in taken}
 
 
+@kept
 def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
   """Turns a Linen module into a `Model`.
 
@@ -135,6 +137,18 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
     return _sown_calls(kept.get("intermediates", {}))
 
   return Model(init, apply, calls)
+
+
+def given(start: Variables, key: PRNGKeyArray, *inputs: Any) -> Variables:
+  """The `init` of a module that has its weights already: returns them.
+
+  Args:
+    start: The weights.
+    key: Not used.
+    *inputs: Not used.
+  """
+  del key, inputs
+  return start
 
 
 def _streams(key: PRNGKeyArray, names: Sequence[str]) -> dict[str, PRNGKeyArray]:

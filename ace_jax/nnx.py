@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ace_jax import homotopy, paths, scales
 from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import GAMMA, RELAXATION, LayerCall
-from ace_jax.model import Model, Variables, mode_keywords
+from ace_jax.kept import Keyed, kept, leaf_key
+from ace_jax.model import Model, Variables, given, mode_keywords
 from ace_jax.scales import MEAN_SQUARE
 
 __all__ = ["Gamma", "Homotopic", "as_model", "prune", "relax", "update", "variables"]
@@ -142,6 +144,7 @@ def update(module: nnx.Module, variables: Variables) -> None:
   left_out = _wrappers(module)
   layers = {path: layer for path, layer in nnx.iter_modules(module) if isinstance(layer, Homotopic)}
   running = {(*path, MEAN_SQUARE) for path in layers}
+  gammas = variables.get(GAMMA, {})
   for path, variable in nnx.to_flat_state(nnx.state(module)):
     collection = _collection(variable)
     if collection is None:
@@ -152,7 +155,10 @@ def update(module: nnx.Module, variables: Variables) -> None:
       _variable(module, path).set_value(value)
     elif collection == GAMMA:
       layers[path[:-1]].gamma = None
-    elif RELAXATION not in name and path not in running:
+    elif path not in running and (
+      RELAXATION not in name
+      or paths.lookup(gammas, (*name[: name.index(RELAXATION)], GAMMA)) is not None
+    ):
       raise ConfigurationError(f"the variables have no {collection}/{'/'.join(name)}.")
 
 
@@ -205,8 +211,20 @@ def as_model(module: nnx.Module) -> Model:
   are seeded anew at every step.
   """
   graph, state = nnx.split(module)
-  call = type(module).__call__
-  start = variables(module)
+  # Weights come as variables; everything else of the module is static.
+  leaves = (
+    (path, leaf_key(v.get_value(), by_value=_collection(v) not in ("params", GAMMA)))
+    for path, v in nnx.to_flat_state(state)
+  )
+  static = Keyed((graph, state, type(module).__call__), (graph, *leaves))
+  apply, calls = _functions(static)
+  return Model(Partial(given, variables(module)), apply, calls)
+
+
+@kept
+def _functions(static: Keyed) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """Returns `apply` and `calls` of all modules with one static part."""
+  graph, state, call = static.value
 
   def build(values: Variables, key: PRNGKeyArray | None) -> nnx.Module:
     built = nnx.merge(graph, jax.tree.map(jnp.asarray, state))
@@ -214,10 +232,6 @@ def as_model(module: nnx.Module) -> Model:
     update(built, values)
     _set_mode(built, key)
     return built
-
-  def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
-    del key, inputs
-    return start
 
   def apply(
     values: Variables, *inputs: Any, key: PRNGKeyArray | None = None
@@ -235,7 +249,7 @@ def as_model(module: nnx.Module) -> Model:
       apply(values, *inputs)
     return {call.name: call for call in seen}
 
-  return Model(init, apply, calls)
+  return apply, calls
 
 
 def _collection(variable: Any) -> str | None:

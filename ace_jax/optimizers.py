@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ace_jax.errors import ConfigurationError, first_line
+from ace_jax.kept import kept
 from ace_jax.state import Primal
 
 __all__ = ["dual_optimizer", "in_real_float32", "nu_pi", "primal_adam", "primal_optimizer"]
@@ -54,6 +55,7 @@ def nu_pi(learning_rate: Any, proportional: Any = 0.0, nu: Any = 0.0) -> Any:
   return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
+@kept
 def dual_optimizer(name: str, learning_rate: float, **options: float) -> Any:
   """Builds the optimizer of the multipliers, its step size kept in its state.
 
@@ -71,6 +73,7 @@ def dual_optimizer(name: str, learning_rate: float, **options: float) -> Any:
   return optax.inject_hyperparams(rules[name])(learning_rate=learning_rate, **options)
 
 
+@kept
 def primal_adam(
   learning_rate: float,
   gamma_lr: float | None = None,
@@ -122,6 +125,7 @@ def primal_adam(
   return _clipped_and_decayed(move, clip_norm, decay)
 
 
+@kept
 def primal_optimizer(
   optimizer: optax.GradientTransformation | Mapping[str, optax.GradientTransformation],
   lr: float | None = None,
@@ -132,9 +136,7 @@ def primal_optimizer(
 ) -> optax.GradientTransformation:
   """Any transformation for each primal block, and Adam for those that have none.
 
-  Each sees its own block alone, as a tree of parameters, and the training loss as `value`. `fit`
-  refuses one that branches by `jax.lax.cond` into constants, such as
-  `optax.contrib.reduce_on_plateau`: JAX compiles no such branch on a mesh (`check_moves`).
+  Each sees its own block alone, as a tree of parameters, and the training loss as `value`.
 
   Args:
     optimizer: Of theta; or of several blocks by name, "theta", "gamma" and "slack".
@@ -185,21 +187,13 @@ def check_moves(optimizer: optax.GradientTransformation, primal: Primal) -> None
   Raises:
     ConfigurationError: it does not; says why.
   """
-
   inner = optax.with_extra_args_support(optimizer)
 
-  def moved(arguments: Any) -> Any:
-    primal, state, value = jax.tree.map(lambda x: x[0], arguments)
-    updates = inner.update(primal, state, primal, value=value)
-    return jax.tree.map(lambda x: jnp.asarray(x)[None], updates)
+  def moved(primal: Any, value: Any) -> Any:
+    return inner.update(primal, inner.init(primal), primal, value=value)
 
-  # On a mesh, as the training step runs: there both branches of a lax.cond must vary over it.
-  mesh = jax.sharding.Mesh(jax.devices()[:1], ("replica",))
-  spec = jax.sharding.PartitionSpec("replica")
   try:
-    arguments = (primal, jax.eval_shape(inner.init, primal), jnp.zeros(()))
-    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), arguments)
-    jax.eval_shape(jax.shard_map(moved, mesh=mesh, in_specs=spec, out_specs=spec), stacked)
+    jax.eval_shape(moved, primal, jnp.zeros(()))
   except Exception as error:
     raise ConfigurationError(
       f"the optimizer cannot move these parameters ({first_line(error)}); it gets gradients, "

@@ -1,6 +1,6 @@
 """`relax`: homotopic layers around chosen submodules of a model that stays as it was published."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,12 +19,14 @@ class Relaxed(nn.Module):
   Attributes:
     relaxed_model: The model.
     where: Which submodules.
-    layer: The homotopic layer, called as `layer(parent=scope)`.
+    branch: Constructor of f_neq.
+    layer: Further attributes of the homotopic layers.
   """
 
   relaxed_model: nn.Module
   where: Callable[[nn.Module], bool]
-  layer: Callable[..., Homotopic]
+  branch: Callable[..., nn.Module]
+  layer: Mapping[str, Any]
 
   def setup(self):
     nn.share_scope(self, self.relaxed_model)
@@ -46,7 +48,7 @@ class Relaxed(nn.Module):
       # One layer for a submodule that is called twice; the scope is kept, so that its id is too.
       scope = module.scope
       if id(scope) not in layers:
-        layers[id(scope)] = scope, self.layer(parent=scope)
+        layers[id(scope)] = scope, Homotopic(self.branch, parent=scope, **self.layer)
       return layers[id(scope)][1](result, args[0])
 
     with nn.intercept_methods(intercept):
@@ -79,11 +81,7 @@ def relax(
       of none of the three.
   """
   if isinstance(model, nn.Module):
-
-    def build(parent: Any) -> Homotopic:
-      return Homotopic(branch, parent=parent, **layer)
-
-    return Relaxed(model, where, build)
+    return Relaxed(model, where, branch, layer)
   if is_module_of("flax.nnx", model):
     from ace_jax import nnx as ace_nnx
 

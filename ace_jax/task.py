@@ -1,7 +1,7 @@
 """What is learned: a model, what it sees of a batch, and a loss for each sample."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
+from ace_jax.kept import kept, outside
 from ace_jax.model import as_model
 
 Scalar = Float[Array, ""]
@@ -28,12 +29,14 @@ class Task:
     loss: `loss(prediction, batch) -> [samples, ...]`; the training loss is its mean.
     metric: What validation and test errors are the mean of; None takes the loss.
     mode: Whether the lowest ("min") or the highest ("max") mean of the metric is the best.
+    outside: What the functions read beside their arguments; tasks that differ in it are unequal.
   """
 
   apply: Callable[[homotopy.Variables, Batch, PRNGKeyArray | None], tuple[Any, dict[str, Any]]]
   loss: Callable[[Any, Batch], Float[Array, "samples ..."]]
   metric: Callable[[Any, Batch], Float[Array, "samples ..."]] | None = None
   mode: Literal["min", "max"] = "min"
+  outside: Hashable = ()
 
   def __post_init__(self):
     if self.mode not in ("min", "max"):
@@ -87,12 +90,18 @@ def from_model(
     rngs: Names of a Linen module's streams of random numbers in training.
     mode: Whether a low ("min") or a high ("max") metric is a good one.
   """
-  functions = as_model(model, rngs)
+  read = outside(loss), outside(metric), outside(inputs)
+  return Task(_forward(as_model(model, rngs).apply, inputs), loss, metric, mode, read)
 
-  def apply(variables, batch, key):
-    return functions.apply(variables, *inputs(batch), key=key)
 
-  return Task(apply, loss, metric, mode)
+@kept
+def _forward(
+  apply: Callable[..., tuple[Any, dict[str, Any]]], inputs: Callable[[Batch], tuple[Any, ...]]
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+  def forward(variables, batch, key):
+    return apply(variables, *inputs(batch), key=key)
+
+  return forward
 
 
 def take(data: Batch, index: Any) -> Batch:

@@ -11,12 +11,15 @@ from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import optax
+from flax.core import FrozenDict
 from jax.sharding import Mesh
+from jax.tree_util import Partial
 
 from ace_jax import checking, homotopy, saving, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import ConfigurationError
+from ace_jax.kept import kept, outside, signature
 from ace_jax.model import as_model
 from ace_jax.optimizers import check_moves, dual_optimizer, primal_adam, primal_optimizer
 from ace_jax.primal_dual import PrimalDual
@@ -117,6 +120,9 @@ def fit(
   """Trains a model that contains `Homotopic` layers under a constraint on their gammas.
 
   Before anything is compiled for training, `ace_jax.check` tries model and loss on two samples.
+  What is compiled is kept for the last few trainings: a second one with an equal model, the same
+  functions (and optimizer, where one is given) and equal sizes compiles nothing. So these must be
+  pure, as under `jax.jit`.
 
   Args:
     model: A Linen module, an instance of an NNX or Equinox module (which starts from the weights
@@ -179,12 +185,14 @@ def fit(
     lr = 1e-3 if lr is None else lr
     primal = primal_adam(lr, gamma_lr, slack_lr, clip_norm, decay)
   else:
-    primal = primal_optimizer(optimizer, lr, gamma_lr, slack_lr, clip_norm, decay)
+    blocks = FrozenDict(optimizer) if isinstance(optimizer, Mapping) else optimizer  # has a hash
+    primal = primal_optimizer(blocks, lr, gamma_lr, slack_lr, clip_norm, decay)
   model = as_model(model, rngs)
   constraint = Equality() if constraint is None else constraint
   sample = task.take(train, slice(0, 2))
   strict = variables is not None and not variables.get(homotopy.GAMMA)
-  init, states = jax.jit(lambda key, batch: model.init(key, *inputs(batch))), []
+  create = model.init if isinstance(model.init, Partial) else Partial(model.init)
+  init, states = _initialiser(inputs, outside(inputs), signature(create)), []
   method = PrimalDual(
     task.from_model(model, loss, inputs, metric, rngs, mode),
     primal,
@@ -192,7 +200,7 @@ def fit(
   )
   for number in runs.values():
     init_key, run_key = jax.random.split(jax.random.key(number))
-    start = dict(init(init_key, sample)) if variables is None else variables
+    start = dict(init(create, init_key, sample)) if variables is None else variables
     start = homotopy.unbox(start)
     if not states:
       checking.require(method.task, start, sample, constraint, strict=strict)
@@ -262,6 +270,12 @@ def fit(
       )
     )
   return trained[0] if seeds is None else trained
+
+
+@kept
+def _initialiser(inputs: Callable[[Batch], tuple[Any, ...]], *kept_by: Any) -> Callable[..., Any]:
+  del kept_by
+  return jax.jit(lambda init, key, batch: init(key, *inputs(batch)))
 
 
 def _runs(seed: int, seeds: Sequence[int]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ace_jax import signals
 from ace_jax.errors import CheckpointError, ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.files import expanded
+from ace_jax.kept import kept, signature
 from ace_jax.primal_dual import PrimalDual, StepOutput
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task, size
@@ -25,6 +26,11 @@ from ace_jax.training.history import Record
 from ace_jax.training.sinks import JsonlLogger, Logger
 
 CHECKPOINTS = "checkpoints"
+
+# Kept by what they are compiled for, so that an equal training compiles nothing (`kept`).
+_epoch_program = kept(lambda sizes, *arguments: epochs.compile_epoch(*arguments))
+_evaluation_program = kept(lambda sizes, *arguments: epochs.compile_evaluation(*arguments))
+_errors_program = kept(lambda sizes, *arguments: epochs.compile_errors(*arguments))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +139,11 @@ def train(
   count = parallel.replicas(state)
   _check(settings, size(data), count, names, finish)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
-  run_epoch = epochs.compile_epoch(method, mesh, settings.batch_size)
-  run_finish = finish and epochs.compile_epoch(finish.method, mesh, settings.batch_size)
-  run_evaluation = epochs.compile_evaluation(
-    method.task, mesh, settings.eval_batch_size, settings.patience
+  sizes = signature((state, data, valid, finish and finish.fresh))
+  run_epoch = _epoch_program(sizes, method, mesh, settings.batch_size)
+  run_finish = finish and _epoch_program(sizes, finish.method, mesh, settings.batch_size)
+  run_evaluation = _evaluation_program(
+    sizes, method.task, mesh, settings.eval_batch_size, settings.patience
   )
   writes = workdir if hosts.first() else None
   files = [writes / name / history.FILE for name in names] if writes else []
@@ -162,8 +169,8 @@ def train(
       }
       peak = memory.expect(state, (data, valid), programs, mesh, workdir is not None)
       report_memory(peak)
-      sizes = {memory.EPOCH: settings.batch_size, memory.EVALUATION: settings.eval_batch_size}
-      memory.check_programs(peak, sizes, mesh)
+      batches = {memory.EPOCH: settings.batch_size, memory.EVALUATION: settings.eval_batch_size}
+      memory.check_programs(peak, batches, mesh)
     asked_to_end = stack.enter_context(signals.asked_to_end(*ends_on))
     log = stack.enter_context(_opened(names, files, epoch, bar, loggers))
     while epoch < settings.epochs and going.size:
@@ -309,8 +316,8 @@ def test_errors_of_sets(
   """
   count = parallel.replicas(state)
   mesh = parallel.default_mesh(count) if mesh is None else mesh
-  errors = epochs.compile_errors(task, mesh, batch_size)
   selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
+  errors = _errors_program(signature((selected, sets)), task, mesh, batch_size)
   result = {}
   for label, test in sets.items():
     values = hosts.fetch(errors(selected, parallel.replicate(test, mesh)))

@@ -177,9 +177,10 @@ def test_several_steps_resume_with_their_own_state(tmp_path):
   assert_same(again.state, whole.state)
 
 
-def test_what_does_not_run_on_a_mesh_is_refused_before_training():
-  with pytest.raises(ConfigurationError, match=r"cannot move these parameters \(cond branches"):
-    fit(optimizer=optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()))
+def test_an_optimizer_may_branch():
+  plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, rtol=1.0)  # never improves
+  trained = fit(4, optimizer=optax.chain(optax.sgd(0.1), plateau), batch_size=24)
+  assert float(trained.state.primal_state.theta[1].scale) < 1
 
 
 @pytest.mark.parametrize(
