@@ -1,9 +1,18 @@
 """Errors that a user can cause, and the exit code with which a program should end on them."""
 
+import difflib
+from collections.abc import Iterable
+
 
 def first_line(error: BaseException) -> str:
   """Returns the first line of an error's message, or its type's name where there is none."""
   return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+  """Returns "did you mean NAME?" with the nearest known name, "" where none is near."""
+  near = difflib.get_close_matches(name, [*known], 1, cutoff=0.5)
+  return f"did you mean {near[0]}?" if near else ""
 
 
 class AceError(Exception):

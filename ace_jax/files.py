@@ -1,6 +1,7 @@
 """Paths as users write them; files that are whole or not there: written beside, then renamed."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -58,3 +59,9 @@ def write_binary(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
 def write_json(path: str | Path, value: Any) -> None:
   """Writes a value as indented JSON, atomically."""
   write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def sha256(path: Path) -> str:
+  """Returns the SHA-256 of a file, in hexadecimal digits."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
 """A trained model in one file: `Fit.save` and `load`. Nothing in it is ever unpickled."""
 
 import dataclasses
-import hashlib
 import json
 import zipfile
 import zlib
@@ -163,7 +162,7 @@ def load(path: str | Path, model: Any, sha256: str | None = None) -> Saved:
   """
   path = files.expanded(path)
   try:
-    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256.lower():
+    if sha256 is not None and files.sha256(path) != sha256.lower():
       raise CheckpointError(f"{path}: its SHA-256 is not {sha256}; get the file again.")
     arrays, texts = archives.read(path, (_ABOUT,))
     about = json.loads(texts[_ABOUT])

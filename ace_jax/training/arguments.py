@@ -1,11 +1,10 @@
 """What `fit` is given, put into the form in which a training takes it."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ace_jax.errors import ConfigurationError
+from ace_jax.errors import ConfigurationError, did_you_mean
 from ace_jax.training import loop
 from ace_jax.training.history import Record
 from ace_jax.training.sinks import CallbackLogger, Logger, as_logger
@@ -48,8 +47,7 @@ def options_of(settings: dict[str, Any], others: Sequence[str]) -> loop.Settings
   arguments = [*known, *others]
   for name in settings:
     if name not in known:
-      nearest = difflib.get_close_matches(name, arguments, 1, cutoff=0.5)
-      advice = f"did you mean {nearest[0]}?" if nearest else f"it takes {', '.join(arguments)}."
+      advice = did_you_mean(name, arguments) or f"it takes {', '.join(arguments)}."
       raise ConfigurationError(f"fit takes no argument {name}; {advice}")
   return loop.Settings(**settings)
 

@@ -314,10 +314,7 @@ def _is_array(leaf: Any) -> bool:
 def _sums(checkpoint: Path) -> dict[str, str]:
   members = sorted(path for path in (checkpoint / "state").rglob("*") if path.is_file())
   members += [path for path in (checkpoint / _LOADER,) if path.is_file()]
-  return {
-    str(path.relative_to(checkpoint)): hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in members
-  }
+  return {str(path.relative_to(checkpoint)): files.sha256(path) for path in members}
 
 
 def loader_state(checkpoint: str | Path) -> list[Any] | None:

@@ -1,7 +1,6 @@
 """What `fit` measures beside the metric that selects: further metrics, and a user's function."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ace_jax.errors import ConfigurationError, first_line
+from ace_jax.errors import ConfigurationError, did_you_mean, first_line
 from ace_jax.homotopy import Variables
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task
@@ -51,8 +50,7 @@ def selected(
     raise ConfigurationError(f"metric has {known}; say with select= which of them selects.")
   name = next(iter(metric)) if select is None else select
   if name not in metric:
-    nearest = difflib.get_close_matches(name, metric, 1, cutoff=0.5)
-    advice = f"did you mean {nearest[0]}?" if nearest else f"choose one of {known}."
+    advice = did_you_mean(name, metric) or f"choose one of {known}."
     raise ConfigurationError(f"select={select!r} is none of the metrics; {advice}")
   return metric[name], dict(metric)
 

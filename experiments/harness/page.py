@@ -11,18 +11,21 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import jinja2
 import markupsafe
 
 from ace_jax import files
-from experiments.harness import page_curves, page_runs, page_tables, page_words, result_files
+from ace_jax.training import history
+from experiments.harness import page_runs, page_tables, page_words, result_files
 from experiments.harness.page_runs import Run
 from experiments.harness.page_tables import Table
+
+if TYPE_CHECKING:
+  import jinja2
 
 PAGE = "report.html"
 _STATIC = Path(__file__).parent / "page_static"
@@ -88,7 +91,7 @@ def render(run: Run, root: Path, live: bool = False) -> str:
     words=page_words.verdict(run, records, root) if finished else [],
     result=page_tables.of_predictors(run.result) if run.result else None,
     layers=page_tables.of_layers(run.result),
-    curves=_json({"panels": page_curves.panels(records, run.result), "live": _state(run, live)}),
+    curves=_json({"panels": _panels(records, run.result), "live": _state(run, live)}),
     figures=figures,
     left_out=left_out,
     asked=page_tables.asked(run),
@@ -120,8 +123,14 @@ def head(run: Run, damage: str = "") -> str:
 def update(run: Run, root: Path) -> dict[str, Any]:
   """Returns what is new of a run, for a page that is open."""
   records, damage = page_runs.records(run, root)
-  panels = page_curves.panels(records, run.result)
+  panels = _panels(records, run.result)
   return {"head": head(run, damage), "panels": panels, "live": _state(run, True)}
+
+
+def _panels(records: Sequence[history.Record], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+  from experiments.harness import page_curves  # Matplotlib, of its colours, is slow to import
+
+  return page_curves.panels(records, result)
 
 
 def rows(runs: Sequence[Run], root: Path) -> str:
@@ -241,7 +250,9 @@ def _json(value: Any) -> markupsafe.Markup:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment() -> "jinja2.Environment":
+  import jinja2  # not before a training has ended
+
   return jinja2.Environment(
     loader=jinja2.FileSystemLoader(_STATIC),
     autoescape=True,

@@ -1,7 +1,6 @@
 """Keeping trained models in results/weights, and reading them."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,7 +50,7 @@ def load(name: str, folder: Path = cards.FOLDER) -> Weights:
   card = cards.read(name, folder)
   path = folder / f"{name}_samples.npz"
   try:
-    digest = _digest(path)
+    digest = files.sha256(path)
   except OSError as error:
     raise CheckpointError(f"{path}: cannot be read ({error.strerror}); restore it.") from error
   if digest != card.samples_sha256:
@@ -145,8 +144,8 @@ def add(
     differs_from_published=result["differs_from_published"],
     settings=config["settings"],
     summary=result["data"],
-    sha256=_digest(path),
-    samples_sha256=_digest(samples),
+    sha256=files.sha256(path),
+    samples_sha256=files.sha256(samples),
   )
   few = subject.problem(settings, _excerpt(subject, samples, card))
   errors = {
@@ -226,7 +225,3 @@ def _saved(
       inputs=saving.input_shapes(problem.inputs(task.take(problem.test, slice(0, 2)))),
     ),
   )
-
-
-def _digest(path: Path) -> str:
-  return hashlib.sha256(path.read_bytes()).hexdigest()

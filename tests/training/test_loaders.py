@@ -16,6 +16,7 @@ import ace_jax
 from ace_jax import graphs
 from ace_jax.errors import ConfigurationError
 from ace_jax.training import loaders, make_mesh, streaming
+from tests.training.test_fitting import Radial, squared_error
 
 grain = pytest.importorskip("grain.python")
 
@@ -23,17 +24,6 @@ rng = np.random.default_rng(0)
 X = rng.normal(size=(40, 3)).astype(np.float32)
 Y = np.linalg.norm(X, axis=1, keepdims=True) + 0.3 * X[:, :1]
 BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)]
-
-
-class Radial(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    h = nn.Dense(4, name="hidden")(jnp.linalg.norm(x, axis=-1, keepdims=True))
-    return ace_jax.Homotopic(nn.Dense, name="layer")(nn.Dense(1, name="out")(nn.tanh(h)), x)
-
-
-def squared_error(prediction, batch):
-  return jnp.square(prediction - batch[1])
 
 
 def devices(count):
