@@ -25,6 +25,10 @@ except ImportError as error:
 
 __all__ = ["Homotopic", "as_model", "prune", "relax", "update", "variables"]
 
+STATE = "state"
+"""Collection of what `equinox.nn.State` holds, such as the statistics of `equinox.nn.BatchNorm`."""
+_DEVICES = "data"  # the axis of the mesh that devices share batches along
+_BATCH = "batch"  # what Equinox calls the axis of samples
 _KEPT = {GAMMA: GAMMA, MEAN_SQUARE: "batch_stats"}  # collections of what a layer has itself
 
 
@@ -120,29 +124,46 @@ class Relaxed(eqx.Module):
     return self.layer(self.wrapped(x, *args, **kwargs), x)
 
 
-def variables(module: eqx.Module) -> dict[str, Any]:
+def variables(model: Any) -> dict[str, Any]:
   """Returns {"params": ..., "gamma": ...} of a module, paths as in Linen.
 
   `params` are all inexact arrays but gammas and running mean squares (`batch_stats`); integers and
-  functions stay in the module.
+  functions stay in the module. Of a pair (module, state), as `equinox.nn.make_with_state` returns
+  it, `state` is what the state holds, below the layers that hold its indices.
+
+  Args:
+    model: A module, or such a pair.
   """
+  module, state = _module_and_state(model)
   leaves: dict[str, list[tuple[tuple[str, ...], Array]]] = {"params": []}
   for collection, name, leaf in _named_leaves(module):
     if collection is not None:
       leaves.setdefault(collection, []).append((name, leaf))
+  if state is not None:
+    # Of strong types, as all that is trained: no program is compiled for weak ones too.
+    values = [jnp.asarray(leaf, leaf.dtype) for leaf in jax.tree.leaves(state)]
+    leaves[STATE] = [*zip(_state_names(module, state), values, strict=True)]
   return {collection: paths.nest(some) for collection, some in leaves.items()}
 
 
-def update(module: Any, variables: Variables) -> Any:
+def update(model: Any, variables: Variables) -> Any:
   """Returns a module with variables in it; a layer without gamma among them is its projection.
 
   Args:
-    module: Not changed.
+    model: A module, or a pair (module, state), of which such a pair is returned; not changed.
     variables: In the form of `variables(module)`; those of branches may be missing (`prune`).
 
   Raises:
     ConfigurationError: another one is missing.
   """
+  module, state = _module_and_state(model)
+  if state is not None:
+    names, structure = _state_names(module, state), jax.tree.structure(state)
+    held = [paths.lookup(variables.get(STATE, {}), name) for name in names]
+    missing = next((name for name, value in zip(names, held, strict=True) if value is None), None)
+    if missing is not None:
+      raise ConfigurationError(f"the variables have no {STATE}/{'/'.join(missing)}.")
+    return update(module, variables), jax.tree.unflatten(structure, held)
   new = []
   for collection, name, leaf in _named_leaves(module):
     value = leaf
@@ -209,34 +230,66 @@ def relax(
   return relaxed
 
 
-def as_model(module: Any) -> Model:
+def as_model(model: Any) -> Model:
   """Turns an Equinox module into a `Model`; it starts from the weights that it has.
 
   The module is called on one sample at a time, as Equinox has it: `jax.vmap(module)(*inputs)`,
   with `key=` in training if its `__call__` takes it; evaluation has `eqx.nn.inference_mode`. A
   module that takes whole batches goes through `Model`, with `variables` and `update`.
+
+  Of a pair (module, state) the module is called as `module(*inputs, state) -> (prediction, state)`,
+  under the axis name of its `eqx.nn.BatchNorm`, "batch" if it has none. Batch statistics are then
+  those of a device's share of the batch, running ones the mean over devices; with
+  `axis_name=("batch", "data")` under `fit` both are of the whole batch.
+
+  Args:
+    model: A module, or a pair as `equinox.nn.make_with_state` returns it.
+
+  Raises:
+    ConfigurationError: a module has state, and comes without it; or its layers of batch
+      normalisation name the axis of samples differently.
   """
+  module, state = _module_and_state(model)
+  indices = _paths_of(module, eqx.nn.StateIndex)
+  if indices and state is None:
+    path = "/".join(paths.linen_path(next(iter(indices))))
+    raise ConfigurationError(
+      f"the Equinox model has state ({path}); give the pair (model, state) that "
+      f"equinox.nn.make_with_state({type(module).__name__})(...) returns."
+    )
   named = _with_names(module)
-  start = variables(module)
+  start = variables(model)
   momenta = {layer.name: layer.momentum for layer in _paths_of(named, Homotopic).values()}
   takes_key = "key" in inspect.signature(type(module).__call__).parameters
+  axis = _batch_axis(module)
 
-  def run(values: Variables, inputs: tuple[Any, ...], key: PRNGKeyArray | None) -> Any:
-    built = eqx.nn.inference_mode(update(named, values), value=key is None)
+  def run(
+    values: Variables, inputs: tuple[Any, ...], key: PRNGKeyArray | None
+  ) -> tuple[Any, list[tuple], Any]:
+    built, held = _module_and_state(update(named if state is None else (named, state), values))
+    built = eqx.nn.inference_mode(built, value=key is None)
     arrays, static = eqx.partition(inputs, eqx.is_array)
     samples = len(jax.tree.leaves(arrays)[0])
     names: list[str] = []
 
-    def on_sample(arrays: Any, key: PRNGKeyArray | None) -> tuple[Any, list[tuple]]:
+    def on_sample(arrays: Any, key: PRNGKeyArray | None, held: Any) -> tuple[Any, list[tuple], Any]:
       keywords = {"key": key} if takes_key else {}
+      states = () if held is None else (held,)
       with layer_calls() as seen:
-        y = built(*eqx.combine(arrays, static), **keywords)
+        y = built(*eqx.combine(arrays, static), *states, **keywords)
+      y, moved = (y, None) if held is None else y
       names[:] = [call.name for call in seen]
-      return y, [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
+      calls = [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
+      return y, calls, None if key is None else moved  # evaluation moves nothing
 
     keys = None if key is None else jax.random.split(key, samples)
-    y, calls = jax.vmap(on_sample)(arrays, keys)
-    return y, list(zip(names, calls, strict=True))
+    if held is not None and keys is not None and _is_typed((values, arrays)):
+      # JAX's types have no means over the axis of a vmap; this sends `parallel.over_replicas` on to
+      # its way without them.
+      raise TypeError("an Equinox state is trained without types of manual axes.")
+    over_samples = jax.vmap(on_sample, (0, 0, None), (0, 0, None), axis_name=axis)
+    y, calls, moved = over_samples(arrays, keys, held)
+    return y, list(zip(names, calls, strict=True)), moved
 
   def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
     del key, inputs
@@ -246,11 +299,13 @@ def as_model(module: Any) -> Model:
     values: Variables, *inputs: Any, key: PRNGKeyArray | None = None
   ) -> tuple[Any, dict[str, Any]]:
     kept = {name: tree for name, tree in values.items() if name not in ("params", GAMMA)}
-    prediction, calls = run(values, inputs, key)
+    prediction, calls, moved = run(values, inputs, key)
     for name, (*_, current) in calls:
       if current is not None and "batch_stats" in kept:
         path = name.split("/") if name else []
         kept["batch_stats"] = _decayed(kept["batch_stats"], path, current, momenta[name])
+    if moved is not None:
+      kept[STATE] = variables((module, moved))[STATE]
     return prediction, kept
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
@@ -258,6 +313,51 @@ def as_model(module: Any) -> Model:
     return {name: LayerCall(name, y_eq, f_neq, y, None) for name, (y_eq, f_neq, y, _) in arrays}
 
   return Model(init, apply, calls)
+
+
+def _module_and_state(model: Any) -> tuple[Any, Any]:
+  """Returns a module and its state, None of a module without."""
+  pair = isinstance(model, tuple) and len(model) == 2 and isinstance(model[1], eqx.nn.State)
+  return model if pair else (model, None)
+
+
+def _state_names(module: Any, state: Any) -> list[tuple[str, ...]]:
+  """Returns the path of every leaf of a state, below that of its index in the module."""
+  left_out, names = _wrappers(module), {}
+  for path, index in _paths_of(module, eqx.nn.StateIndex).items():
+    names.setdefault(index.marker, paths.linen_path(path, left_out))
+  # A state flattens to its values, in the order of the markers that its structure holds.
+  markers = jax.tree.structure(state).node_data()
+  assert markers is not None
+  return [
+    (*names[markers[1][keys[0].key]], *map(str, _entries(keys[1:])))
+    for keys, _ in jax.tree_util.tree_flatten_with_path(state)[0]
+  ]
+
+
+def _batch_axis(module: Any) -> Any:
+  """Returns what a module calls the axis of samples."""
+  given = [norm.axis_name for norm in _paths_of(module, eqx.nn.BatchNorm).values()]
+  named = {name for names in given for name in (names if isinstance(names, tuple) else (names,))}
+  axes = sorted(named - {_DEVICES}, key=str)
+  if len(axes) > 1:
+    raise ConfigurationError(
+      f"layers of batch normalisation call the axis of samples {' and '.join(map(str, axes))}; "
+      "give all of them one axis_name."
+    )
+  return axes[0] if axes else _BATCH
+
+
+def _is_typed(tree: Any) -> bool:
+  """Whether arrays have types that say over which devices they vary."""
+
+  def varying(leaf: Any) -> Any:
+    kind = jax.typeof(leaf)  # `vma` until JAX 0.9
+    return getattr(getattr(kind, "manual_axis_type", kind), "varying", None) or getattr(
+      kind, "vma", None
+    )
+
+  return any(map(varying, jax.tree.leaves(tree)))
 
 
 @jax.custom_batching.custom_vmap

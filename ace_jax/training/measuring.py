@@ -1,6 +1,5 @@
 """What `fit` measures beside the metric that selects: further metrics, and a user's function."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ace_jax.errors import ConfigurationError, did_you_mean, first_line
-from ace_jax.homotopy import Variables
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task
 from ace_jax.training import hosts, parallel, sources
@@ -74,17 +72,11 @@ def compile_metrics(
     batch_size: Samples evaluated at once, over all devices.
     data: Of which kind the samples will be.
   """
-  tasks = {name: dataclasses.replace(task, metric=metric) for name, metric in metrics.items()}
-
-  def errors(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-    # XLA computes their common prediction once.
-    return {name: each.errors(variables, batch) for name, each in tasks.items()}
-
-  run = sources.compile_means(errors, mesh, batch_size, data)
+  run = sources.compile_means(task.errors_of(metrics), mesh, batch_size, data)
 
   def means(predictors: dict[str, Any], data: Batch) -> dict[str, jax.Array]:
     values = run(predictors, data)
-    return {f"{name}/{key}": values[key][name] for name in tasks for key in predictors}
+    return {f"{name}/{key}": values[key][name] for name in metrics for key in predictors}
 
   return means
 
@@ -119,36 +111,26 @@ def at_evaluations(
   metrics: Mapping[str, Metric],
   measure: Measure | None,
   valid: Batch,
-  batch_size: int,
-  mesh: Mesh,
   count: int,
 ) -> Callable[[AceState], dict[str, Any]] | None:
-  """Returns what `loop.train` records beside the metric at every evaluation, if there is something.
+  """Returns what `loop.train` records beside metrics at every evaluation, if there is something.
 
   Args:
     task: The model.
-    metrics: Further metrics by name.
+    metrics: By name; what is measured has other names.
     measure: The user's function, called for each predictor of each replica.
     valid: Validation samples.
-    batch_size: Samples evaluated at once.
-    mesh: Devices.
     count: Replicas.
 
   Raises:
     ConfigurationError: when called, if `measure` returns no numbers by name.
   """
-  if not metrics and measure is None:
+  if measure is None:
     return None
-  run_metrics = compile_metrics(task, metrics, mesh, batch_size, valid)
-  replicated = sources.put(valid, mesh) if metrics else None
   predict = jax.jit(task.predict)
 
   def measured(state: AceState) -> dict[str, Any]:
-    current = state.current()
-    numbers = run_metrics(current, replicated) if metrics else {}
-    if measure is None:
-      return numbers
-    current = hosts.fetch(current)
+    current = hosts.fetch(state.current())
     given = valid.source if isinstance(valid, Loader) else valid
     several: list[dict[str, float]] = []
     for i in range(count):
@@ -156,7 +138,7 @@ def at_evaluations(
       for predictor, variables in parallel.select(current, i).items():
         values = measure(lambda batch, v=variables: predict(v, batch), given)
         several[i] |= {f"{k}/{predictor}": v for k, v in _numbers(values, metrics).items()}
-    return {**numbers, **{name: np.array([run[name] for run in several]) for name in several[0]}}
+    return {name: np.array([run[name] for run in several]) for name in several[0]}
 
   return measured
 
