@@ -63,7 +63,7 @@ def test_statistics_after_two_steps_are_those_by_hand(mode):
   variables = model.init(jax.random.key(0))
   batches = X[:5], X[5:]
   for batch in batches:
-    y, state = model.apply(variables, batch, key=jax.random.key(0))
+    _, state = model.apply(variables, batch, key=jax.random.key(0))
     variables = {**variables, **state}
   first, second = [(x.mean(0), x.var(0)) for x in batches]
   if mode == "ema":  # the first batch is taken as it is

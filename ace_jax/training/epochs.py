@@ -99,8 +99,8 @@ def compile_evaluation(
     mesh: Devices; they share the samples.
     batch_size: Samples evaluated at once, over all devices (at most; does not change results).
     patience: Evaluations without improvement that are waited for; None never stops.
-    metrics: What `named` is of, {"NAME/PREDICTOR": mean}; where there are some, the task's metric is
-      among them.
+    metrics: What `named` is of, {"NAME/PREDICTOR": mean}; where there are some, the task's metric
+      is among them.
   """
   mean_error = _means(task.errors_of(metrics), mesh, batch_size)
 

@@ -374,10 +374,10 @@ def fit(
   tests: list[dict[str, float]] = [{} for _ in runs]
   if test is not None:
     size = options.eval_batch_size
-    tests = loop.test_errors(method.task, end, test, size, mesh)
     if metrics:
-      named = measuring.test_metrics(method.task, metrics, end, test, size, mesh)
-      tests = [errors | more for errors, more in zip(tests, named, strict=True)]
+      tests = measuring.test_metrics(method.task, metrics, end, test, size, mesh)
+    else:
+      tests = loop.test_errors(method.task, end, test, size, mesh)
   trained = []
   for i, used in enumerate(settings_of_runs):
     alone = parallel.select(end, i)

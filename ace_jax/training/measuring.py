@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ace_jax.errors import ConfigurationError, did_you_mean, first_line
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task
-from ace_jax.training import hosts, parallel, sources
+from ace_jax.training import epochs, hosts, parallel, sources
 from ace_jax.training.loaders import Loader
 
 Metric = Callable[[Any, Batch], jax.Array]
@@ -60,27 +60,6 @@ def _check_name(name: Any, what: str) -> None:
     raise ConfigurationError(f"{what} has the name {name!r}, which records use; choose another.")
 
 
-def compile_metrics(
-  task: Task, metrics: Mapping[str, Metric], mesh: Mesh, batch_size: int, data: sources.Data
-):
-  """Compiles `means(predictors, data) -> {NAME/PREDICTOR: mean}`, as `epochs.compile_errors`.
-
-  Args:
-    task: The model.
-    metrics: By name; all of them are one program.
-    mesh: Devices; they share the samples.
-    batch_size: Samples evaluated at once, over all devices.
-    data: Of which kind the samples will be.
-  """
-  run = sources.compile_means(task.errors_of(metrics), mesh, batch_size, data)
-
-  def means(predictors: dict[str, Any], data: Batch) -> dict[str, jax.Array]:
-    values = run(predictors, data)
-    return {f"{name}/{key}": values[key][name] for name in metrics for key in predictors}
-
-  return means
-
-
 def test_metrics(
   task: Task,
   metrics: Mapping[str, Metric],
@@ -89,11 +68,11 @@ def test_metrics(
   batch_size: int,
   mesh: Mesh,
 ) -> list[dict[str, float]]:
-  """Returns for each replica every metric of its selected predictors on test samples.
+  """Returns for each replica the test errors of its selected predictors, and every metric of them.
 
   Args:
-    task: The model.
-    metrics: By name.
+    task: The model, and the metric that selects.
+    metrics: By name, that one among them.
     state: A trained state, with a leading axis of replicas.
     test: Test samples.
     batch_size: Samples evaluated at once.
@@ -101,9 +80,10 @@ def test_metrics(
   """
   count = parallel.replicas(state)
   chosen = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
-  run = compile_metrics(task, metrics, mesh, batch_size, test)
-  values = hosts.fetch(run(chosen, sources.put(test, mesh)))
-  return [{name: float(v[i]) for name, v in values.items()} for i in range(count)]
+  run = sources.compile_means(task.errors_of(metrics), mesh, batch_size, test)
+  means = hosts.fetch(run(chosen, sources.put(test, mesh)))
+  errors, named = epochs.by_metric(task, means, metrics)
+  return [{name: float(v[i]) for name, v in (errors | named).items()} for i in range(count)]
 
 
 def at_evaluations(

@@ -96,7 +96,10 @@ class Epoch:
     assert before is not None
     keep(*before)
     outputs = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *several)
-    finite = np.all([np.isfinite(values).all(1) for values in outputs.scalars()], axis=0)
+    steps = np.all([np.isfinite(values) for values in outputs.scalars()], axis=0)
+    finite = steps.all(axis=1)
+    if not finite.any():  # all replicas fail, the last of them at this batch
+      loader.refuse_not_finite(1 + int(np.argmin(steps, axis=1).max()))
     return self._end((trained, state, finite)), outputs
 
 
@@ -146,6 +149,9 @@ class Errors:
         totals = _plus(totals, before)
       before = sums
     totals = _plus(totals, before)
+    bad = [~np.isfinite(x) for sums, _ in totals.values() for x in jax.tree.leaves(sums)]
+    if np.any(bad, axis=0).all():  # in every replica
+      loader.refuse_not_finite()
     return {
       name: jax.tree.map(lambda total, n=count: np.float32(total / n), sums)
       for name, (sums, count) in totals.items()
