@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy, paths, scales
@@ -266,29 +267,33 @@ def as_model(model: Any) -> Model:
   def run(
     values: Variables, inputs: tuple[Any, ...], key: PRNGKeyArray | None
   ) -> tuple[Any, list[tuple], Any]:
-    built, held = _module_and_state(update(named if state is None else (named, state), values))
-    built = eqx.nn.inference_mode(built, value=key is None)
     arrays, static = eqx.partition(inputs, eqx.is_array)
-    samples = len(jax.tree.leaves(arrays)[0])
     names: list[str] = []
 
-    def on_sample(arrays: Any, key: PRNGKeyArray | None, held: Any) -> tuple[Any, list[tuple], Any]:
-      keywords = {"key": key} if takes_key else {}
-      states = () if held is None else (held,)
-      with layer_calls() as seen:
-        y = built(*eqx.combine(arrays, static), *states, **keywords)
-      y, moved = (y, None) if held is None else y
-      names[:] = [call.name for call in seen]
-      calls = [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
-      return y, calls, None if key is None else moved  # evaluation moves nothing
+    def over_samples(values: Variables, arrays: Any, keys: Any) -> Any:
+      pair = update(named if state is None else (named, state), values)
+      built, held = _module_and_state(pair)
+      built = eqx.nn.inference_mode(built, value=keys is None)
 
-    keys = None if key is None else jax.random.split(key, samples)
-    if held is not None and keys is not None and _is_typed((values, arrays)):
-      # JAX's types have no means over the axis of a vmap; this sends `parallel.over_replicas` on to
-      # its way without them.
-      raise TypeError("an Equinox state is trained without types of manual axes.")
-    over_samples = jax.vmap(on_sample, (0, 0, None), (0, 0, None), axis_name=axis)
-    y, calls, moved = over_samples(arrays, keys, held)
+      def on_sample(arrays: Any, key: Any, held: Any) -> tuple[Any, list[tuple], Any]:
+        keywords = {"key": key} if takes_key else {}
+        states = () if held is None else (held,)
+        with layer_calls() as seen:
+          y = built(*eqx.combine(arrays, static), *states, **keywords)
+        y, moved = (y, None) if held is None else y
+        names[:] = [call.name for call in seen]
+        calls = [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
+        return y, calls, None if keys is None else moved  # evaluation moves nothing
+
+      mapped = jax.vmap(on_sample, (0, 0, None), (0, 0, None), axis_name=axis)
+      return mapped(arrays, keys, held)
+
+    if key is None:
+      y, calls, moved = over_samples(values, arrays, None)
+    else:
+      keys = jax.random.split(key, len(jax.tree.leaves(arrays)[0]))
+      traced = over_samples if state is None else _without_mesh(over_samples)
+      y, calls, moved = traced(values, arrays, keys)
     return y, list(zip(names, calls, strict=True)), moved
 
   def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
@@ -348,16 +353,34 @@ def _batch_axis(module: Any) -> Any:
   return axes[0] if axes else _BATCH
 
 
-def _is_typed(tree: Any) -> bool:
-  """Whether arrays have types that say over which devices they vary."""
+def _without_mesh(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns a function that is traced as if there were no mesh, for Equinox's states.
 
-  def varying(leaf: Any) -> Any:
-    kind = jax.typeof(leaf)  # `vma` until JAX 0.9
-    return getattr(getattr(kind, "manual_axis_type", kind), "varying", None) or getattr(
-      kind, "vma", None
-    )
+  Equinox compares the type of what a state holds with that of what is put in, of which under a mesh
+  one names it and a constant does not; and JAX's types of manual axes have no means over the axis
+  of a vmap.
 
-  return any(map(varying, jax.tree.leaves(tree)))
+  Raises:
+    TypeError: when called on arrays of such types; `parallel.over_replicas` then goes without.
+  """
+
+  def typed(leaf: Any) -> bool:
+    kind = jax.typeof(leaf)  # whose `vma` it was until JAX 0.9
+    axes = getattr(kind, "manual_axis_type", kind)
+    return bool(getattr(axes, "varying", None) or getattr(kind, "vma", None))
+
+  def called(*arguments: Any) -> Any:
+    leaves, structure = jax.tree.flatten(arguments)
+    if any(map(typed, leaves)):
+      raise TypeError("an Equinox state is trained without types of manual axes.")
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+      program, result = jax.make_jaxpr(
+        lambda *leaves: function(*jax.tree.unflatten(structure, leaves)), return_shape=True
+      )(*shapes)
+    return jax.tree.unflatten(jax.tree.structure(result), core.jaxpr_as_fun(program)(*leaves))
+
+  return called
 
 
 @jax.custom_batching.custom_vmap

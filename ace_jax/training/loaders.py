@@ -132,7 +132,7 @@ class Loader:
       )
 
   def refuse_not_finite(self, number: int | None = None) -> None:
-    """Refuses a batch of this epoch with numbers that are not finite; to be called by all processes.
+    """Refuses a batch of this epoch with numbers that are not finite; all processes must call it.
 
     Batches may hold some, such as missing labels that the loss leaves out: it is called where a
     loss is not finite.
