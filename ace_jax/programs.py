@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -145,7 +146,7 @@ class _Values:
 
   def _constant(self, value: Any) -> int:
     kind = _kind(jax.typeof(value))
-    if not jax.dtypes.issubdtype(jax.typeof(value).dtype, jax.dtypes.extended):
+    if not jnp.issubdtype(jax.typeof(value).dtype, jax.dtypes.extended):
       array = np.asarray(value)
       if not array.any():
         return self.number(("zero", kind))
