@@ -142,7 +142,7 @@ def variables(model: Any) -> dict[str, Any]:
       leaves.setdefault(collection, []).append((name, leaf))
   if state is not None:
     # Of strong types, as all that is trained: no program is compiled for weak ones too.
-    values = [jnp.asarray(leaf, leaf.dtype) for leaf in jax.tree.leaves(state)]
+    values = [jnp.asarray(leaf, jnp.result_type(leaf)) for leaf in jax.tree.leaves(state)]
     leaves[STATE] = [*zip(_state_names(module, state), values, strict=True)]
   return {collection: paths.nest(some) for collection, some in leaves.items()}
 

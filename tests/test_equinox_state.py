@@ -117,7 +117,7 @@ def test_without_the_axis_of_devices_each_has_statistics_of_its_share():
   run = fit(make(mode="ema"), mesh=parallel.make_mesh(data=4), epochs=1)
   mean, var = statistics(run.relaxed)
   np.testing.assert_allclose(mean, X.mean(0), rtol=1e-5)
-  assert (var < 0.99 * X.var(0)).all()  # means of four samples differ too
+  assert (var < 0.999 * X.var(0)).all()  # means of four samples differ too
 
 
 def test_a_module_without_its_state_is_refused():
