@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy, paths, scales
@@ -24,12 +23,10 @@ except ImportError as error:
     "ace_jax.equinox needs the package equinox; pip install 'ace-equivariance[equinox]'."
   ) from error
 
+from ace_jax import equinox_states
+
 __all__ = ["Homotopic", "as_model", "prune", "relax", "update", "variables"]
 
-STATE = "state"
-"""Collection of what `equinox.nn.State` holds, such as the statistics of `equinox.nn.BatchNorm`."""
-_DEVICES = "data"  # the axis of the mesh that devices share batches along
-_BATCH = "batch"  # what Equinox calls the axis of samples
 _KEPT = {GAMMA: GAMMA, MEAN_SQUARE: "batch_stats"}  # collections of what a layer has itself
 
 
@@ -135,7 +132,7 @@ def variables(model: Any) -> dict[str, Any]:
   Args:
     model: A module, or such a pair.
   """
-  module, state = _module_and_state(model)
+  module, state = equinox_states.module_and_state(model)
   leaves: dict[str, list[tuple[tuple[str, ...], Array]]] = {"params": []}
   for collection, name, leaf in _named_leaves(module):
     if collection is not None:
@@ -143,7 +140,9 @@ def variables(model: Any) -> dict[str, Any]:
   if state is not None:
     # Of strong types, as all that is trained: no program is compiled for weak ones too.
     values = [jnp.asarray(leaf, jnp.result_type(leaf)) for leaf in jax.tree.leaves(state)]
-    leaves[STATE] = [*zip(_state_names(module, state), values, strict=True)]
+    leaves[equinox_states.STATE] = [
+      *zip(equinox_states.names(module, state, _wrappers(module)), values, strict=True)
+    ]
   return {collection: paths.nest(some) for collection, some in leaves.items()}
 
 
@@ -157,13 +156,16 @@ def update(model: Any, variables: Variables) -> Any:
   Raises:
     ConfigurationError: another one is missing.
   """
-  module, state = _module_and_state(model)
+  module, state = equinox_states.module_and_state(model)
   if state is not None:
-    names, structure = _state_names(module, state), jax.tree.structure(state)
-    held = [paths.lookup(variables.get(STATE, {}), name) for name in names]
+    names, structure = (
+      equinox_states.names(module, state, _wrappers(module)),
+      jax.tree.structure(state),
+    )
+    held = [paths.lookup(variables.get(equinox_states.STATE, {}), name) for name in names]
     missing = next((name for name, value in zip(names, held, strict=True) if value is None), None)
     if missing is not None:
-      raise ConfigurationError(f"the variables have no {STATE}/{'/'.join(missing)}.")
+      raise ConfigurationError(f"the variables have no {equinox_states.STATE}/{'/'.join(missing)}.")
     return update(module, variables), jax.tree.unflatten(structure, held)
   new = []
   for collection, name, leaf in _named_leaves(module):
@@ -250,8 +252,8 @@ def as_model(model: Any) -> Model:
     ConfigurationError: a module has state, and comes without it; or its layers of batch
       normalisation name the axis of samples differently.
   """
-  module, state = _module_and_state(model)
-  indices = _paths_of(module, eqx.nn.StateIndex)
+  module, state = equinox_states.module_and_state(model)
+  indices = paths.submodules(module, eqx.nn.StateIndex)
   if indices and state is None:
     path = "/".join(paths.linen_path(next(iter(indices))))
     raise ConfigurationError(
@@ -260,9 +262,9 @@ def as_model(model: Any) -> Model:
     )
   named = _with_names(module)
   start = variables(model)
-  momenta = {layer.name: layer.momentum for layer in _paths_of(named, Homotopic).values()}
+  momenta = {layer.name: layer.momentum for layer in paths.submodules(named, Homotopic).values()}
   takes_key = "key" in inspect.signature(type(module).__call__).parameters
-  axis = _batch_axis(module)
+  axis = equinox_states.batch_axis(module)
 
   def run(
     values: Variables, inputs: tuple[Any, ...], key: PRNGKeyArray | None
@@ -272,7 +274,7 @@ def as_model(model: Any) -> Model:
 
     def over_samples(values: Variables, arrays: Any, keys: Any) -> Any:
       pair = update(named if state is None else (named, state), values)
-      built, held = _module_and_state(pair)
+      built, held = equinox_states.module_and_state(pair)
       built = eqx.nn.inference_mode(built, value=keys is None)
 
       def on_sample(arrays: Any, key: Any, held: Any) -> tuple[Any, list[tuple], Any]:
@@ -292,7 +294,7 @@ def as_model(model: Any) -> Model:
       y, calls, moved = over_samples(values, arrays, None)
     else:
       keys = jax.random.split(key, len(jax.tree.leaves(arrays)[0]))
-      traced = over_samples if state is None else _without_mesh(over_samples)
+      traced = over_samples if state is None else equinox_states.without_mesh(over_samples)
       y, calls, moved = traced(values, arrays, keys)
     return y, list(zip(names, calls, strict=True)), moved
 
@@ -310,7 +312,7 @@ def as_model(model: Any) -> Model:
         path = name.split("/") if name else []
         kept["batch_stats"] = _decayed(kept["batch_stats"], path, current, momenta[name])
     if moved is not None:
-      kept[STATE] = variables((module, moved))[STATE]
+      kept[equinox_states.STATE] = variables((module, moved))[equinox_states.STATE]
     return prediction, kept
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
@@ -318,69 +320,6 @@ def as_model(model: Any) -> Model:
     return {name: LayerCall(name, y_eq, f_neq, y, None) for name, (y_eq, f_neq, y, _) in arrays}
 
   return Model(init, apply, calls)
-
-
-def _module_and_state(model: Any) -> tuple[Any, Any]:
-  """Returns a module and its state, None of a module without."""
-  pair = isinstance(model, tuple) and len(model) == 2 and isinstance(model[1], eqx.nn.State)
-  return model if pair else (model, None)
-
-
-def _state_names(module: Any, state: Any) -> list[tuple[str, ...]]:
-  """Returns the path of every leaf of a state, below that of its index in the module."""
-  left_out, names = _wrappers(module), {}
-  for path, index in _paths_of(module, eqx.nn.StateIndex).items():
-    names.setdefault(index.marker, paths.linen_path(path, left_out))
-  # A state flattens to its values, in the order of the markers that its structure holds.
-  markers = jax.tree.structure(state).node_data()
-  assert markers is not None
-  return [
-    (*names[markers[1][keys[0].key]], *map(str, _entries(keys[1:])))
-    for keys, _ in jax.tree_util.tree_flatten_with_path(state)[0]
-  ]
-
-
-def _batch_axis(module: Any) -> Any:
-  """Returns what a module calls the axis of samples."""
-  given = [norm.axis_name for norm in _paths_of(module, eqx.nn.BatchNorm).values()]
-  named = {name for names in given for name in (names if isinstance(names, tuple) else (names,))}
-  axes = sorted(named - {_DEVICES}, key=str)
-  if len(axes) > 1:
-    raise ConfigurationError(
-      f"layers of batch normalisation call the axis of samples {' and '.join(map(str, axes))}; "
-      "give all of them one axis_name."
-    )
-  return axes[0] if axes else _BATCH
-
-
-def _without_mesh(function: Callable[..., Any]) -> Callable[..., Any]:
-  """Returns a function that is traced as if there were no mesh, for Equinox's states.
-
-  Equinox compares the type of what a state holds with that of what is put in, of which under a mesh
-  one names it and a constant does not; and JAX's types of manual axes have no means over the axis
-  of a vmap.
-
-  Raises:
-    TypeError: when called on arrays of such types; `parallel.over_replicas` then goes without.
-  """
-
-  def typed(leaf: Any) -> bool:
-    kind = jax.typeof(leaf)  # whose `vma` it was until JAX 0.9
-    axes = getattr(kind, "manual_axis_type", kind)
-    return bool(getattr(axes, "varying", None) or getattr(kind, "vma", None))
-
-  def called(*arguments: Any) -> Any:
-    leaves, structure = jax.tree.flatten(arguments)
-    if any(map(typed, leaves)):
-      raise TypeError("an Equinox state is trained without types of manual axes.")
-    shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-      program, result = jax.make_jaxpr(
-        lambda *leaves: function(*jax.tree.unflatten(structure, leaves)), return_shape=True
-      )(*shapes)
-    return jax.tree.unflatten(jax.tree.structure(result), core.jaxpr_as_fun(program)(*leaves))
-
-  return called
 
 
 @jax.custom_batching.custom_vmap
@@ -407,10 +346,10 @@ def _decayed(tree: Any, path: list[str], current: Array, momentum: float) -> Any
 def _named_leaves(module: Any) -> list[tuple[str | None, tuple[str, ...], Any]]:
   """Returns (collection, path, leaf) of every leaf; the collection is None of what is constant."""
   left_out = _wrappers(module)
-  layers = _paths_of(module, Homotopic)
+  layers = paths.submodules(module, Homotopic)
   leaves = []
   for keys, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
-    path = _entries(keys)
+    path = paths.entries(keys)
     trained = eqx.is_inexact_array(leaf)
     collection = "params" if trained else None
     if path[:-1] in layers:
@@ -419,31 +358,8 @@ def _named_leaves(module: Any) -> list[tuple[str | None, tuple[str, ...], Any]]:
   return leaves
 
 
-def _entries(keys: tuple[Any, ...]) -> paths.Path:
-  kinds = ("name", "idx", "key")
-  return tuple(next(getattr(key, kind) for kind in kinds if hasattr(key, kind)) for key in keys)
-
-
-def _paths_of(module: Any, kind: type) -> dict[paths.Path, Any]:
-  """Returns the submodules of a kind by path, also those within others of the kind."""
-  submodules: dict[paths.Path, Any] = {}
-
-  def search(node: Any, base: paths.Path) -> None:
-    def stop(child: Any) -> bool:
-      return isinstance(child, kind) and child is not node
-
-    for keys, child in jax.tree_util.tree_flatten_with_path(node, is_leaf=stop)[0]:
-      if isinstance(child, kind):
-        path = (*base, *_entries(keys))
-        submodules[path] = child
-        search(child, path)
-
-  search(module, ())
-  return submodules
-
-
 def _wrappers(module: Any) -> frozenset[paths.Path]:
-  relaxed = _paths_of(module, Relaxed)
+  relaxed = paths.submodules(module, Relaxed)
   return frozenset((*path, name) for path in relaxed for name in ("wrapped", "layer"))
 
 
@@ -460,7 +376,7 @@ def _with_names(module: Any) -> Any:
     named = object.__new__(Homotopic)
     for field in dataclasses.fields(Homotopic):
       object.__setattr__(named, field.name, getattr(node, field.name))
-    object.__setattr__(named, "name", "/".join(paths.linen_path(_entries(keys), left_out)))
+    object.__setattr__(named, "name", "/".join(paths.linen_path(paths.entries(keys), left_out)))
     return named
 
   return jax.tree_util.tree_map_with_path(name, module, is_leaf=is_layer)
