@@ -50,9 +50,8 @@ def batch_axis(module: Any) -> Any:
     ConfigurationError: its layers name it differently.
   """
   given = [norm.axis_name for norm in paths.submodules(module, eqx.nn.BatchNorm).values()]
-  named = {
-    name for names in given for name in (names if isinstance(names, tuple | list) else (names,))
-  }
+  several = [names if isinstance(names, tuple | list) else (names,) for names in given]
+  named = {name for names in several for name in names}
   axes = sorted(named - {_DEVICES}, key=str)
   if len(axes) > 1:
     raise ConfigurationError(

@@ -80,10 +80,14 @@ class _Values:
       depth: In how many other programs, with inputs of their own, it lies.
     """
     numbers: dict[Any, int] = dict(zip(jaxpr.invars, given, strict=True))
-    numbers |= zip(jaxpr.constvars, map(self._constant, consts), strict=True)
+    numbers |= {
+      variable: self._constant(value, variable.aval)
+      for variable, value in zip(jaxpr.constvars, consts, strict=True)
+    }
 
     def read(atom: Any) -> int:
-      return self._constant(atom.val) if isinstance(atom, core.Literal) else numbers[atom]
+      literal = isinstance(atom, core.Literal)
+      return self._constant(atom.val, atom.aval) if literal else numbers[atom]
 
     for equation in jaxpr.eqns:
       operands = [read(atom) for atom in equation.invars]
@@ -144,10 +148,10 @@ class _Values:
   def _kind_of(self, number: int) -> Any:
     return self._keys[number][-1]
 
-  def _constant(self, value: Any) -> int:
-    kind = _kind(jax.typeof(value))
-    if not jnp.issubdtype(jax.typeof(value).dtype, jax.dtypes.extended):
-      array = np.asarray(value)
+  def _constant(self, value: Any, aval: Any) -> int:
+    kind = _kind(aval)
+    if not jnp.issubdtype(aval.dtype, jax.dtypes.extended):
+      array = np.asarray(value, aval.dtype)
       if not array.any():
         return self.number(("zero", kind))
       return self.number(("constant", array.tobytes(), kind))
