@@ -106,7 +106,8 @@ def test_each_process_reads_its_share_of_a_loader(tmp_path):
       np.testing.assert_allclose(parameters[name], value, rtol=1e-4, atol=1e-6)
     says = json.loads((folders[2] / f"said{process}.json").read_text())
     assert says["test"] == pytest.approx(told["test"], rel=1e-5)
-    for record, other in zip(says["records"], told["records"], strict=True):
+    # Only the first process reads the records of before.
+    for record, other in zip(says["records"][-2:], told["records"][-2:], strict=True):
       for name in ("loss", "valid/projection", "valid/relaxed"):
         assert record[name] == pytest.approx(other[name], rel=1e-5)
     assert "different numbers or shapes of batches" in says["uneven"]
