@@ -23,6 +23,8 @@ except ImportError as error:
     "ace_jax.equinox needs the package equinox; pip install 'ace-equivariance[equinox]'."
   ) from error
 
+from ace_jax import equinox_states
+
 __all__ = ["Homotopic", "as_model", "prune", "relax", "update", "variables"]
 
 _KEPT = {GAMMA: GAMMA, MEAN_SQUARE: "batch_stats"}  # collections of what a layer has itself
@@ -120,29 +122,51 @@ class Relaxed(eqx.Module):
     return self.layer(self.wrapped(x, *args, **kwargs), x)
 
 
-def variables(module: eqx.Module) -> dict[str, Any]:
+def variables(model: Any) -> dict[str, Any]:
   """Returns {"params": ..., "gamma": ...} of a module, paths as in Linen.
 
   `params` are all inexact arrays but gammas and running mean squares (`batch_stats`); integers and
-  functions stay in the module.
+  functions stay in the module. Of a pair (module, state), as `equinox.nn.make_with_state` returns
+  it, `state` is what the state holds, below the layers that hold its indices.
+
+  Args:
+    model: A module, or such a pair.
   """
+  module, state = equinox_states.module_and_state(model)
   leaves: dict[str, list[tuple[tuple[str, ...], Array]]] = {"params": []}
   for collection, name, leaf in _named_leaves(module):
     if collection is not None:
       leaves.setdefault(collection, []).append((name, leaf))
+  if state is not None:
+    # Of strong types, as all that is trained: no program is compiled for weak ones too.
+    values = [jnp.asarray(leaf, jnp.result_type(leaf)) for leaf in jax.tree.leaves(state)]
+    leaves[equinox_states.STATE] = [
+      *zip(equinox_states.names(module, state, _wrappers(module)), values, strict=True)
+    ]
   return {collection: paths.nest(some) for collection, some in leaves.items()}
 
 
-def update(module: Any, variables: Variables) -> Any:
+def update(model: Any, variables: Variables) -> Any:
   """Returns a module with variables in it; a layer without gamma among them is its projection.
 
   Args:
-    module: Not changed.
+    model: A module, or a pair (module, state), of which such a pair is returned; not changed.
     variables: In the form of `variables(module)`; those of branches may be missing (`prune`).
 
   Raises:
     ConfigurationError: another one is missing.
   """
+  module, state = equinox_states.module_and_state(model)
+  if state is not None:
+    names, structure = (
+      equinox_states.names(module, state, _wrappers(module)),
+      jax.tree.structure(state),
+    )
+    held = [paths.lookup(variables.get(equinox_states.STATE, {}), name) for name in names]
+    missing = next((name for name, value in zip(names, held, strict=True) if value is None), None)
+    if missing is not None:
+      raise ConfigurationError(f"the variables have no {equinox_states.STATE}/{'/'.join(missing)}.")
+    return update(module, variables), jax.tree.unflatten(structure, held)
   new = []
   for collection, name, leaf in _named_leaves(module):
     value = leaf
@@ -209,34 +233,70 @@ def relax(
   return relaxed
 
 
-def as_model(module: Any) -> Model:
+def as_model(model: Any) -> Model:
   """Turns an Equinox module into a `Model`; it starts from the weights that it has.
 
   The module is called on one sample at a time, as Equinox has it: `jax.vmap(module)(*inputs)`,
   with `key=` in training if its `__call__` takes it; evaluation has `eqx.nn.inference_mode`. A
   module that takes whole batches goes through `Model`, with `variables` and `update`.
-  """
-  named = _with_names(module)
-  start = variables(module)
-  momenta = {layer.name: layer.momentum for layer in _paths_of(named, Homotopic).values()}
-  takes_key = "key" in inspect.signature(type(module).__call__).parameters
 
-  def run(values: Variables, inputs: tuple[Any, ...], key: PRNGKeyArray | None) -> Any:
-    built = eqx.nn.inference_mode(update(named, values), value=key is None)
+  Of a pair (module, state) the module is called as `module(*inputs, state) -> (prediction, state)`,
+  under the axis name of its `eqx.nn.BatchNorm`, "batch" if it has none. Batch statistics are then
+  those of a device's share of the batch, running ones the mean over devices; with
+  `axis_name=("batch", "data")` under `fit` both are of the whole batch.
+
+  Args:
+    model: A module, or a pair as `equinox.nn.make_with_state` returns it.
+
+  Raises:
+    ConfigurationError: a module has state, and comes without it; or its layers of batch
+      normalisation name the axis of samples differently.
+  """
+  module, state = equinox_states.module_and_state(model)
+  indices = paths.submodules(module, eqx.nn.StateIndex)
+  if indices and state is None:
+    path = "/".join(paths.linen_path(next(iter(indices))))
+    raise ConfigurationError(
+      f"the Equinox model has state ({path}); give the pair (model, state) that "
+      f"equinox.nn.make_with_state({type(module).__name__})(...) returns."
+    )
+  named = _with_names(module)
+  start = variables(model)
+  momenta = {layer.name: layer.momentum for layer in paths.submodules(named, Homotopic).values()}
+  takes_key = "key" in inspect.signature(type(module).__call__).parameters
+  axis = equinox_states.batch_axis(module)
+
+  def run(
+    values: Variables, inputs: tuple[Any, ...], key: PRNGKeyArray | None
+  ) -> tuple[Any, list[tuple], Any]:
     arrays, static = eqx.partition(inputs, eqx.is_array)
-    samples = len(jax.tree.leaves(arrays)[0])
     names: list[str] = []
 
-    def on_sample(arrays: Any, key: PRNGKeyArray | None) -> tuple[Any, list[tuple]]:
-      keywords = {"key": key} if takes_key else {}
-      with layer_calls() as seen:
-        y = built(*eqx.combine(arrays, static), **keywords)
-      names[:] = [call.name for call in seen]
-      return y, [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
+    def over_samples(values: Variables, arrays: Any, keys: Any) -> Any:
+      pair = update(named if state is None else (named, state), values)
+      built, held = equinox_states.module_and_state(pair)
+      built = eqx.nn.inference_mode(built, value=keys is None)
 
-    keys = None if key is None else jax.random.split(key, samples)
-    y, calls = jax.vmap(on_sample)(arrays, keys)
-    return y, list(zip(names, calls, strict=True))
+      def on_sample(arrays: Any, key: Any, held: Any) -> tuple[Any, list[tuple], Any]:
+        keywords = {"key": key} if takes_key else {}
+        states = () if held is None else (held,)
+        with layer_calls() as seen:
+          y = built(*eqx.combine(arrays, static), *states, **keywords)
+        y, moved = (y, None) if held is None else y
+        names[:] = [call.name for call in seen]
+        calls = [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
+        return y, calls, None if keys is None else moved  # evaluation moves nothing
+
+      mapped = jax.vmap(on_sample, (0, 0, None), (0, 0, None), axis_name=axis)
+      return mapped(arrays, keys, held)
+
+    if key is None:
+      y, calls, moved = over_samples(values, arrays, None)
+    else:
+      keys = jax.random.split(key, len(jax.tree.leaves(arrays)[0]))
+      traced = over_samples if state is None else equinox_states.without_mesh(over_samples)
+      y, calls, moved = traced(values, arrays, keys)
+    return y, list(zip(names, calls, strict=True)), moved
 
   def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
     del key, inputs
@@ -246,11 +306,13 @@ def as_model(module: Any) -> Model:
     values: Variables, *inputs: Any, key: PRNGKeyArray | None = None
   ) -> tuple[Any, dict[str, Any]]:
     kept = {name: tree for name, tree in values.items() if name not in ("params", GAMMA)}
-    prediction, calls = run(values, inputs, key)
+    prediction, calls, moved = run(values, inputs, key)
     for name, (*_, current) in calls:
       if current is not None and "batch_stats" in kept:
         path = name.split("/") if name else []
         kept["batch_stats"] = _decayed(kept["batch_stats"], path, current, momenta[name])
+    if moved is not None:
+      kept[equinox_states.STATE] = variables((module, moved))[equinox_states.STATE]
     return prediction, kept
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
@@ -284,10 +346,10 @@ def _decayed(tree: Any, path: list[str], current: Array, momentum: float) -> Any
 def _named_leaves(module: Any) -> list[tuple[str | None, tuple[str, ...], Any]]:
   """Returns (collection, path, leaf) of every leaf; the collection is None of what is constant."""
   left_out = _wrappers(module)
-  layers = _paths_of(module, Homotopic)
+  layers = paths.submodules(module, Homotopic)
   leaves = []
   for keys, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
-    path = _entries(keys)
+    path = paths.entries(keys)
     trained = eqx.is_inexact_array(leaf)
     collection = "params" if trained else None
     if path[:-1] in layers:
@@ -296,31 +358,8 @@ def _named_leaves(module: Any) -> list[tuple[str | None, tuple[str, ...], Any]]:
   return leaves
 
 
-def _entries(keys: tuple[Any, ...]) -> paths.Path:
-  kinds = ("name", "idx", "key")
-  return tuple(next(getattr(key, kind) for kind in kinds if hasattr(key, kind)) for key in keys)
-
-
-def _paths_of(module: Any, kind: type) -> dict[paths.Path, Any]:
-  """Returns the submodules of a kind by path, also those within others of the kind."""
-  submodules: dict[paths.Path, Any] = {}
-
-  def search(node: Any, base: paths.Path) -> None:
-    def stop(child: Any) -> bool:
-      return isinstance(child, kind) and child is not node
-
-    for keys, child in jax.tree_util.tree_flatten_with_path(node, is_leaf=stop)[0]:
-      if isinstance(child, kind):
-        path = (*base, *_entries(keys))
-        submodules[path] = child
-        search(child, path)
-
-  search(module, ())
-  return submodules
-
-
 def _wrappers(module: Any) -> frozenset[paths.Path]:
-  relaxed = _paths_of(module, Relaxed)
+  relaxed = paths.submodules(module, Relaxed)
   return frozenset((*path, name) for path in relaxed for name in ("wrapped", "layer"))
 
 
@@ -337,7 +376,7 @@ def _with_names(module: Any) -> Any:
     named = object.__new__(Homotopic)
     for field in dataclasses.fields(Homotopic):
       object.__setattr__(named, field.name, getattr(node, field.name))
-    object.__setattr__(named, "name", "/".join(paths.linen_path(_entries(keys), left_out)))
+    object.__setattr__(named, "name", "/".join(paths.linen_path(paths.entries(keys), left_out)))
     return named
 
   return jax.tree_util.tree_map_with_path(name, module, is_leaf=is_layer)

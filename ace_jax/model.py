@@ -44,7 +44,8 @@ def as_model(model: Any, rngs: Sequence[str] = ("dropout",)) -> Model:
   """Turns a model into a `Model`: a Linen module, or an instance of an NNX or Equinox module.
 
   Args:
-    model: Any of them; a `Model` comes back as it is.
+    model: Any of them; a `Model` comes back as it is. An Equinox module with state is the pair
+      (module, state) that `equinox.nn.make_with_state` returns.
     rngs: Names of a Linen module's streams of random numbers in training.
 
   Raises:
@@ -58,7 +59,8 @@ def as_model(model: Any, rngs: Sequence[str] = ("dropout",)) -> Model:
     from ace_jax import nnx as ace_nnx
 
     return ace_nnx.as_model(model)
-  if is_module_of("equinox", model):
+  is_pair = isinstance(model, tuple) and len(model) == 2
+  if is_module_of("equinox", model[0] if is_pair else model):
     from ace_jax import equinox as ace_equinox
 
     return ace_equinox.as_model(model)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+
 from ace_jax.errors import ConfigurationError
 
 Path = tuple[Any, ...]
@@ -25,6 +27,30 @@ def linen_path(path: Path, wrappers: frozenset[Path] = frozenset()) -> tuple[str
     else:
       parts.append(str(entry))
   return tuple(parts)
+
+
+def entries(keys: tuple[Any, ...]) -> Path:
+  """Returns the attributes, indices and keys of a path of JAX."""
+  kinds = ("name", "idx", "key")
+  return tuple(next(getattr(key, kind) for kind in kinds if hasattr(key, kind)) for key in keys)
+
+
+def submodules(module: Any, kind: type) -> dict[Path, Any]:
+  """Returns the submodules of a kind by path, also those within others of the kind."""
+  nodes: dict[Path, Any] = {}
+
+  def search(node: Any, base: Path) -> None:
+    def stop(child: Any) -> bool:
+      return isinstance(child, kind) and child is not node
+
+    for keys, child in jax.tree_util.tree_flatten_with_path(node, is_leaf=stop)[0]:
+      if isinstance(child, kind):
+        path = (*base, *entries(keys))
+        nodes[path] = child
+        search(child, path)
+
+  search(module, ())
+  return nodes
 
 
 def nest(leaves: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +50,8 @@ class FitSettings(NamedTuple):
       no array.
     mode: Whether the lowest ("min") or the highest ("max") metric selected.
     select: Name of the metric that selected; None if there was but one.
-    data: Checksums of the training and the validation samples, where they were arrays.
+    data: Checksums of the training and the validation samples, where they were arrays; of a `Fit`
+      without workdir made when they are first asked for (`resuming.Fingerprints`).
   """
 
   epochs: int
@@ -70,7 +71,11 @@ class FitSettings(NamedTuple):
   inputs: list[tuple[list[int], str]] | None
   mode: str = "min"
   select: str | None = None
-  data: dict[str, str | None] | None = None
+  data: Mapping[str, str | None] | None = None
+
+  def content(self) -> dict[str, Any]:
+    """Returns all of it as JSON can hold it."""
+    return {**self._asdict(), "data": None if self.data is None else dict(self.data)}
 
 
 def input_shapes(inputs: Sequence[Any]) -> list[tuple[list[int], str]] | None:
@@ -138,7 +143,7 @@ def save(path: str | Path, saved: Saved) -> None:
     "format": _FORMAT,
     "history": saved.history,
     "test": saved.test,
-    "settings": saved.settings._asdict(),
+    "settings": saved.settings.content(),
   }
   try:
     archives.write(path, arrays, {_ABOUT: json.dumps(about)})

@@ -1,7 +1,7 @@
 """What is learned: a model, what it sees of a batch, and a loss for each sample."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -62,6 +62,23 @@ class Task:
     """Returns the metric of every sample in evaluation."""
     metric = self.metric or self.loss
     return _of_samples(metric(self.predict(variables, batch), batch))
+
+  def errors_of(
+    self, metrics: Mapping[str, Callable[[Any, Batch], Float[Array, "samples ..."]]]
+  ) -> Callable[[homotopy.Variables, Batch], Any]:
+    """Returns `errors(variables, batch) -> {name: [samples]}` of one prediction; `errors` of none.
+
+    Args:
+      metrics: By name.
+    """
+    if not metrics:
+      return self.errors
+
+    def errors(variables: homotopy.Variables, batch: Batch) -> dict[str, Any]:
+      prediction = self.predict(variables, batch)
+      return {name: _of_samples(metric(prediction, batch)) for name, metric in metrics.items()}
+
+    return errors
 
 
 def _of_samples(values: Float[Array, "samples ..."]) -> Float[Array, " samples"]:

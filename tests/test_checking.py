@@ -207,3 +207,9 @@ def test_a_check_traces_the_model_three_times():
   traces.clear()
   checking.require(learned, variables, (X[:2], Y[:2]), ace_jax.Equality(), strict=False)
   assert traces == [(2, 3), (3, 3), (2, 3)]  # at two sizes, and without gamma
+
+
+def test_a_plain_model_is_checked_without_compiling_it(monkeypatch):
+  variables = Net().init(KEY, X)
+  monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *a, **k: pytest.fail("compiles"))
+  assert ace_jax.check(Net(), variables, (X[:2], Y[:2]), loss=squared).problems == ()

@@ -113,6 +113,17 @@ def test_three_frameworks_give_the_same_losses_gammas_and_names(scale, variables
 
 
 @pytest.mark.parametrize("name", ["nnx", "equinox"])
+def test_a_fit_goes_on_bit_for_bit(name):
+  model = models("fixed", FIXED)[name]
+  first = train(model, epochs=1)
+  on, whole = train(model, epochs=3, state=first), train(model, epochs=3)
+  close(on.state, whole.state, rtol=0)
+  close((on.relaxed, on.projection, on.test), (whole.relaxed, whole.projection, whole.test), rtol=0)
+  assert [record["epoch"] for record in on.history] == [1, 2, 3]
+  assert jnp.abs(on.gamma["layers_0"] - first.gamma["layers_0"]) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["nnx", "equinox"])
 def test_a_fixed_scale_is_kept_and_pruned(name):
   module = models("fixed", FIXED)[name]
   framework = getattr(ace_jax, name)

@@ -4,7 +4,8 @@ Every compiled function takes and returns trees with a leading axis of replicas
 (`parallel.stack`); what is written here is what happens to one of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -80,8 +81,14 @@ def _fail(state: AceState, failing: Any, epoch: Any) -> AceState:
   return state.replace(failed=failed, active=state.active & ~failing)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def compile_evaluation(task: Task, mesh: Mesh, batch_size: int, patience: int | None = None):
-  """Compiles `evaluate(state, data) -> (state, errors)`; the state is donated.
+def compile_evaluation(
+  task: Task,
+  mesh: Mesh,
+  batch_size: int,
+  patience: int | None = None,
+  metrics: Mapping[str, Callable[[Any, Batch], Any]] = MappingProxyType({}),
+):
+  """Compiles `evaluate(state, data) -> (state, errors, named)`; the state is donated.
 
   Evaluates every predictor on all samples, keeps for each the variables of its lowest error,
   and makes a replica inactive once every predictor has stalled for `patience` evaluations. One
@@ -92,14 +99,35 @@ def compile_evaluation(task: Task, mesh: Mesh, batch_size: int, patience: int | 
     mesh: Devices; they share the samples.
     batch_size: Samples evaluated at once, over all devices (at most; does not change results).
     patience: Evaluations without improvement that are waited for; None never stops.
+    metrics: What `named` is of, {"NAME/PREDICTOR": mean}; where there are some, the task's metric
+      is among them.
   """
-  mean_error = _means(task.errors, mesh, batch_size)
+  mean_error = _means(task.errors_of(metrics), mesh, batch_size)
 
   def evaluate(state: AceState, data: Batch):
-    errors = {name: mean_error(variables, data) for name, variables in state.current().items()}
-    return select(task, state, errors, patience), errors
+    means = {name: mean_error(variables, data) for name, variables in state.current().items()}
+    errors, named = by_metric(task, means, metrics)
+    return select(task, state, errors, patience), errors, named
 
   return parallel.over_replicas(evaluate, mesh, donate_argnums=(0,))
+
+
+def by_metric(
+  task: Task, means: dict[str, Any], metrics: Mapping[str, Callable[[Any, Batch], Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns the mean of the metric that selects by predictor, and all that have names.
+
+  Args:
+    task: Its metric selects.
+    means: Of `task.errors_of(metrics)`, by predictor.
+    metrics: By name.
+  """
+  if not metrics:
+    return means, {}
+  selecting = next(name for name, metric in metrics.items() if metric is task.metric)
+  errors = {predictor: values[selecting] for predictor, values in means.items()}
+  named = {f"{name}/{key}": values[name] for name in metrics for key, values in means.items()}
+  return errors, named
 
 
 def select(task: Task, state: AceState, errors: dict[str, Any], patience: int | None) -> AceState:

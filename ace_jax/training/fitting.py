@@ -168,7 +168,8 @@ def fit(
 
   Args:
     model: A Linen module, an instance of an NNX or Equinox module (which starts from the weights
-      that it has, whatever the seed), or `ace_jax.Model(init, apply)`. Called on
+      that it has, whatever the seed; with state, such as that of `eqx.nn.BatchNorm`, the pair that
+      `eqx.nn.make_with_state` returns), or `ace_jax.Model(init, apply)`. Called on
       `inputs(batch)`; a Linen or NNX module with `train`, `training` or `deterministic` too if its
       `__call__` takes it, and an Equinox module on one sample at a time.
     loss: `loss(prediction, batch) -> [samples, ...]`, for each sample; its mean is minimised.
@@ -321,7 +322,7 @@ def fit(
     inputs=saving.input_shapes(inputs(sample)),
     mode=mode,
     select=next((name for name in metrics if metrics[name] is selecting), None),
-    data={"train": resuming.fingerprint(train), "valid": resuming.fingerprint(valid)},
+    data=resuming.Fingerprints({"train": train, "valid": valid}),
   )
   settings_of_runs = [used._replace(seed=number) for number in runs.values()]
   fresh = begun = parallel.stack(states)
@@ -361,9 +362,8 @@ def fit(
       progress=progress and (lambda done: progress(options.epochs, done)),
       names=[*runs],
       loggers=lambda name, done: loggers[name],
-      measure=measuring.at_evaluations(
-        method.task, metrics, measure, valid, options.eval_batch_size, mesh, len(runs)
-      ),
+      metrics=metrics,
+      measure=measuring.at_evaluations(method.task, metrics, measure, valid, len(runs)),
       report_memory=report_memory,
       until=until,
       ends_on=signals.not_ignored(signal.SIGINT, signal.SIGTERM),
@@ -374,10 +374,10 @@ def fit(
   tests: list[dict[str, float]] = [{} for _ in runs]
   if test is not None:
     size = options.eval_batch_size
-    tests = loop.test_errors(method.task, end, test, size, mesh)
     if metrics:
-      named = measuring.test_metrics(method.task, metrics, end, test, size, mesh)
-      tests = [errors | more for errors, more in zip(tests, named, strict=True)]
+      tests = measuring.test_metrics(method.task, metrics, end, test, size, mesh)
+    else:
+      tests = loop.test_errors(method.task, end, test, size, mesh)
   trained = []
   for i, used in enumerate(settings_of_runs):
     alone = parallel.select(end, i)

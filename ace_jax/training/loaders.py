@@ -17,7 +17,7 @@ from absl import logging
 
 from ace_jax.errors import ConfigurationError
 from ace_jax.task import Batch, take
-from ace_jax.training import loader_states
+from ace_jax.training import hosts, loader_states
 
 MOST_SHAPES = 8
 """Each shape of a batch is another compiled program."""
@@ -72,6 +72,7 @@ class Loader:
     self._held: list[Any] = []  # read from the iterator, and not yet given out
     self._read = 0  # batches of this pass that were given out
     self._shapes: set[Any] = set()
+    self._not_finite: dict[int, str] = {}  # batches of this epoch that hold such numbers, in words
     self._length()
     self._begin()
     first = self._next()
@@ -100,6 +101,7 @@ class Loader:
       ConfigurationError: there are none, or fewer than `steps`; or one does not fit the first.
     """
     count = 0
+    self._not_finite = {}
     if self._iterator is None:
       self._begin()
     while self.steps is None or count < self.steps:
@@ -128,6 +130,23 @@ class Loader:
         f"{self.called} has no batches left in a further epoch; give what can be iterated over "
         "again, such as a generator function."
       )
+
+  def refuse_not_finite(self, number: int | None = None) -> None:
+    """Refuses a batch of this epoch with numbers that are not finite; all processes must call it.
+
+    Batches may hold some, such as missing labels that the loss leaves out: it is called where a
+    loss is not finite.
+
+    Args:
+      number: Of the batch, from 1; None is any.
+
+    Raises:
+      ConfigurationError: it has some; names the array, how many, and the first sample.
+    """
+    said = [text for i, text in self._not_finite.items() if number in (None, i)]
+    for text in hosts.gather_json(said[:1]):
+      if text:
+        raise ConfigurationError(text[0])
 
   @property
   def has_state(self) -> bool:
@@ -228,12 +247,20 @@ class Loader:
         f"{where} is {jax.tree.structure(arrays)}, but the first one {jax.tree.structure(first)}; "
         "all must have one structure."
       )
-    paths = jax.tree_util.tree_flatten_with_path(arrays)[0]
+    paths, inexact = jax.tree_util.tree_flatten_with_path(arrays)[0], jax.numpy.inexact
     for (path, leaf), same in zip(paths, jax.tree.leaves(first), strict=True):
       if leaf.dtype != same.dtype or leaf.ndim != same.ndim:
         raise ConfigurationError(
           f"{where}{jax.tree_util.keystr(path)} is {leaf.dtype} of {leaf.ndim} axes, but in the "
           f"first one {same.dtype} of {same.ndim}; all must have one type."
+        )
+      count = int(np.sum(~np.isfinite(leaf))) if jax.numpy.issubdtype(leaf.dtype, inexact) else 0
+      if count:
+        rows = np.flatnonzero(~np.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1))
+        self._not_finite.setdefault(
+          number,
+          f"{where}{jax.tree_util.keystr(path)} holds {count} values that are not finite, first at "
+          f"{'row' if whole(arrays) else 'sample'} {rows[0]}; mend or leave out these samples.",
         )
     self._shapes.add(shapes(arrays))
     if len(self._shapes) > MOST_SHAPES:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,7 @@ def train(
   resume: bool = False,
   progress: Callable[[int], Logger] | None = None,
   loggers: Callable[[str, int], Sequence[Logger]] = lambda name, done: (),
+  metrics: Mapping[str, Callable[[Any, Batch], Any]] = MappingProxyType({}),
   measure: Callable[[AceState], dict[str, Any]] | None = None,
   finish: Finish | None = None,
   report_memory: Callable[[memory.Peak], None] = lambda peak: None,
@@ -123,6 +125,8 @@ def train(
     resume: Continue from the newest whole checkpoint of `workdir`, if it has one.
     progress: Called with the number of epochs done; returns a sink of the replicas' mean record.
     loggers: Called with a replica's name and the epochs done; returns further sinks of its records.
+    metrics: What to record of every predictor as NAME/PREDICTOR at every evaluation, the task's
+      metric among them.
     measure: Further numbers to record at every evaluation, from the state; each an array with
       one number a replica.
     finish: When gamma and branches go, if they do; every record then has `finish`, 0 before and 1
@@ -159,7 +163,7 @@ def train(
   run_epoch = sources.compile_epoch(method, mesh, settings.batch_size, data)
   run_finish = finish and sources.compile_epoch(finish.method, mesh, settings.batch_size, data)
   run_evaluation = sources.compile_evaluation(
-    method.task, mesh, settings.eval_batch_size, settings.patience, valid
+    method.task, mesh, settings.eval_batch_size, settings.patience, valid, metrics
   )
   writes = workdir if hosts.first() else None
   files = [writes / name / history.FILE for name in names] if writes else []
@@ -309,9 +313,10 @@ def _evaluation(
   measure: Callable[[AceState], dict[str, Any]] | None,
 ) -> tuple[AceState, dict[Any, Record], dict[Any, str]]:
   """Returns the state with its best predictors, every replica's numbers, and what is not finite."""
-  state, errors = run(state, valid)
+  state, errors, named = run(state, valid)
   numbers = {f"valid/{name}": values for name, values in hosts.fetch(errors).items()}
   problems = {i: _not_finite_errors(parallel.select(numbers, i), epoch) for i in going}
+  numbers |= hosts.fetch(named)
   if measure is not None:
     numbers |= hosts.fetch(measure(state))
   measured = {i: {name: float(values[i]) for name, values in numbers.items()} for i in going}

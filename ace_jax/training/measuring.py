@@ -1,6 +1,5 @@
 """What `fit` measures beside the metric that selects: further metrics, and a user's function."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,10 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ace_jax.errors import ConfigurationError, did_you_mean, first_line
-from ace_jax.homotopy import Variables
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task
-from ace_jax.training import hosts, parallel, sources
+from ace_jax.training import epochs, hosts, parallel, sources
 from ace_jax.training.loaders import Loader
 
 Metric = Callable[[Any, Batch], jax.Array]
@@ -62,33 +60,6 @@ def _check_name(name: Any, what: str) -> None:
     raise ConfigurationError(f"{what} has the name {name!r}, which records use; choose another.")
 
 
-def compile_metrics(
-  task: Task, metrics: Mapping[str, Metric], mesh: Mesh, batch_size: int, data: sources.Data
-):
-  """Compiles `means(predictors, data) -> {NAME/PREDICTOR: mean}`, as `epochs.compile_errors`.
-
-  Args:
-    task: The model.
-    metrics: By name; all of them are one program.
-    mesh: Devices; they share the samples.
-    batch_size: Samples evaluated at once, over all devices.
-    data: Of which kind the samples will be.
-  """
-  tasks = {name: dataclasses.replace(task, metric=metric) for name, metric in metrics.items()}
-
-  def errors(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-    # XLA computes their common prediction once.
-    return {name: each.errors(variables, batch) for name, each in tasks.items()}
-
-  run = sources.compile_means(errors, mesh, batch_size, data)
-
-  def means(predictors: dict[str, Any], data: Batch) -> dict[str, jax.Array]:
-    values = run(predictors, data)
-    return {f"{name}/{key}": values[key][name] for name in tasks for key in predictors}
-
-  return means
-
-
 def test_metrics(
   task: Task,
   metrics: Mapping[str, Metric],
@@ -97,11 +68,11 @@ def test_metrics(
   batch_size: int,
   mesh: Mesh,
 ) -> list[dict[str, float]]:
-  """Returns for each replica every metric of its selected predictors on test samples.
+  """Returns for each replica the test errors of its selected predictors, and every metric of them.
 
   Args:
-    task: The model.
-    metrics: By name.
+    task: The model, and the metric that selects.
+    metrics: By name, that one among them.
     state: A trained state, with a leading axis of replicas.
     test: Test samples.
     batch_size: Samples evaluated at once.
@@ -109,9 +80,10 @@ def test_metrics(
   """
   count = parallel.replicas(state)
   chosen = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
-  run = compile_metrics(task, metrics, mesh, batch_size, test)
-  values = hosts.fetch(run(chosen, sources.put(test, mesh)))
-  return [{name: float(v[i]) for name, v in values.items()} for i in range(count)]
+  run = sources.compile_means(task.errors_of(metrics), mesh, batch_size, test)
+  means = hosts.fetch(run(chosen, sources.put(test, mesh)))
+  errors, named = epochs.by_metric(task, means, metrics)
+  return [{name: float(v[i]) for name, v in (errors | named).items()} for i in range(count)]
 
 
 def at_evaluations(
@@ -119,36 +91,26 @@ def at_evaluations(
   metrics: Mapping[str, Metric],
   measure: Measure | None,
   valid: Batch,
-  batch_size: int,
-  mesh: Mesh,
   count: int,
 ) -> Callable[[AceState], dict[str, Any]] | None:
-  """Returns what `loop.train` records beside the metric at every evaluation, if there is something.
+  """Returns what `loop.train` records beside metrics at every evaluation, if there is something.
 
   Args:
     task: The model.
-    metrics: Further metrics by name.
+    metrics: By name; what is measured has other names.
     measure: The user's function, called for each predictor of each replica.
     valid: Validation samples.
-    batch_size: Samples evaluated at once.
-    mesh: Devices.
     count: Replicas.
 
   Raises:
     ConfigurationError: when called, if `measure` returns no numbers by name.
   """
-  if not metrics and measure is None:
+  if measure is None:
     return None
-  run_metrics = compile_metrics(task, metrics, mesh, batch_size, valid)
-  replicated = sources.put(valid, mesh) if metrics else None
   predict = jax.jit(task.predict)
 
   def measured(state: AceState) -> dict[str, Any]:
-    current = state.current()
-    numbers = run_metrics(current, replicated) if metrics else {}
-    if measure is None:
-      return numbers
-    current = hosts.fetch(current)
+    current = hosts.fetch(state.current())
     given = valid.source if isinstance(valid, Loader) else valid
     several: list[dict[str, float]] = []
     for i in range(count):
@@ -156,7 +118,7 @@ def at_evaluations(
       for predictor, variables in parallel.select(current, i).items():
         values = measure(lambda batch, v=variables: predict(v, batch), given)
         several[i] |= {f"{k}/{predictor}": v for k, v in _numbers(values, metrics).items()}
-    return {**numbers, **{name: np.array([run[name] for run in several]) for name in several[0]}}
+    return {name: np.array([run[name] for run in several]) for name in several[0]}
 
   return measured
 

@@ -8,7 +8,7 @@ which reads what the run was started with from `fit.json` in its workdir.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,30 @@ def fingerprint(data: Batch) -> str | None:
   return sums.hexdigest()
 
 
+class Fingerprints(Mapping[str, str | None]):
+  """Checksums of data by name, each made when it is first asked for.
+
+  Until then the data are held, and what is changed in place counts as changed.
+
+  Args:
+    data: Samples by name.
+  """
+
+  def __init__(self, data: Mapping[str, Batch]):
+    self._data, self._sums = dict(data), {}
+
+  def __getitem__(self, name: str) -> str | None:
+    if name in self._data:
+      self._sums[name] = fingerprint(self._data.pop(name))
+    return self._sums[name]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter([*self._sums, *self._data])
+
+  def __len__(self) -> int:
+    return len(self._sums) + len(self._data)
+
+
 def adopted(old: AceState, fresh: AceState, patience: int | None) -> AceState:
   """Returns a state of before with the constants, step sizes and patience that are given now.
 
@@ -201,7 +225,7 @@ class Kept:
     """
     if self._workdir is None or not hosts.first():
       return
-    content = {"format": _FORMAT, "runs": [run._asdict() for run in self._settings]}
+    content = {"format": _FORMAT, "runs": [run.content() for run in self._settings]}
     try:
       files.write_json(self._workdir / SETTINGS, content)
     except OSError as error:

@@ -1,7 +1,7 @@
 """What `loop` and `fit` ask of data, whether they are arrays in memory or a loader."""
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,18 @@ def compile_epoch(method: PrimalDual, mesh: Mesh, batch_size: int, data: Data) -
 
 
 def compile_evaluation(
-  task: Task, mesh: Mesh, batch_size: int, patience: int | None, data: Data
+  task: Task,
+  mesh: Mesh,
+  batch_size: int,
+  patience: int | None,
+  data: Data,
+  metrics: Mapping[str, Callable[[Any, Batch], Any]],
 ) -> Any:
   """Returns the program of an evaluation on data of this kind."""
   if not isinstance(data, Loader):
-    return epochs.compile_evaluation(task, mesh, batch_size, patience)
+    return epochs.compile_evaluation(task, mesh, batch_size, patience, metrics)
   _check_mesh(data, mesh)
-  return streaming.Evaluation(task, mesh, patience)
+  return streaming.Evaluation(task, mesh, patience, metrics)
 
 
 def compile_means(

@@ -7,7 +7,7 @@ compiled once however the loader mixes them. What is written here of `state` is 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -96,7 +96,10 @@ class Epoch:
     assert before is not None
     keep(*before)
     outputs = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *several)
-    finite = np.all([np.isfinite(values).all(1) for values in outputs.scalars()], axis=0)
+    steps = np.all([np.isfinite(values) for values in outputs.scalars()], axis=0)
+    finite = steps.all(axis=1)
+    if not finite.any():  # all replicas fail, the last of them at this batch
+      loader.refuse_not_finite(1 + int(np.argmin(steps, axis=1).max()))
     return self._end((trained, state, finite)), outputs
 
 
@@ -146,6 +149,9 @@ class Errors:
         totals = _plus(totals, before)
       before = sums
     totals = _plus(totals, before)
+    bad = [~np.isfinite(x) for sums, _ in totals.values() for x in jax.tree.leaves(sums)]
+    if np.any(bad, axis=0).all():  # in every replica
+      loader.refuse_not_finite()
     return {
       name: jax.tree.map(lambda total, n=count: np.float32(total / n), sums)
       for name, (sums, count) in totals.items()
@@ -153,16 +159,24 @@ class Errors:
 
 
 class Evaluation:
-  """`evaluate(state, loader) -> (state, errors)`, as `epochs.compile_evaluation`.
+  """`evaluate(state, loader) -> (state, errors, named)`, as `epochs.compile_evaluation`.
 
   Args:
     task: Model and metric.
     mesh: Devices; they share the samples.
     patience: Evaluations without improvement that are waited for; None never stops.
+    metrics: As of `epochs.compile_evaluation`.
   """
 
-  def __init__(self, task: Task, mesh: Mesh, patience: int | None):
-    self._errors = Errors(task.errors, mesh)
+  def __init__(
+    self,
+    task: Task,
+    mesh: Mesh,
+    patience: int | None,
+    metrics: Mapping[str, Callable[[Any, Batch], Any]],
+  ):
+    self._task, self._metrics = task, metrics
+    self._errors = Errors(task.errors_of(metrics), mesh)
     self._select = parallel.over_replicas(
       lambda pair: epochs.select(task, pair[0], pair[1], patience), mesh
     )
@@ -171,9 +185,12 @@ class Evaluation:
     """Lowers the program of a chunk, in the shape of the loader's first batch."""
     return self._errors.lower(state.current(), loader)
 
-  def __call__(self, state: AceState, loader: Loader) -> tuple[AceState, dict[str, Any]]:
-    errors = self._errors(state.current(), loader)
-    return self._select((state, errors)), errors
+  def __call__(
+    self, state: AceState, loader: Loader
+  ) -> tuple[AceState, dict[str, Any], dict[str, Any]]:
+    means = self._errors(state.current(), loader)
+    errors, named = epochs.by_metric(self._task, means, self._metrics)
+    return self._select((state, errors)), errors, named
 
 
 def _plus(totals: Any, sums: Any) -> Any:

@@ -34,13 +34,19 @@ def start(*command, **environment):
   )
 
 
-def train(processes, replicas, folder):
-  """Trains with so many processes; returns the arrays and errors that each of them ended with."""
-  worker, address = ROOT / "tests" / "training" / "hosts_worker.py", f"127.0.0.1:{free_port()}"
-  running = [start(worker, address, processes, i, replicas, folder) for i in range(processes)]
+def run_workers(name, processes, folder, *arguments):
+  """Runs so many processes of a worker to their ends."""
+  worker, address = ROOT / "tests" / "training" / name, f"127.0.0.1:{free_port()}"
+  several = range(processes)
+  running = [start(worker, address, processes, i, *arguments, folder) for i in several]
   for process in running:
     _, said = process.communicate(timeout=400)
     assert process.returncode == 0, said[-3000:]
+
+
+def train(processes, replicas, folder):
+  """Trains with so many processes; returns the arrays and errors that each of them ended with."""
+  run_workers("hosts_worker.py", processes, folder, replicas)
   arrays = [dict(np.load(folder / f"end{i}.npz")) for i in range(processes)]
   return arrays, [json.loads((folder / f"errors{i}.json").read_text()) for i in range(processes)]
 
@@ -81,6 +87,31 @@ def test_processes_continue_what_one_began_and_one_what_they_began(alone, tmp_pa
   for parameters in train(2, 2, tmp_path)[0]:
     for name, value in expected.items():
       np.testing.assert_allclose(parameters[name], value, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_each_process_reads_its_share_of_a_loader(tmp_path):
+  # Saved after two epochs, and resumed where each loader was.
+  folders = {n: tmp_path / f"{n}" for n in (1, 2)}
+  for processes, folder in folders.items():
+    folder.mkdir()
+    run_workers("loader_worker.py", processes, folder)
+  expected = dict(np.load(folders[1] / "end0.npz"))
+  told = json.loads((folders[1] / "said0.json").read_text())
+  assert len(told["records"]) == 4
+  for process in range(2):
+    parameters = dict(np.load(folders[2] / f"end{process}.npz"))
+    assert parameters.keys() == expected.keys()
+    for name, value in expected.items():
+      np.testing.assert_allclose(parameters[name], value, rtol=1e-4, atol=1e-6)
+    says = json.loads((folders[2] / f"said{process}.json").read_text())
+    assert says["test"] == pytest.approx(told["test"], rel=1e-5)
+    # Only the first process reads the records of before.
+    for record, other in zip(says["records"][-2:], told["records"][-2:], strict=True):
+      for name in ("loss", "valid/projection", "valid/relaxed"):
+        assert record[name] == pytest.approx(other[name], rel=1e-5)
+    assert "different numbers or shapes of batches" in says["uneven"]
+    assert says["not_finite"].startswith("batch 1 of train[0] holds 1 values that are not finite")
 
 
 NBODY = [

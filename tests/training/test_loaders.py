@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
+import optax
 import pytest
 
 import ace_jax
 from ace_jax import graphs
-from ace_jax.errors import ConfigurationError
+from ace_jax.errors import ConfigurationError, NonFiniteError
 from ace_jax.training import loaders, make_mesh, streaming
 from tests.training.test_fitting import Radial, squared_error
 
@@ -73,6 +74,38 @@ def test_a_list_of_batches_is_the_loop_by_hand():
     assert loader.test[name] == pytest.approx(loader.history[0][f"valid/{name}"])
   uneven = np.mean([np.mean((Radial().apply(loader.projection, x) - y) ** 2) for x, y in short])
   assert abs(uneven - loader.test["projection"]) > 1e-3 * uneven
+
+
+def with_nan(batch, row, entry=0):
+  batch = [np.array(array) for array in BATCHES[batch]]
+  batch[entry][row, 0] = np.nan
+  return tuple(batch)
+
+
+@pytest.mark.parametrize("seeds", [None, (0, 1)])
+def test_a_batch_that_is_not_finite_is_named(seeds):
+  bad = [*BATCHES[:2], with_nan(2, 5), BATCHES[3]]
+  says = r"batch 3 of train\[0\] holds 1 values that are not finite, first at sample 5; mend"
+  with pytest.raises(ConfigurationError, match=says):
+    fit(bad, seeds=seeds)
+  says = r"batch 2 of valid\[1\] holds 1 values that are not finite, first at sample 3; mend"
+  with pytest.raises(ConfigurationError, match=says):
+    fit(BATCHES[:2], [BATCHES[0], with_nan(1, 3, 1)], seeds=seeds)
+
+
+def test_a_loss_that_is_not_finite_for_other_reasons_is_said_as_such():
+  # A label is missing in batch 3, which the loss leaves out; the first step's overflow shows in 2.
+  def loss(prediction, batch):
+    return jnp.square(prediction - jnp.where(jnp.isnan(batch[1]), prediction, batch[1]))
+
+  def train(**options):
+    batches = [*BATCHES[:2], with_nan(2, 3, 1)]
+    options = {"mesh": devices(1), "progress": None, "epochs": 1, **options}
+    return ace_jax.fit(Radial(), loss, batches, BATCHES, **options)
+
+  assert np.isfinite(train().history[0]["loss"])
+  with pytest.raises(NonFiniteError, match="epoch 1, step 2 of 3"):
+    train(optimizer=optax.sgd(1e38), gamma_lr=1e-3)
 
 
 def test_devices_and_replicas_share_the_batches():

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import ace_jax
 from ace_jax.errors import ConfigurationError, Interrupted
-from ace_jax.training import locks, make_mesh, settling
+from ace_jax.training import locks, make_mesh, resuming, settling
 from experiments.harness import training as harness
 from tests.training.test_fitting import Radial, X, Y, assert_same, fit, squared_error
 
@@ -204,6 +205,65 @@ def test_metrics_and_measures_are_recorded_by_name():
     assert trained.test[f"mse/{name}"] == pytest.approx(mean, rel=1e-5)
     assert trained.test[f"mae/{name}"] == pytest.approx(trained.test[name], rel=1e-6)
   assert trained.settings.select == "mae"
+
+
+def test_each_seed_is_measured_with_its_own_predictors():
+  seen = []
+
+  def measure(predict, valid):
+    seen.append(np.asarray(predict(valid)))
+    return {"mean": seen[-1].mean()}
+
+  runs = fit(2, lr=1e-2, seeds=(0, 1), measure=measure)
+  assert len(seen) == 2 * 2 * 2  # evaluations, seeds, predictors
+  for i, run in enumerate(runs):
+    for j, (name, variables) in enumerate(run.state.current().items()):
+      prediction = Radial().apply(variables, X)
+      np.testing.assert_allclose(seen[4 + 2 * i + j], prediction, rtol=1e-5, atol=1e-6)
+      mean = pytest.approx(float(jnp.mean(prediction)), rel=1e-5)
+      assert run.history[-1][f"mean/{name}"] == mean
+  means = [run.history[-1]["mean/relaxed"] for run in runs]
+  assert abs(means[0] - means[1]) > 1e-3
+
+
+def test_an_evaluation_predicts_once_for_all_metrics():
+  traced = []
+
+  class Counted(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      traced.append(x.shape)
+      return Radial(name="net")(x)
+
+  def evaluations(**options):
+    traced.clear()
+    trained = ace_jax.fit(
+      Counted(), squared_error, (X[:20], Y[:20]), (X[:7], Y[:7]), epochs=1, batch_size=10,
+      mesh=make_mesh(devices=jax.devices()[:1]), progress=None, eval_batch_size=7, **options
+    )  # fmt: skip
+    return trained, traced.count((7, 3))
+
+  alone, times = evaluations()
+  three = {"a": lambda p, b: jnp.abs(p - b[1]), "b": squared_error, "c": lambda p, b: p}
+  trained, again = evaluations(metric=three, select="b")
+  assert times == again > 0
+  assert trained.history[0]["valid/relaxed"] == alone.history[0]["valid/relaxed"]
+  assert trained.history[0]["b/relaxed"] == alone.history[0]["valid/relaxed"]
+
+
+def test_checksums_of_data_are_made_where_they_are_asked_for(tmp_path, monkeypatch):
+  made, original = [], resuming.fingerprint
+  monkeypatch.setattr(resuming, "fingerprint", lambda data: made.append(1) or original(data))
+  first = fit(1)
+  assert not made
+  kept = fit(1, workdir=tmp_path)
+  assert len(made) == 2
+  assert first.settings.data == kept.settings.data
+  assert len({*kept.settings.data.values()}) == 1  # train and valid are the same here
+  fit(2, state=first)
+  assert len(made) == 5  # validation samples of the second alone
+  kept.save(tmp_path / "a.npz")
+  assert ace_jax.load(tmp_path / "a.npz", Radial()).settings.data == dict(kept.settings.data)
 
 
 @pytest.mark.parametrize(
