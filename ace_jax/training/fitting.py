@@ -7,16 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+import flax.linen as nn
 import jax
 import optax
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import checking, homotopy, saving, signals, task
+from ace_jax import checking, homotopy, programs, saving, signals, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import Interrupted
-from ace_jax.model import as_model
+from ace_jax.model import Model, as_model
 from ace_jax.optimizers import check_moves, dual_optimizer, primal_adam, primal_optimizer
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState, Primal
@@ -269,7 +270,7 @@ def fit(
     primal = primal_adam(lr, gamma_lr, slack_lr, clip_norm, decay)
   else:
     primal = primal_optimizer(optimizer, lr, gamma_lr, slack_lr, clip_norm, decay)
-  model = as_model(model, rngs)
+  given, model = model, as_model(model, rngs)
   constraint = Equality() if constraint is None else constraint
   train, valid, test, options = sources.opened(
     train, valid, test, steps_per_epoch, options, settings
@@ -280,7 +281,7 @@ def fit(
     loss, sample = streaming.of_real_graphs(loss), train.sample()
   else:
     sample = task.take(train, slice(0, 2))
-  init, states = jax.jit(lambda key, batch: model.init(key, *inputs(batch))), []
+  init, states = _initialiser(given, model, inputs), []
   method = PrimalDual(
     task.from_model(model, loss, inputs, selecting, rngs, mode),
     primal,
@@ -296,8 +297,8 @@ def fit(
     start = homotopy.unbox(start)
     if not states:
       checking.require(method.task, start, sample, constraint, strict=strict, metrics=metrics)
-      given = sources.in_memory(train=train, valid=valid, test=test)
-      checking.require_finite(method.task, start, given)
+      arrays = sources.in_memory(train=train, valid=valid, test=test)
+      checking.require_finite(method.task, start, arrays)
     if not states and optimizer is not None:
       theta, gamma, _ = homotopy.split(start)
       check_moves(primal, Primal(theta, gamma, constraint.init_slack(gamma)))
@@ -398,3 +399,16 @@ def fit(
       )
     )
   return trained[0] if seeds is None else trained
+
+
+def _initialiser(
+  given: Any, model: Model, inputs: Callable[[Batch], tuple[Any, ...]]
+) -> Callable[..., Any]:
+  """Returns `init(key, batch)`, compiled where it computes something."""
+
+  def init(key: Any, batch: Batch) -> Any:
+    return model.init(key, *inputs(batch))
+
+  # Instances of modules return the weights that they have; compiled, these would be constants.
+  computes = isinstance(given, nn.Module | Model)
+  return programs.Jitted(init) if computes else init
