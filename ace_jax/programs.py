@@ -155,7 +155,7 @@ def _kind(leaf: Any) -> Hashable:
     return jax.typeof(leaf), None
   layout = leaf.sharding
   # On one device, or along an axis of one, all specifications say the same.
-  where = layout.device_set if layout.is_fully_replicated else layout
+  where = frozenset(layout.device_set) if layout.is_fully_replicated else layout
   return jax.typeof(leaf), where, layout.memory_kind, leaf.committed
 
 
