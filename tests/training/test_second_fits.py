@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import ace_jax
-from ace_jax import checking
+from ace_jax import checking, symmetry
 from ace_jax.training import make_mesh
 
 X = jax.random.normal(jax.random.key(0), (12, 3))
@@ -202,17 +202,12 @@ def test_objects_made_anew_and_globals(counter, monkeypatch):
   assert changed.history[0]["loss"] > 2 * first.history[0]["loss"]
 
 
-def test_augmentation_by_a_symmetry_made_anew(counter):
-  def constraint(degrees=None):
-    def turn(element, x):
-      del degrees
-      return x @ element.T
-
-    def move(element, batch):
-      return turn(element, batch[0]), batch[1]
-
-    symmetry = ace_jax.Symmetry(ace_jax.groups.so3(), move, lambda element, y, batch: y)
-    return ace_jax.Functional(epsilon=1e-3, symmetry=symmetry)
+def test_a_symmetry_made_anew(counter):
+  def constraint():
+    actions = symmetry.actions
+    moved = (actions.vector, actions.invariant)
+    how = symmetry.Symmetry.by_entry(symmetry.groups.so3(), moved, actions.invariant)
+    return ace_jax.constraints.Functional(epsilon=1e-3, symmetry=how)
 
   first = fit(Net(), constraint=constraint())
   before = counter.programs
