@@ -164,10 +164,12 @@ def test_nothing_but_the_program_is_kept():
     def __init__(self):
       self.array = np.arange(3, dtype=np.float32)
 
+  def compiled(weights):
+    return Jitted(lambda x: x + weights.array)
+
   weights, data = Weights(), jnp.copy(X)
-  function = Jitted(lambda x: x + weights.array)
-  assert function(data).tolist() == [1, -1, 5]
+  assert compiled(weights)(data).tolist() == [1, -1, 5]
   ends = weakref.ref(weights), weakref.ref(weights.array), weakref.ref(data)
-  del weights, data, function
+  del weights, data
   gc.collect()
   assert [end() for end in ends] == [None] * 3

@@ -117,7 +117,10 @@ def relaxed():
   return ace_jax.relax(nn.Dense(1), lambda module: isinstance(module, nn.Dense), nn.Dense)
 
 
-@pytest.mark.parametrize("build", [Net, relaxed, NnxNet, EquinoxNet, by_hand])
+@pytest.mark.parametrize(
+  "build",
+  [by_hand, *(pytest.param(b, marks=pytest.mark.slow) for b in (Net, relaxed, NnxNet, EquinoxNet))],
+)
 def test_an_equal_model_compiles_nothing(build, counter):
   model = build()
   first = fit(model)
@@ -127,6 +130,7 @@ def test_an_equal_model_compiles_nothing(build, counter):
   assert counter.programs == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [NnxNet, EquinoxNet])
 def test_other_weights_are_no_other_program(build, counter):
   first = fit(build())
@@ -138,6 +142,7 @@ def test_other_weights_are_no_other_program(build, counter):
   assert other.history[0]["loss"] != first.history[0]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("options", "others"),
   [
@@ -161,6 +166,7 @@ def test_numbers_that_ride_in_the_state(options, others, counter):
     assert_same(run, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "change",
   [
@@ -172,7 +178,7 @@ def test_numbers_that_ride_in_the_state(options, others, counter):
     {"clip_norm": 1e-3},
     {"data": (X[:8], Y[:8])},
   ],
-  ids=lambda change: [*change][0],
+  ids=lambda change: next(iter(change)),
 )
 def test_what_differs_is_compiled(change, counter):
   first = fit(Net())
@@ -184,6 +190,7 @@ def test_what_differs_is_compiled(change, counter):
   assert changed.history[-1]["loss"] != first.history[-1]["loss"]
 
 
+@pytest.mark.slow
 def test_objects_made_anew_and_globals(counter, monkeypatch):
   def run():
     return fit(
@@ -202,6 +209,7 @@ def test_objects_made_anew_and_globals(counter, monkeypatch):
   assert changed.history[0]["loss"] > 2 * first.history[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_symmetry_made_anew(counter):
   def constraint():
     actions = symmetry.actions
@@ -219,14 +227,19 @@ def test_a_symmetry_made_anew(counter):
     jax.tree.map(np.testing.assert_array_equal, run, other)
 
 
+@pytest.mark.slow
 def test_loaders_metrics_measures_and_folders(counter, tmp_path):
   batches = [(np.asarray(X[i : i + 4]), np.asarray(Y[i : i + 4])) for i in (0, 4, 8)]
 
   def run(folder):
-    return fit(
+    return ace_jax.fit(
       Net(),
-      data=batches,
-      batch_size=None,
+      squared,
+      batches,
+      batches,
+      epochs=2,
+      mesh=make_mesh(devices=jax.devices()[:1]),
+      progress=None,
       metric={"mae": absolute, "mse": squared},
       select="mae",
       measure=lambda predict, valid: {"size": float(jnp.mean(predict(batches[0])))},
