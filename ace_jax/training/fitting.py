@@ -13,7 +13,7 @@ import optax
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import checking, homotopy, programs, saving, signals, task
+from ace_jax import checking, compiling, homotopy, saving, signals, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import Interrupted
@@ -411,4 +411,4 @@ def _initialiser(
 
   # Instances of modules return the weights that they have; compiled, these would be constants.
   computes = isinstance(given, nn.Module | Model)
-  return programs.Jitted(init) if computes else init
+  return compiling.Jitted(init) if computes else init

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ace_jax import programs
+from ace_jax import compiling
 from ace_jax.errors import ConfigurationError, did_you_mean, first_line
 from ace_jax.homotopy import Variables
 from ace_jax.state import AceState
@@ -142,7 +142,7 @@ def at_evaluations(
     return None
   run_metrics = compile_metrics(task, metrics, mesh, batch_size, valid)
   replicated = sources.put(valid, mesh) if metrics else None
-  predict = programs.Jitted(task.predict)
+  predict = compiling.Jitted(task.predict)
 
   def measured(state: AceState) -> dict[str, Any]:
     current = state.current()

@@ -27,8 +27,8 @@ class Counter:
 
   programs: int = 0
 
-  def __call__(self, event, duration, **details):
-    del duration, details
+  def __call__(self, event: str, duration_secs: float, **details: str | int):
+    del duration_secs, details
     self.programs += event == "/jax/core/compile/backend_compile_duration"
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jax.stages import Compiled
 
@@ -80,7 +81,8 @@ class Jitted:
 
   def __call__(self, *args: Any) -> Any:
     leaves, structure = jax.tree.flatten(args)
-    if jax.config.jax_disable_jit or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+    if disabled or any(isinstance(leaf, Tracer) for leaf in leaves):
       return self._plain(*args)
     program = self._program(args, leaves, structure)
     return jax.tree.unflatten(program.results, program.run(*leaves))
