@@ -166,6 +166,9 @@ def fit(
   """Trains a model that contains `Homotopic` layers under a constraint on their gammas.
 
   Before anything is compiled for training, `ace_jax.check` tries model and loss on two samples.
+  A second call whose programs are equal (whatever made them) is traced, but compiles nothing; what
+  loss, metrics and model read, such as globals, is read anew by every call
+  (`ace_jax.compiling`).
 
   Args:
     model: A Linen module, an instance of an NNX or Equinox module (which starts from the weights
