@@ -7,17 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-import flax.linen as nn
 import jax
 import optax
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import checking, compiling, homotopy, saving, signals, task
+from ace_jax import checking, homotopy, saving, signals, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import Interrupted
-from ace_jax.model import Model, as_model
+from ace_jax.model import as_model
 from ace_jax.optimizers import check_moves, dual_optimizer, primal_adam, primal_optimizer
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import AceState, Primal
@@ -284,7 +283,7 @@ def fit(
     loss, sample = streaming.of_real_graphs(loss), train.sample()
   else:
     sample = task.take(train, slice(0, 2))
-  init, states = _initialiser(given, model, inputs), []
+  init, states = arguments.initialiser(given, model, inputs), []
   method = PrimalDual(
     task.from_model(model, loss, inputs, selecting, rngs, mode),
     primal,
@@ -402,16 +401,3 @@ def fit(
       )
     )
   return trained[0] if seeds is None else trained
-
-
-def _initialiser(
-  given: Any, model: Model, inputs: Callable[[Batch], tuple[Any, ...]]
-) -> Callable[..., Any]:
-  """Returns `init(key, batch)`, compiled where it computes something."""
-
-  def init(key: Any, batch: Batch) -> Any:
-    return model.init(key, *inputs(batch))
-
-  # Instances of modules return the weights that they have; compiled, these would be constants.
-  computes = isinstance(given, nn.Module | Model)
-  return compiling.Jitted(init) if computes else init
