@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import homotopy, programs, task
+from ace_jax import compiling, homotopy, programs, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import LayerCall
@@ -262,8 +262,7 @@ def _projection_problems(
 
   # Compiled without optimisation, since it runs once.
   options: dict[str, Any] = {"xla_backend_optimization_level": 0}
-  compiled = jax.jit(both).lower(variables, batch).compile(options)
-  plain, zeroed = compiled(variables, batch)
+  plain, zeroed = compiling.Jitted(both, compiler_options=options)(variables, batch)
   for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(zeroed), strict=True):
     if not jnp.issubdtype(a.dtype, jnp.inexact):
       continue

@@ -69,7 +69,7 @@ def disturb(fault: str, at: int, seconds: float) -> None:
         state = state.replace(primal=state.primal._replace(gamma=gamma))
       return run(state, data)
 
-    epoch.lower = run.lower  # the check of memory compiles it beforehand
+    epoch.compile = run.compile  # the check of memory compiles it beforehand
     return epoch
 
   epochs.compile_epoch = compiled

@@ -4,7 +4,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
+
+from ace_jax import compiling
 from ace_jax.errors import ConfigurationError, did_you_mean
+from ace_jax.homotopy import Variables
+from ace_jax.model import Model
+from ace_jax.task import Batch
 from ace_jax.training import loop
 from ace_jax.training.history import Record
 from ace_jax.training.sinks import CallbackLogger, Logger, as_logger
@@ -63,3 +69,22 @@ def step_sizes(
     name: None if others.get(name) is not None else default if rate is None else rate
     for name, rate in rates.items()
   }
+
+
+def initialiser(
+  given: Any, model: Model, inputs: Callable[[Batch], tuple[Any, ...]]
+) -> Callable[[Any, Batch], Variables]:
+  """Returns `init(key, batch)`, the initial variables, compiled where it computes something.
+
+  Args:
+    given: The model as `fit` got it.
+    model: The same as functions.
+    inputs: Positional arguments of the model, from a batch.
+  """
+
+  def init(key: Any, batch: Batch) -> Variables:
+    return model.init(key, *inputs(batch))
+
+  # Instances of modules return the weights that they have; compiled, these would be constants.
+  computes = isinstance(given, nn.Module | Model)
+  return compiling.Jitted(init) if computes else init

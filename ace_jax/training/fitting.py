@@ -165,6 +165,9 @@ def fit(
   """Trains a model that contains `Homotopic` layers under a constraint on their gammas.
 
   Before anything is compiled for training, `ace_jax.check` tries model and loss on two samples.
+  A second call whose programs are equal (whatever made them) is traced, but compiles nothing; what
+  loss, metrics and model read, such as globals, is read anew by every call
+  (`ace_jax.compiling`).
 
   Args:
     model: A Linen module, an instance of an NNX or Equinox module (which starts from the weights
@@ -270,7 +273,7 @@ def fit(
     primal = primal_adam(lr, gamma_lr, slack_lr, clip_norm, decay)
   else:
     primal = primal_optimizer(optimizer, lr, gamma_lr, slack_lr, clip_norm, decay)
-  model = as_model(model, rngs)
+  given, model = model, as_model(model, rngs)
   constraint = Equality() if constraint is None else constraint
   train, valid, test, options = sources.opened(
     train, valid, test, steps_per_epoch, options, settings
@@ -281,7 +284,7 @@ def fit(
     loss, sample = streaming.of_real_graphs(loss), train.sample()
   else:
     sample = task.take(train, slice(0, 2))
-  init, states = jax.jit(lambda key, batch: model.init(key, *inputs(batch))), []
+  init, states = arguments.initialiser(given, model, inputs), []
   method = PrimalDual(
     task.from_model(model, loss, inputs, selecting, rngs, mode),
     primal,
@@ -297,8 +300,8 @@ def fit(
     start = homotopy.unbox(start)
     if not states:
       checking.require(method.task, start, sample, constraint, strict=strict, metrics=metrics)
-      given = sources.in_memory(train=train, valid=valid, test=test)
-      checking.require_finite(method.task, start, given)
+      arrays = sources.in_memory(train=train, valid=valid, test=test)
+      checking.require_finite(method.task, start, arrays)
     if not states and optimizer is not None:
       theta, gamma, _ = homotopy.split(start)
       check_moves(primal, Primal(theta, gamma, constraint.init_slack(gamma)))

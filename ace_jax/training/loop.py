@@ -187,8 +187,8 @@ def train(
     if training:
       # Compiled here, and not again by the calls below.
       programs = {
-        memory.EPOCH: run_epoch.lower(state, data).compile(),
-        memory.EVALUATION: run_evaluation.lower(state, valid).compile(),
+        memory.EPOCH: run_epoch.compile(state, data),
+        memory.EVALUATION: run_evaluation.compile(state, valid),
       }
       kept = sources.resident(data, mesh), sources.resident(valid, mesh)
       peak = memory.expect(state, kept, programs, mesh, workdir is not None)

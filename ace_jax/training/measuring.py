@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ace_jax import compiling
 from ace_jax.errors import ConfigurationError, did_you_mean, first_line
 from ace_jax.state import AceState
 from ace_jax.task import Batch, Task
@@ -107,7 +108,7 @@ def at_evaluations(
   """
   if measure is None:
     return None
-  predict = jax.jit(task.predict)
+  predict = compiling.Jitted(task.predict)
 
   def measured(state: AceState) -> dict[str, Any]:
     current = hosts.fetch(state.current())

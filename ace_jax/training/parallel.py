@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ace_jax import compiling
 from ace_jax.errors import ConfigurationError
 from ace_jax.training import hosts
 
@@ -61,7 +62,7 @@ def over_replicas(
   mesh: Mesh,
   donate_argnums: tuple[int, ...] = (),
   shared_specs: Sequence[PartitionSpec] | None = None,
-) -> Any:
+) -> compiling.Jitted:
   """Compiles a function of one replica for all replicas, over the mesh.
 
   Replicas are a leading axis of the first argument and of every result: sharded over the axis
@@ -109,7 +110,7 @@ def over_replicas(
     # (`PrimalDual.gradients`). XLA rounds differently there: only what needs it goes this way.
     return over_mesh(local, check_vma=False)(tree, *shared)
 
-  return jax.jit(mapped, donate_argnums=donate_argnums)
+  return compiling.Jitted(mapped, donate_argnums, mesh)
 
 
 def _vmap(function: Callable[[Any], Any], tree: Any) -> Any:

@@ -74,10 +74,10 @@ class Epoch:
     self.run = parallel.over_replicas(run, mesh, (0,), (SPLIT, PartitionSpec()))
     self._end = parallel.over_replicas(epochs.end_epoch, mesh)
 
-  def lower(self, state: AceState, loader: Loader):
-    """Lowers the program of a chunk, in the shape of the loader's first batch."""
+  def compile(self, state: AceState, loader: Loader):
+    """Compiles the program of a chunk, in the shape of the loader's first batch."""
     chunk = _example(loader, self._mesh)
-    return self.run.lower(state, chunk.batches, np.int32(chunk.steps))
+    return self.run.compile(state, chunk.batches, np.int32(chunk.steps))
 
   def __call__(self, state: AceState, loader: Loader) -> tuple[AceState, StepOutput]:
     # A copy, since a replica that fails comes back as it was.
@@ -135,10 +135,10 @@ class Errors:
     self._mesh = mesh
     self.run = parallel.over_replicas(run, mesh, (), (SPLIT, PartitionSpec(), PartitionSpec()))
 
-  def lower(self, predictors: dict[str, Any], loader: Loader):
-    """Lowers the program of a chunk, in the shape of the loader's first batch."""
+  def compile(self, predictors: dict[str, Any], loader: Loader):
+    """Compiles the program of a chunk, in the shape of the loader's first batch."""
     chunk = _example(loader, self._mesh)
-    return self.run.lower(predictors, chunk.batches, chunk.rows, np.int32(chunk.steps))
+    return self.run.compile(predictors, chunk.batches, chunk.rows, np.int32(chunk.steps))
 
   def __call__(self, predictors: dict[str, Any], loader: Loader) -> dict[str, Any]:
     totals: Any = None
@@ -181,9 +181,9 @@ class Evaluation:
       lambda pair: epochs.select(task, pair[0], pair[1], patience), mesh
     )
 
-  def lower(self, state: AceState, loader: Loader):
-    """Lowers the program of a chunk, in the shape of the loader's first batch."""
-    return self._errors.lower(state.current(), loader)
+  def compile(self, state: AceState, loader: Loader):
+    """Compiles the program of a chunk, in the shape of the loader's first batch."""
+    return self._errors.compile(state.current(), loader)
 
   def __call__(
     self, state: AceState, loader: Loader
