@@ -99,7 +99,14 @@ def agree_with_sparse(energy, variables):
   jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), dense, sparse)
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": "instance"}, {"formulation": "general"}])
+@pytest.mark.parametrize(
+  "options",
+  [
+    {},
+    pytest.param({"norm": "instance"}, marks=pytest.mark.slow),
+    pytest.param({"formulation": "general"}, marks=pytest.mark.slow),
+  ],
+)
 def test_segnn_is_that_of_a_graphs_tuple(options):
   with jax.enable_x64(True):
     inputs = particles()
@@ -139,8 +146,12 @@ def test_models_with_nodes_leading_are_those_of_a_graphs_tuple(kind):
 
 @pytest.mark.parametrize(
   "model",
-  [NBodySEGNN(SEGNN(hidden_features=8, num_layers=1)), NBodyPlain(MPNN(8, 1))],
-  ids=["segnn", "mpnn"],
+  [
+    pytest.param(
+      NBodySEGNN(SEGNN(hidden_features=8, num_layers=1)), id="segnn", marks=pytest.mark.slow
+    ),
+    pytest.param(NBodyPlain(MPNN(8, 1)), id="mpnn"),
+  ],
 )
 def test_all_others_are_all_pairs_and_fewer_are_not(model):
   inputs = particles(dtype=jnp.float32)
@@ -152,6 +163,7 @@ def test_all_others_are_all_pairs_and_fewer_are_not(model):
   assert np.max(np.abs(fewer - expected)) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_projection_is_equivariant_among_the_nearest():
   with jax.enable_x64(True):
     positions, velocities, charges = particles()

@@ -20,6 +20,7 @@ from ace_jax.models.schnet import SchNet
 from ace_jax.models.segnn import SEGNN
 from ace_jax.models.tfn import TFN
 from ace_jax.relaxations import Relaxation
+from tests.marks import with_slow
 
 CLOSE = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8)
 
@@ -136,7 +137,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("scale", ["free", "fixed"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", with_slow(MODELS, "segnn", "egno"))
 def test_padding_changes_nothing(name, scale):
   """Outputs, gradients, batch statistics and the fixed scale are those without padding."""
   with jax.enable_x64(True):
@@ -169,6 +170,7 @@ def apply_to(model, inputs, variables):
   return model.apply(variables, *inputs)
 
 
+@pytest.mark.slow
 def test_a_topology_of_one_node_or_without_edges():
   lonely = graphs.fully_connected(1)
   apart = graphs.Topology(3, (), ())

@@ -140,6 +140,7 @@ def test_gradients_do_not_depend_on_the_device_count_under_shard_map_and_pmap():
       jax.tree.map(close, result, expected)
 
 
+@pytest.mark.slow
 def test_parameters_after_20_steps_do_not_depend_on_the_device_count():
   with jax.enable_x64(True):
     results = []

@@ -62,6 +62,7 @@ def test_figure_and_table():
   assert "2.50 (3.00)  1.50 (1.50)" in scaling.table(report)
 
 
+@pytest.mark.slow
 def test_one_point_measures_what_it_says():
   size = scaling_worker.Size(particles=6, neighbours=2, batch=4, width=8, layers=1, samples=8)
   record = scaling_worker.measure(size, 0.0)

@@ -200,6 +200,7 @@ def test_what_the_schedule_cannot_penalise():
     penalties(jnp.eye(3), ("1x1o", "1x1o"), x, irreps=False)
 
 
+@pytest.mark.slow
 def test_the_schedule_has_the_last_word_on_gamma_and_shrinks_the_branches():
   network = SEGNN(
     hidden_features=4,

@@ -26,6 +26,7 @@ def run(module, *arguments):
   )
 
 
+@pytest.mark.slow
 def test_a_run_and_its_figures_from_end_to_end(tmp_path):
   workdir = tmp_path / "run"
   done = run("mocap", *TINY, "--constraint=resilient", f"--workdir={workdir}")

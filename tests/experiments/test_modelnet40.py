@@ -31,6 +31,7 @@ def finished(run, tmp_path_factory):
   return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_from_end_to_end(finished):
   folder, stdout = finished
   assert "made-up shapes, not ModelNet40" in stdout
@@ -57,6 +58,7 @@ def test_a_run_from_end_to_end(finished):
   assert names == {"accuracy.png", "equivariance_error.png", "gamma.png", "confusion.png"}
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run(finished):
   folder, _ = finished
   command = [sys.executable, "-m", "experiments.report", f"--runs={folder}", "--angles=2"]
@@ -175,6 +177,7 @@ def test_dropped_points_are_moved_to_the_first():
   assert modelnet_models.drop_points(jax.random.key(1), points, 0.0) is points
 
 
+@pytest.mark.slow
 def test_in_training_alone_shapes_are_turned_anew():
   network = VNDGCNN(classes=3, k=3, widths=(2, 2, 2, 2, 4), hidden=(3, 3), dropout=0.0)
   model = modelnet_models.ShapeModel(network, "so3", "z")

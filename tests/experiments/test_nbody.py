@@ -235,6 +235,7 @@ def test_particles_and_neighbours_are_null_where_they_are_the_default():
   assert nearest == {**settings(), "particles": 20, "neighbours": 16}
 
 
+@pytest.mark.slow
 def test_a_network_that_keeps_one_axis(tmp_path, data_file):
   folder = tmp_path / "run"
   flags = ["--constraint=strict", "--keep=axis:z", f"--data_file={data_file}"]

@@ -15,8 +15,8 @@ _SLOW = pytest.mark.slow
     ["--constraint=strict"],
     pytest.param(["--constraint=none", "--relaxation=linear"], marks=_SLOW),
     pytest.param(["--constraint=inequality", "--epsilon=0.2"], marks=_SLOW),
-    ["--constraint=resilient", "--rho=0.5", "--centring=center_of_mass"],
-    ["--constraint=published_resilient", "--gamma_optimizer=sgd"],
+    pytest.param(["--constraint=resilient", "--rho=0.5", "--centring=center_of_mass"], marks=_SLOW),
+    pytest.param(["--constraint=published_resilient", "--gamma_optimizer=sgd"], marks=_SLOW),
   ],
 )
 def test_every_constraint_runs(tmp_path, data_file, flags):
@@ -33,9 +33,11 @@ def test_every_constraint_runs(tmp_path, data_file, flags):
 @pytest.mark.parametrize(
   "flags",
   [
-    ["--constraint=schedule", "--schedule_epochs=1"],
+    pytest.param(["--constraint=schedule", "--schedule_epochs=1"], marks=_SLOW),
     ["--constraint=functional", "--model=mpnn", "--epsilon=1e-9"],
-    ["--constraint=projection_regulariser", "--grid=projection_weight=0,100"],
+    pytest.param(
+      ["--constraint=projection_regulariser", "--grid=projection_weight=0,100"], marks=_SLOW
+    ),
     pytest.param(["--constraint=residual_pathway", "--free_l2=0.5"], marks=_SLOW),
     pytest.param(["--constraint=augment", "--model=mpnn"], marks=_SLOW),
     pytest.param(["--constraint=remul", "--model=mpnn", "--grid=beta=0.5,2"], marks=_SLOW),

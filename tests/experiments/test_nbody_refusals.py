@@ -111,6 +111,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path, data_file):
   refuses(done, 2, "cannot write to workdir", "--workdir")
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path, data_file):
   folder = tmp_path / "run"
   flags = [*TINY, f"--data_file={data_file}", f"--workdir={folder}"]

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from experiments.nbody import run as nbody_run
 from experiments.nbody.settings import preset
 from tests.experiments.nbody_commands import TINY, refuses, run
@@ -19,6 +21,7 @@ def test_every_size_gets_the_same_steps_and_evaluations():
   assert nbody_run.lengths(settings.replace(eval_every=1), 1, 90)["eval_every"] == 1
 
 
+@pytest.mark.slow
 def test_sample_efficiency_curve(tmp_path, data_file):
   folder = tmp_path / "curve"
   flags = [*TINY, f"--data_file={data_file}", f"--workdir={folder}", "--constraint=strict"]

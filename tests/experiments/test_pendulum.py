@@ -79,6 +79,7 @@ def test_the_verdict_needs_models_that_have_learned():
   assert judged(0.1, 0.01, 0.5, None, moves).startswith("damping 1: the data break")
 
 
+@pytest.mark.slow
 def test_the_experiment_finds_damping(tmp_path):
   done = run("--damping=0,1", "--epochs=40", f"--workdir={tmp_path / 'run'}")
   assert done.returncode == 0, done.stderr

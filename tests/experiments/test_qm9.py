@@ -15,6 +15,7 @@ from data.qm9 import TARGETS
 from experiments.harness import artifacts
 from experiments.qm9 import models as qm9_models
 from experiments.qm9.settings import preset
+from tests.marks import with_slow
 
 EXPERIMENT = "qm9"
 TINY = ["--epochs=1", "--layers=1", "--hidden_features=8", "--batch_size=8", "--eval_every=1"]
@@ -71,7 +72,9 @@ def test_a_run_from_end_to_end(run, folder, tmp_path):
 @pytest.mark.parametrize(
   "flags",
   [
-    ["--constraint=equality", "--lmax=1", "--lmax_attributes=1"],
+    pytest.param(
+      ["--constraint=equality", "--lmax=1", "--lmax_attributes=1"], marks=pytest.mark.slow
+    ),
     pytest.param(["--constraint=strict"], marks=pytest.mark.slow),
     pytest.param(["--constraint=schedule", "--dropout=0.1"], marks=pytest.mark.slow),
   ],
@@ -158,7 +161,7 @@ def variables_of(model, positions):
   return jax.tree.map(lambda a: a.astype(float), variables)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", with_slow(NETWORKS, "segnn"))
 def test_the_projection_is_invariant_and_the_relaxed_model_is_not(name):
   with jax.enable_x64(True):
     positions = molecules()
@@ -178,7 +181,7 @@ def test_the_projection_is_invariant_and_the_relaxed_model_is_not(name):
 
 
 @pytest.mark.parametrize("neighbours", [4, None])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", with_slow(NETWORKS, "segnn"))
 def test_the_dense_model_is_that_of_packed_graphs(name, neighbours):
   with jax.enable_x64(True):
     positions = molecules()

@@ -33,6 +33,7 @@ def settings(*flags):
   return [entry["settings"] for entry in json.loads(done.stdout)]
 
 
+@pytest.mark.slow
 def test_a_constraint_and_a_branch_of_one_entry_each_train_and_stand_in_the_table(
   tmp_path, data_file
 ):

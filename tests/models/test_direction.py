@@ -13,6 +13,7 @@ from ace_jax.models.segnn import SEGNN
 from ace_jax.models.tfn import TFN
 from ace_jax.symmetry import groups
 from experiments.nbody.models import NBodySEGNN
+from tests.marks import with_slow
 
 NODES = 4
 GRAPH = graphs.fully_connected(NODES)
@@ -57,7 +58,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", with_slow(MODELS, "tfn", "se3_transformer", "segnn"))
 def test_a_strict_network_keeps_rotations_about_its_direction_alone(name):
   network, inputs, positions, mirrors = MODELS[name]
   with jax.enable_x64(True):

@@ -12,6 +12,7 @@ from ace_jax.models.egnn import EGNN
 from ace_jax.models.egno import EGNO
 from ace_jax.models.mpnn import MPNN
 from ace_jax.models.radial_field import RadialField
+from tests.marks import with_slow
 
 PERCEPTRONS = {
   "coord_net": "position",
@@ -179,7 +180,7 @@ def test_egnn_has_the_published_outputs_and_gradients(egnn_fixture, layout):
     close(grad.reshape(-1, 3), arrays["grad/positions"], 1e-9)
 
 
-@pytest.mark.parametrize("layout", ["dense", "sparse"])
+@pytest.mark.parametrize("layout", with_slow(["dense", "sparse"], "sparse"))
 def test_egno_has_the_published_outputs_and_gradients(egno_fixture, layout, monkeypatch):
   arrays = np.load(egno_fixture)
   config = json.loads(str(arrays["config"]))

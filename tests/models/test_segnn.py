@@ -139,8 +139,16 @@ def sparse(arrays, config, dtype):
   return [*(jnp.asarray(array, dtype) for array in inputs), graph]
 
 
-@pytest.mark.parametrize("layout", [dense, sparse])
-@pytest.mark.parametrize("bits", [64, 32])
+# The two others of layout and bits are slow.
+@pytest.mark.parametrize(
+  ("layout", "bits"),
+  [
+    (dense, 64),
+    (sparse, 32),
+    pytest.param(dense, 32, marks=pytest.mark.slow),
+    pytest.param(sparse, 64, marks=pytest.mark.slow),
+  ],
+)
 def test_published_outputs_and_gradients(segnn_fixture, layout, bits):
   arrays = np.load(segnn_fixture)
   model, config = published_model(arrays)
@@ -195,8 +203,8 @@ def random_particles(batch=3, nodes=4, dtype=jnp.float32):
   "options",
   [
     {},
-    {"norm": "instance"},
-    {"lmax_hidden": 2, "lmax_attributes": 2},
+    pytest.param({"norm": "instance"}, marks=pytest.mark.slow),
+    pytest.param({"lmax_hidden": 2, "lmax_attributes": 2}, marks=pytest.mark.slow),
     {"formulation": "general"},
   ],
 )
@@ -232,6 +240,7 @@ def test_translations(centring, keeps):
   assert (error < 1e-9) == keeps
 
 
+@pytest.mark.slow
 def test_the_fast_formulation_is_the_general_one():
   fast = NBodySEGNN(SEGNN(num_layers=2, formulation="fast"))
   general = NBodySEGNN(SEGNN(num_layers=2, formulation="general"))
@@ -318,6 +327,7 @@ def test_dropout_drops_whole_channels_of_every_node_alone():
   jax.tree.map(np.testing.assert_array_equal, module.apply({}, parts, False), parts)
 
 
+@pytest.mark.slow
 def test_with_its_mask_given_dropout_keeps_the_symmetry_and_evaluation_is_without():
   with jax.enable_x64(True):
     positions, velocities, charges = random_particles(dtype=jnp.float64)

@@ -198,6 +198,7 @@ def trained():
   return ace_jax.fit(Potential(PUSH), squared, TRAIN, VALID, epochs=1, batch_size=40, progress=None)
 
 
+@pytest.mark.slow
 def test_a_report_of_a_fit_names_the_entry(trained, tmp_path, capsys):
   reported = trained.report(VALID, SYMMETRY, path=tmp_path / "report.png")
   printed = capsys.readouterr().out

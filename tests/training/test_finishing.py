@@ -16,6 +16,7 @@ from ace_jax.homotopy import Homotopic
 from ace_jax.optimizers import dual_optimizer, primal_adam
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.training import epochs, finishing, history, loop, parallel
+from tests.marks import with_slow
 
 X = jax.random.normal(jax.random.key(0), (60, 3))
 RADIUS = jnp.linalg.norm(X, axis=-1, keepdims=True)
@@ -145,7 +146,7 @@ def test_the_projection_keeps_its_best_until_the_finish_beats_it():
       assert error == pytest.approx(float(end.best[name].error[i]), rel=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["equality", "resilient"])
+@pytest.mark.parametrize("rule", with_slow(["equality", "resilient"], "resilient"))
 def test_a_run_killed_before_at_or_after_the_switch_resumes_bit_for_bit(tmp_path, rule):
   whole = tmp_path / "whole"
   end, records = run(rule, workdir=whole)

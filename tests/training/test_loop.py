@@ -322,6 +322,7 @@ run = t.fit(t.RADIUS, 40, workdir=sys.argv[1], resume=True, checkpoint_every=1)
 """
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_moments_loses_nothing(tmp_path):
   root = Path(__file__).parent.parent.parent
   program = textwrap.dedent(PROGRAM.format(paths=[str(root), str(Path(__file__).parent)]))

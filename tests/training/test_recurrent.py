@@ -11,6 +11,7 @@ from flax import nnx
 
 import ace_jax
 from ace_jax.training import make_mesh
+from tests.marks import with_slow
 
 X = jax.random.normal(jax.random.key(0), (8, 4, 2))
 Y = jnp.sum(X, axis=(1, 2))[:, None]
@@ -95,7 +96,9 @@ def by_hand(model, steps):
   return losses, variables
 
 
-@pytest.mark.parametrize("build", [LinenLstm, NnxLstm, NnxScan, EquinoxGru])
+@pytest.mark.parametrize(
+  "build", with_slow([LinenLstm, NnxLstm, NnxScan, EquinoxGru], LinenLstm, NnxLstm)
+)
 def test_a_scan_from_zeros_trains_as_by_hand(build):
   module = build(nnx.Rngs(0)) if issubclass(build, nnx.Module) else build()
   losses, variables = by_hand(ace_jax.model.as_model(module), 3)
@@ -117,6 +120,7 @@ def test_a_scan_from_zeros_trains_as_by_hand(build):
     np.testing.assert_allclose([r["loss"] for r in run.history], losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_scan_from_zeros_trains_from_a_loader():
   batches = [(np.asarray(X[:4]), np.asarray(Y[:4])), (np.asarray(X[4:]), np.asarray(Y[4:]))]
   variables = LinenLstm().init(KEY, X)

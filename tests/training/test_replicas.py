@@ -12,6 +12,7 @@ import ace_jax
 from ace_jax import errors, optimizers, task
 from ace_jax.homotopy import Homotopic
 from ace_jax.training import history, loop, parallel
+from tests.marks import with_slow
 
 SEEDS = (0, 1, 2)
 RHOS = (0.3, 1.0, 3.0)
@@ -67,7 +68,9 @@ def trained(replicas, mesh, epochs=9, **options):
   return loop.train(method, parallel.stack(starts), train, valid, settings, mesh=mesh, names=names)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)])
+@pytest.mark.parametrize(
+  "shape", with_slow([(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)], (1, 1), (2, 2))
+)
 def test_every_mesh_gives_each_replica_what_it_finds_alone(shape):
   # 54 steps; three replicas do not divide over 2 or 4 rows, so copies fill up.
   with jax.enable_x64(True):
