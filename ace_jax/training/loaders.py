@@ -31,7 +31,7 @@ def is_loader(data: Any) -> bool:
   A pytree of arrays is data in memory; so is every tuple and dictionary. A list of which no entry
   is an array is a list of batches.
   """
-  if isinstance(data, Loader):
+  if isinstance(data, (Loader, Iterator)):
     return True
   if isinstance(data, list):
     return bool(data) and not any(_is_array(entry) for entry in data)
