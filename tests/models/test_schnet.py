@@ -267,25 +267,3 @@ def test_a_centring_that_does_not_exist():
   numbers, positions = molecules()
   with pytest.raises(ValueError, match="must be one of"):
     variables_of(model_of(SMALL, centring="mass"), numbers, positions)
-
-
-def test_filters_of_all_pairs_are_computed_once_for_both_directions():
-  count, random = 4, np.random.default_rng(0)
-  x = jnp.asarray(random.normal(size=(2, 10, 3)))
-  graph = graphs.Neighbours(None, edge_mask=jnp.ones((2, count, count), bool))
-  both = graphs.both_directions(x, graph).reshape(2, count, count, 3)
-  np.testing.assert_array_equal(both, jnp.swapaxes(both, 1, 2))
-  np.testing.assert_array_equal(both[:, 0, 1], x[:, 1])  # (0, 0), (0, 1), ...
-  np.testing.assert_array_equal(graphs.one_direction(both.reshape(2, 16, 3), graph), x)
-  # A pair's gradient is the sum over its directions, a node's with itself counts once.
-  weights = jnp.asarray(random.normal(size=both.shape), x.dtype)
-  gradient = jax.grad(
-    lambda x: jnp.sum(weights.reshape(2, 16, 3) * graphs.both_directions(x, graph))
-  )(x)
-  i, j = np.triu_indices(count)
-  expected = weights[:, i, j] + jnp.where((i != j)[:, None], weights[:, j, i], 0)
-  np.testing.assert_allclose(gradient, expected, rtol=1e-6)
-  _, moved = jax.jvp(lambda x: graphs.both_directions(x, graph), (x,), (x,))
-  np.testing.assert_array_equal(moved, both.reshape(2, 16, 3))
-  topology = graphs.fully_connected(3)
-  assert graphs.one_direction(x, topology) is graphs.both_directions(x, topology) is x
