@@ -18,8 +18,8 @@ def dense(weights, x):
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 7])
 def test_every_pair_is_there_once(nodes):
   first, second = pairs.ends(nodes)
-  found = sorted(tuple(sorted(pair)) for pair in zip(first.tolist(), second.tolist(), strict=True))
-  assert found == [(i, j) for i in range(nodes) for j in range(i + 1, nodes)]
+  listed = sorted(tuple(sorted(pair)) for pair in zip(first.tolist(), second.tolist(), strict=True))
+  assert listed == [(i, j) for i in range(nodes) for j in range(i + 1, nodes)]
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 7])
