@@ -23,15 +23,15 @@ def ends(nodes: int) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs
 
 @jax.custom_jvp
 def weighted_sum(
-  weights: Float[Array, "pairs columns"], x: Float[Array, "nodes columns"]
-) -> Float[Array, "nodes columns"]:
+  weights: Float[Array, "pairs ..."], x: Float[Array, "nodes ..."]
+) -> Float[Array, "nodes ..."]:
   """Sums over all other nodes, with weights that a pair has in both directions.
 
   .. math:: y_i = \\sum_{j \\ne i} w_{ij} \\odot x_j, \\qquad w_{ij} = w_{ji}
 
   Args:
     weights: Of the pairs, in the order of `ends`.
-    x: Of the nodes.
+    x: Of the nodes; axes after the first are those of the weights.
   """
   nodes = x.shape[0]
   around = jnp.concatenate([x, x[: nodes - 1]])
@@ -47,10 +47,10 @@ def _tangent(primals, tangents):
   # to padding otherwise: only derivatives along a direction pad.
   (weights, x), (weights_dot, x_dot) = primals, tangents
   nodes = x.shape[0]
-  moved = jnp.zeros((2 * nodes - 1, x.shape[1]), x.dtype)
+  moved = jnp.zeros((2 * nodes - 1, *x.shape[1:]), x.dtype)
   for k, group in enumerate(_all_groups(weights, nodes), start=1):
     # Of symmetric weights the sum over senders is that over receivers.
-    moved = moved + jnp.pad(group * x_dot, ((k, nodes - 1 - k), (0, 0)))
+    moved = moved + _padded(group * x_dot, k, nodes - 1 - k)
   tangent = _wrapped(moved, nodes) + _sum_of_groups(weights_dot, x)
   return weighted_sum(weights, x), tangent
 
@@ -60,12 +60,11 @@ def _sum_of_groups(weights: Array, x: Array) -> Array:
   nodes, half = x.shape[0], x.shape[0] // 2
   around = jnp.concatenate([x, x[:half]])
   to_first = jnp.zeros_like(x)
-  to_second = jnp.zeros((nodes + half, x.shape[1]), x.dtype)
+  to_second = jnp.zeros((nodes + half, *x.shape[1:]), x.dtype)
   for k, group in enumerate(jax.lax.split(weights, _sizes(nodes), 0), start=1):
     size = group.shape[0]
-    to_first = to_first + jnp.pad(group * around[k : k + size], ((0, nodes - size), (0, 0)))
-    rest = nodes + half - k - size
-    to_second = to_second + jnp.pad(group * x[:size], ((k, rest), (0, 0)))
+    to_first = to_first + _padded(group * around[k : k + size], 0, nodes - size)
+    to_second = to_second + _padded(group * x[:size], k, nodes + half - k - size)
   return to_first + _wrapped(to_second, nodes)
 
 
@@ -84,7 +83,11 @@ def _all_groups(weights: Array, nodes: int) -> list[Array]:
 def _wrapped(x: Array, nodes: int) -> Array:
   """Adds the rows beyond the nodes to the first ones."""
   inside, beyond = jax.lax.split(x, (nodes, x.shape[0] - nodes), 0)
-  return inside + jnp.pad(beyond, ((0, nodes - beyond.shape[0]), (0, 0)))
+  return inside + _padded(beyond, 0, nodes - beyond.shape[0])
+
+
+def _padded(x: Array, before: int, after: int) -> Array:
+  return jnp.pad(x, [(before, after)] + [(0, 0)] * (x.ndim - 1))
 
 
 def _sizes(nodes: int) -> list[int]:

@@ -107,16 +107,12 @@ class Interaction(nn.Module):
     glorot = partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
     weights = glorot(self.filters, name="filter_0")(graphs.flat(expanded))
     weights = glorot(self.filters, name="filter_1")(shifted_softplus(weights))
-    weights = weights * graphs.flat(smooth)
+    weights = weights.reshape(*expanded.shape[:-1], self.filters) * smooth
     senders = glorot(self.filters, use_bias=False, name="senders")(h)
     if by_pairs(graph):
-      first = graphs.nodes_first(senders, graph)
-      columns = first.reshape(first.shape[0], -1)
-      weights = weights.reshape(expanded.shape[0], columns.shape[1])
-      received = pairs.weighted_sum(weights, columns).reshape(first.shape)
+      received = pairs.weighted_sum(weights, graphs.nodes_first(senders, graph))
       received = graphs.nodes_back(received, graph)
     else:
-      weights = weights.reshape(*expanded.shape[:-1], self.filters)
       messages = graphs.gather_senders(senders, graph) * weights
       received = graphs.aggregate(messages, graph, h.shape[-2])
     received = glorot(hidden, name="received")(received)
@@ -125,8 +121,9 @@ class Interaction(nn.Module):
 
 def by_pairs(graph: graphs.Graph) -> bool:
   """Whether filters are computed once for both directions of all pairs: not of very many nodes."""
-  all_pairs = isinstance(graph, graphs.Neighbours) and graph.senders is None
-  return all_pairs and graph.in_degree <= _LARGEST_GROUPED
+  if not isinstance(graph, graphs.Neighbours) or graph.senders is not None:
+    return False
+  return graph.in_degree <= _LARGEST_GROUPED
 
 
 def _distances(positions: Array, graph: graphs.Graph) -> tuple[Array, Array | None]:
