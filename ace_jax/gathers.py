@@ -75,6 +75,38 @@ def _take_second_tangent(indices, primals, tangents):
   return x[:, np.asarray(indices, int)], jnp.moveaxis(moved, 0, 1)
 
 
+def upper(count: int) -> np.ndarray:
+  """Returns where in a flattened [count, count] the pairs i <= j stand: [pairs]."""
+  i, j = np.triu_indices(count)
+  return i * count + j
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def mirror(x: Array, count: int) -> Array:
+  """Returns [batch, count * count, ...] of pairs in both orders from [batch, pairs, ...].
+
+  Args:
+    x: Of the pairs i <= j, in the order of `upper`.
+    count: Of nodes.
+  """
+  index = np.zeros((count, count), int)
+  i, j = np.triu_indices(count)
+  index[i, j] = index[j, i] = np.arange(len(i))
+  return x[:, index.reshape(-1)]
+
+
+@mirror.defjvp
+def _mirror_tangent(count, primals, tangents):
+  (x,), (tangent,) = primals, tangents
+  i, j = np.triu_indices(count)
+  # A node and itself is there once.
+  others = jnp.asarray(i != j, x.dtype).reshape(-1, *[1] * (x.ndim - 2))
+  moved = jnp.zeros((x.shape[0], count * count, *x.shape[2:]), x.dtype)
+  moved = moved.at[:, i * count + j].add(tangent, unique_indices=True)
+  moved = moved.at[:, j * count + i].add(tangent * others, unique_indices=True)
+  return mirror(x, count), moved
+
+
 def _incidence(indices: tuple[int, ...], num_nodes: int) -> np.ndarray:
   return np.equal.outer(np.arange(num_nodes), np.asarray(indices, int)).astype(np.float64)
 

@@ -161,6 +161,31 @@ def gather_senders(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
   return x[:, np.asarray(graph.senders, int)]
 
 
+def one_direction(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
+  """Returns features of edges once for both directions, where a layout has all pairs twice.
+
+  What is the same in both directions, such as all that follows from a distance, is computed for
+  half of the edges between this and `both_directions`.
+
+  Args:
+    x: Features of edges, [batch, edges, ...] or [edges, ...], the same in both directions.
+    graph: The connectivity.
+
+  Returns:
+    [batch, pairs, ...] for `Neighbours` of all nodes, a node paired with itself too; x for others.
+  """
+  if isinstance(graph, Neighbours) and graph.senders is None:
+    return x[:, gathers.upper(graph.in_degree)]
+  return x
+
+
+def both_directions(x: Float[Array, "..."], graph: Graph) -> Float[Array, "..."]:
+  """Returns the features of all edges from those of `one_direction`."""
+  if isinstance(graph, Neighbours) and graph.senders is None:
+    return gathers.mirror(x, graph.in_degree)
+  return x
+
+
 def aggregate(
   messages: Float[Array, "..."],
   graph: Graph,

@@ -15,23 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ace_jax import gathers, graphs, padding, pairs, relaxations, streams
+from ace_jax import graphs, padding, relaxations, streams
 from ace_jax.models import steerable
 from ace_jax.relaxations import Relaxation
 
 LARGEST_ATOMIC_NUMBER = 99
 """Atomic numbers are rows of the embedding; larger ones are the caller's to refuse."""
 
-_LARGEST_GROUPED = 64
-"""Of more nodes filters are computed in both directions: `pairs` takes a program that grows."""
 _CENTRINGS = ("none", "center_of_mass")
 
 
 @jax.custom_jvp
 def shifted_softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
   """Returns log((1 + e^x) / 2), which is 0 at 0."""
-  # The argument of the logarithm is at least 1 / 2: log1p would cost more and gain no digit.
-  return jnp.maximum(x, 0) + jnp.log(0.5 + 0.5 * jnp.exp(-jnp.abs(x)))
+  return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x))) - math.log(2)
 
 
 @shifted_softplus.defjvp
@@ -90,17 +87,16 @@ class Interaction(nn.Module):
   def __call__(
     self,
     h: Float[Array, "*batch nodes hidden"],
-    expanded: Float[Array, "*edges gaussians"],
-    smooth: Float[Array, "*edges 1"],
+    expanded: Float[Array, "*batch edges gaussians"],
+    smooth: Float[Array, "*batch edges 1"],
     graph: graphs.Graph,
   ) -> Float[Array, "*batch nodes hidden"]:
     """Returns v.
 
     Args:
       h: Node features.
-      expanded: Gaussians of the distances: of the edges in their order, or where `by_pairs` says
-        so, of the pairs of `pairs.ends`, [pairs, batch, gaussians].
-      smooth: The cosine cutoff at the distances; 0 where pairs are no edges.
+      expanded: Gaussians of the distances, as `graphs.one_direction` has them.
+      smooth: The cosine cutoff at the distances.
       graph: The connectivity.
     """
     hidden = h.shape[-1]
@@ -108,35 +104,12 @@ class Interaction(nn.Module):
     weights = glorot(self.filters, name="filter_0")(graphs.flat(expanded))
     weights = glorot(self.filters, name="filter_1")(shifted_softplus(weights))
     weights = weights.reshape(*expanded.shape[:-1], self.filters) * smooth
+    weights = graphs.both_directions(weights, graph)
     senders = glorot(self.filters, use_bias=False, name="senders")(h)
-    if by_pairs(graph):
-      received = pairs.weighted_sum(weights, graphs.nodes_first(senders, graph))
-      received = graphs.nodes_back(received, graph)
-    else:
-      messages = graphs.gather_senders(senders, graph) * weights
-      received = graphs.aggregate(messages, graph, h.shape[-2])
+    messages = graphs.gather_senders(senders, graph) * weights
+    received = graphs.aggregate(messages, graph, h.shape[-2])
     received = glorot(hidden, name="received")(received)
     return glorot(hidden, name="output")(shifted_softplus(received))
-
-
-def by_pairs(graph: graphs.Graph) -> bool:
-  """Whether filters are computed once for both directions of all pairs: not of very many nodes."""
-  if not isinstance(graph, graphs.Neighbours) or graph.senders is not None:
-    return False
-  return graph.in_degree <= _LARGEST_GROUPED
-
-
-def _distances(positions: Array, graph: graphs.Graph) -> tuple[Array, Array | None]:
-  """Returns the lengths of the edges, or of the pairs, and of the latter which are edges."""
-  if not by_pairs(graph):
-    difference = graphs.gather_senders(positions, graph)
-    return steerable.norm(difference - graphs.gather_receivers(positions, graph)), None
-  assert isinstance(graph, graphs.Neighbours)
-  assert graph.edge_mask is not None
-  first, second = pairs.ends(graph.in_degree)
-  atoms = graphs.nodes_first(positions, graph)
-  difference = gathers.take(atoms, tuple(second)) - gathers.take(atoms, tuple(first))
-  return steerable.norm(difference), graph.edge_mask[:, first, second].T[..., None]
 
 
 class SchNet(nn.Module):
@@ -186,7 +159,7 @@ class SchNet(nn.Module):
       atomic_numbers: Of all atoms, [batch, nodes], or [nodes] with a GraphsTuple; up to
         `LARGEST_ATOMIC_NUMBER`.
       positions: In the same layout.
-      graph: The pairs of atoms that interact, none with itself. Masks of nodes and edges hold.
+      graph: The pairs of atoms that interact. Masks of nodes and edges hold here.
       train: Whether batch statistics are those of this batch, and are updated.
 
     Raises:
@@ -195,10 +168,10 @@ class SchNet(nn.Module):
     if self.centring not in _CENTRINGS:
       raise ValueError(f"SchNet.centring is {self.centring!r}; it must be one of {_CENTRINGS}.")
     nodes = positions.shape[-2]
-    distances, exist = _distances(positions, graph)
+    difference = graphs.gather_senders(positions, graph) - graphs.gather_receivers(positions, graph)
+    distances = graphs.one_direction(steerable.norm(difference), graph)
     expanded = gaussians(distances, self.gaussians, self.cutoff)
     smooth = 0.5 * (1 + jnp.cos(distances * (math.pi / self.cutoff)))
-    smooth = smooth if exist is None else jnp.where(exist, smooth, 0)
     rows, normal = LARGEST_ATOMIC_NUMBER + 1, nn.initializers.normal(1.0)
     embedding = self.param("embedding", normal, (rows, self.hidden))
     h = embedding[atomic_numbers]

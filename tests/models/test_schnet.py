@@ -12,6 +12,7 @@ from ace_jax import graphs, homotopy, padding
 from ace_jax.models.schnet import SchNet
 from ace_jax.relaxations import Relaxation
 from ace_jax.symmetry import random_rotations
+from tests.marks import with_slow
 
 
 def published_variables(arrays):
@@ -168,7 +169,7 @@ def variables_of(model, numbers, positions):
   return jax.tree.map(lambda a: a.astype(positions.dtype), variables)
 
 
-@pytest.mark.parametrize("centring", ["none", "center_of_mass"])
+@pytest.mark.parametrize("centring", with_slow(["none", "center_of_mass"], "center_of_mass"))
 def test_symmetries(centring):
   with jax.enable_x64(True):
     numbers, positions = molecules(jnp.float64)
@@ -231,7 +232,7 @@ def test_atoms_that_do_not_exist_change_nothing(scale):
       jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11), a, b)
 
 
-@pytest.mark.parametrize("scale", ["free", "fixed"])
+@pytest.mark.parametrize("scale", with_slow(["free", "fixed"], "free"))
 def test_statistics_of_devices_with_different_numbers_of_atoms(scale):
   """Two devices with a molecule each have the statistics of both molecules together."""
   with jax.enable_x64(True):
@@ -251,6 +252,7 @@ def test_statistics_of_devices_with_different_numbers_of_atoms(scale):
       jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9), device, alone)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_for_one_atom_and_where_atoms_coincide():
   model = model_of(SMALL)
   numbers, positions = jnp.array([[6, 0], [1, 1]]), jnp.zeros((2, 2, 3))
@@ -267,3 +269,25 @@ def test_a_centring_that_does_not_exist():
   numbers, positions = molecules()
   with pytest.raises(ValueError, match="must be one of"):
     variables_of(model_of(SMALL, centring="mass"), numbers, positions)
+
+
+def test_filters_of_all_pairs_are_computed_once_for_both_directions():
+  count, random = 4, np.random.default_rng(0)
+  x = jnp.asarray(random.normal(size=(2, 10, 3)))
+  graph = graphs.Neighbours(None, edge_mask=jnp.ones((2, count, count), bool))
+  both = graphs.both_directions(x, graph).reshape(2, count, count, 3)
+  np.testing.assert_array_equal(both, jnp.swapaxes(both, 1, 2))
+  np.testing.assert_array_equal(both[:, 0, 1], x[:, 1])  # (0, 0), (0, 1), ...
+  np.testing.assert_array_equal(graphs.one_direction(both.reshape(2, 16, 3), graph), x)
+  # A pair's gradient is the sum over its directions, a node's with itself counts once.
+  weights = jnp.asarray(random.normal(size=both.shape), x.dtype)
+  gradient = jax.grad(
+    lambda x: jnp.sum(weights.reshape(2, 16, 3) * graphs.both_directions(x, graph))
+  )(x)
+  i, j = np.triu_indices(count)
+  expected = weights[:, i, j] + jnp.where((i != j)[:, None], weights[:, j, i], 0)
+  np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+  _, moved = jax.jvp(lambda x: graphs.both_directions(x, graph), (x,), (x,))
+  np.testing.assert_array_equal(moved, both.reshape(2, 16, 3))
+  topology = graphs.fully_connected(3)
+  assert graphs.one_direction(x, topology) is graphs.both_directions(x, topology) is x
