@@ -12,7 +12,6 @@ from ace_jax import graphs, homotopy, padding
 from ace_jax.models.schnet import SchNet
 from ace_jax.relaxations import Relaxation
 from ace_jax.symmetry import random_rotations
-from tests.marks import with_slow
 
 
 def published_variables(arrays):
@@ -169,7 +168,7 @@ def variables_of(model, numbers, positions):
   return jax.tree.map(lambda a: a.astype(positions.dtype), variables)
 
 
-@pytest.mark.parametrize("centring", with_slow(["none", "center_of_mass"], "center_of_mass"))
+@pytest.mark.parametrize("centring", ["none", "center_of_mass"])
 def test_symmetries(centring):
   with jax.enable_x64(True):
     numbers, positions = molecules(jnp.float64)
@@ -232,7 +231,7 @@ def test_atoms_that_do_not_exist_change_nothing(scale):
       jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11), a, b)
 
 
-@pytest.mark.parametrize("scale", with_slow(["free", "fixed"], "free"))
+@pytest.mark.parametrize("scale", ["free", "fixed"])
 def test_statistics_of_devices_with_different_numbers_of_atoms(scale):
   """Two devices with a molecule each have the statistics of both molecules together."""
   with jax.enable_x64(True):
@@ -252,7 +251,6 @@ def test_statistics_of_devices_with_different_numbers_of_atoms(scale):
       jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9), device, alone)
 
 
-@pytest.mark.slow
 def test_gradients_are_finite_for_one_atom_and_where_atoms_coincide():
   model = model_of(SMALL)
   numbers, positions = jnp.array([[6, 0], [1, 1]]), jnp.zeros((2, 2, 3))
