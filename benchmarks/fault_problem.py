@@ -64,7 +64,8 @@ def problem(data: Any) -> Any:
     valid=data.valid,
     test=data.test,
     summary=data.summary,
-    measure=lambda learned, current: {},
+    measured={},
+    measure=lambda learned, current, batch: {},
     published={},
     draw=draw,
   )

@@ -53,22 +53,33 @@ class LinearOnGraph(nn.Module):
   """A linear map of the last axis of features, or of the edge features [x_j - x_i, x_i].
 
   The latter is W_1 x_j + (W_2 - W_1) x_i: both maps act on points, of which there are k times fewer
-  than edges.
+  than edges. Of features [x_i, m], with m the same at all points of a cloud, it is W_1 x_i + W_2 m.
 
   Attributes:
     features: Number of outputs.
     use_bias: Whether a bias is added.
+    components: What the last axis holds: channels (1), or [component, channel]. In each component
+      channels of m follow those of x.
   """
 
   features: int
   use_bias: bool = False
+  components: int = 1
 
   @nn.compact
-  def __call__(self, x: Array, neighbours: Neighbours | None = None) -> Array:
+  def __call__(
+    self, x: Array, neighbours: Neighbours | None = None, common: Array | None = None
+  ) -> Array:
     inputs = x.shape[-1] * (1 if neighbours is None else 2)
+    inputs += 0 if common is None else common.shape[-1]
     init = relaxations.symmetric_uniform(inputs**-0.5)
     kernel = self.param("kernel", init, (inputs, self.features))
     bias = self.param("bias", init, (self.features,)) if self.use_bias else 0
+    if common is not None:
+      by_component = kernel.reshape(self.components, -1, self.features)
+      parts = jnp.split(by_component, [x.shape[-1] // self.components], 1)
+      of_x, of_common = (part.reshape(-1, self.features) for part in parts)
+      return channel_map(x, of_x) + (channel_map(common, of_common) + bias)
     if neighbours is None:
       return channel_map(x, kernel) + bias
     of_difference, of_centre = jnp.split(kernel, 2)
@@ -90,9 +101,21 @@ class FlatLinear(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "*points inputs"], neighbours: Neighbours | None = None
+    self,
+    x: Float[Array, "*points inputs"],
+    neighbours: Neighbours | None = None,
+    parts: tuple[Array, Array] | None = None,
   ) -> Array:
-    return LinearOnGraph(self.features, use_bias=True, name="linear")(x, neighbours)
+    """Returns the map.
+
+    Args:
+      x: Flat features.
+      neighbours: Of every point, where the map is of edges.
+      parts: What x is joined from, where a part of it is the same at all points: the other part,
+        and that part, with 1 point.
+    """
+    linear = LinearOnGraph(self.features, use_bias=True, components=3, name="linear")
+    return linear(x, neighbours) if parts is None else linear(parts[0], None, parts[1])
 
 
 class VNLinearLeakyReLU(nn.Module):
@@ -109,8 +132,8 @@ class VNLinearLeakyReLU(nn.Module):
   Attributes:
     features: Channels of y.
     shared: Whether all channels have one direction.
-    relaxation: f_1 and f_2 (`FlatLinear` by default), which see flat features and, on edges,
-      neighbours; their scale; the mapped axis over which all statistics are averaged.
+    relaxation: f_1 and f_2 (`FlatLinear` by default, whose arguments they take); their scale; the
+      mapped axis over which all statistics are averaged.
 
   Reference: Deng et al., ICCV 2021, Eqs. (4)-(6).
   """
@@ -121,7 +144,11 @@ class VNLinearLeakyReLU(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Vectors, neighbours: Neighbours | None = None, train: bool = False
+    self,
+    x: Vectors,
+    neighbours: Neighbours | None = None,
+    train: bool = False,
+    common: Float[Array, "batch 1 3 more"] | None = None,
   ) -> Vectors:
     """Returns y, at the points, or at the edges to the neighbours, from [x_j - x_i, x_i].
 
@@ -129,11 +156,12 @@ class VNLinearLeakyReLU(nn.Module):
       x: Features, [batch, points, 3, channels] (or, without neighbours, any axes before).
       neighbours: Of every point.
       train: Whether batch statistics are those of this batch, and are updated.
+      common: Further features, the same at all points of a cloud; not with neighbours.
     """
 
     def mapped(features, name):
-      y = LinearOnGraph(features, name=f"map_{name}")(x, neighbours)
-      return self._homotopic(y, x, neighbours, name)
+      y = LinearOnGraph(features, name=f"map_{name}")(x, neighbours, common)
+      return self._homotopic(y, x, neighbours, common, name)
 
     p = mapped(self.features, "features")
     p = VNBatchNorm(self.relaxation.axis_name, name="norm")(p, train)
@@ -142,12 +170,24 @@ class VNLinearLeakyReLU(nn.Module):
     along = product / (jnp.sum(jnp.square(d), -2, keepdims=True) + _EPSILON)
     return p - (1 - _SLOPE) * jnp.where(product < 0, along, 0) * d
 
-  def _homotopic(self, y, x, neighbours, name):
+  def _homotopic(self, y, x, neighbours, common, name):
+    parts = None
+    if common is not None:
+      parts = tuple(part.reshape(*part.shape[:-2], -1) for part in (x, common))
+      x = joined(x, common)
     channels = x.shape[-1] * (1 if neighbours is None else 2)
     irreps = Irreps(f"{channels}x1o", f"{y.shape[-1]}x1o") if neighbours is None else None
     layer = self.relaxation.layer(FlatLinear, irreps=irreps, name=name)
     flat = y.reshape(*y.shape[:-2], -1)
-    return layer(flat, x.reshape(*x.shape[:-2], -1), neighbours).reshape(y.shape)
+    flat_x = x.reshape(*x.shape[:-2], -1)
+    return layer(flat, flat_x, neighbours, parts).reshape(y.shape)
+
+
+def joined(
+  x: Float[Array, "batch points 3 channels"], common: Float[Array, "batch 1 3 more"]
+) -> Float[Array, "batch points 3 together"]:
+  """Returns [x_i, m] at every point, with m the same at all points of a cloud."""
+  return jnp.concatenate([x, jnp.broadcast_to(common, (*x.shape[:-1], common.shape[-1]))], -1)
 
 
 class VNBatchNorm(nn.Module):
@@ -199,14 +239,24 @@ class VNStdFeature(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "*points 3 channels"], train: bool = False
-  ) -> tuple[Float[Array, "*points channels 3"], Float[Array, "*points 3 3"]]:
-    """Returns (z, the frame W v_2(v_1(x)), [component, vector])."""
+    self,
+    x: Float[Array, "*points 3 channels"],
+    train: bool = False,
+    common: Float[Array, "batch 1 3 more"] | None = None,
+  ) -> tuple[Float[Array, "*points together 3"], Float[Array, "*points 3 3"]]:
+    """Returns (z, the frame W v_2(v_1(x)), [component, vector]).
+
+    Args:
+      x: Features.
+      train: See `VNLinearLeakyReLU`.
+      common: Further features, the same at all points of a cloud: z is that of `joined`.
+    """
     block = partial(VNLinearLeakyReLU, relaxation=self.relaxation)
-    channels = x.shape[-1]
-    y = block(channels // 2, name="vn1")(x, train=train)
+    channels = x.shape[-1] + (0 if common is None else common.shape[-1])
+    y = block(channels // 2, name="vn1")(x, train=train, common=common)
     y = block(channels // 4, name="vn2")(y, train=train)
     frame = LinearOnGraph(3, name="vn_lin")(y)
+    x = x if common is None else joined(x, common)
     return jnp.einsum("...cm,...ck->...mk", x, frame), frame
 
 
@@ -262,8 +312,8 @@ class VNDGCNN(nn.Module):
       parts.append(x)
     block = VNLinearLeakyReLU(self.widths[-1], True, self.relaxation, name="joined")
     x = block(jnp.concatenate(parts, -1), train=train)
-    x = jnp.concatenate([x, jnp.broadcast_to(x.mean(1, keepdims=True), x.shape)], -1)
-    invariant, _ = VNStdFeature(self.relaxation, name="std_feature")(x, train)
+    standardise = VNStdFeature(self.relaxation, name="std_feature")
+    invariant, _ = standardise(x, train, x.mean(1, keepdims=True))
     flat = invariant.reshape(*invariant.shape[:2], -1)
     h = jnp.concatenate([flat.max(1), flat.mean(1)], -1)
     for i, width in enumerate(self.hidden):

@@ -35,8 +35,10 @@ class Problem:
     valid: Validation samples.
     test: Test samples.
     summary: What is known of the data; `linear_mse` is the baseline's error by split.
-    measure: Further numbers of one replica's state, `measure(task, state)`, recorded at every
-      evaluation, "equivariance/PREDICTOR" among them.
+    measured: Samples for `measure`. They are an argument of its program: XLA would compute all that
+      follows from constants alone while it compiles, which can take it minutes.
+    measure: Further numbers of one replica's state, `measure(task, state, measured)`, recorded at
+      every evaluation, "equivariance/PREDICTOR" among them.
     published: The published value of every setting that decides a result.
     draw: Draws the run's figures into a folder, from the final state, the records and what
       `predictions` returned.
@@ -61,7 +63,8 @@ class Problem:
   valid: tasks.Batch
   test: tasks.Batch
   summary: dict[str, Any]
-  measure: Callable[[tasks.Task, state.AceState], dict[str, jax.Array]]
+  measured: tasks.Batch
+  measure: Callable[[tasks.Task, state.AceState, tasks.Batch], dict[str, jax.Array]]
   published: Mapping[str, Any]
   draw: Callable[[Path, state.AceState, list[history.Record], dict[str, Any]], None]
   eval_batch_size: int = 500

@@ -218,7 +218,7 @@ def train(
     )
 
     def measure(current):
-      numbers = measured(current)
+      numbers = measured(current, problem.measured)
       if settings.training.log_test:
         on_test = test_errors(current.current(), problem.test)
         numbers |= {f"test/{name}": error for name, error in on_test.items()}

@@ -75,7 +75,6 @@ def say_data(data: mocap.Dataset) -> None:
 def make_problem(settings: Settings, data: mocap.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   index = np.linspace(0, len(data.valid["positions"]) - 1, _MEASURED).astype(int)
-  measured = task.take(data.valid, index)
   symmetry = kept_symmetry(settings.model.keep)
   published = preset_values("paper", settings.model.model)
   unpublished = {"eval_every", "checkpoint_every", "patience"}
@@ -100,8 +99,9 @@ def make_problem(settings: Settings, data: mocap.Dataset) -> problems.Problem:
     valid=data.valid,
     test=data.test,
     summary=data.summary,
-    measure=lambda learned, current: equivariance(
-      learned, current, measured, data.summary["largest_height"], symmetry
+    measured=task.take(data.valid, index),
+    measure=functools.partial(
+      equivariance, largest_height=data.summary["largest_height"], symmetry=symmetry
     ),
     published=published,
     draw=functools.partial(draw, data, settings.constraint.name),

@@ -82,7 +82,6 @@ def make_problem(settings: Settings, data: modelnet.Dataset) -> problems.Problem
   key = jax.random.key(_VALID_KEY)
   valid["points"] = modelnet_models.turn(key, valid["points"], rotations, vertical)
   test = thinned(_TEST_DROP_KEY, data.test, dropout)
-  measured = task.take(valid, slice(0, _MEASURED))
   summary = {
     **data.summary,
     "linear_mse": {name: largest_class(data.train, getattr(data, name)) for name in _SPLITS},
@@ -99,7 +98,8 @@ def make_problem(settings: Settings, data: modelnet.Dataset) -> problems.Problem
     valid=valid,
     test=test,
     summary=summary,
-    measure=lambda learned, current: equivariance(learned, current, measured),
+    measured=task.take(valid, slice(0, _MEASURED)),
+    measure=equivariance,
     published=published(),
     draw=functools.partial(draw, summary, settings.constraint.name),
     eval_batch_size=_EVALUATED,

@@ -115,7 +115,6 @@ def squared_error(prediction: jax.Array, batch: nbody.Split) -> jax.Array:
 
 def make_problem(settings: Settings, data: nbody.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
-  measured = task.take(data.valid, slice(0, _MEASURED))
   symmetry = kept_symmetry(settings.model.keep)
   label, baseline = settings.constraint.name, data.summary["linear_mse"]["valid"]
   return problems.Problem(
@@ -129,7 +128,8 @@ def make_problem(settings: Settings, data: nbody.Dataset) -> problems.Problem:
     valid=data.valid,
     test=data.test,
     summary=data.summary,
-    measure=lambda learned, current: equivariance(learned, current, measured, symmetry),
+    measured=task.take(data.valid, slice(0, _MEASURED)),
+    measure=functools.partial(equivariance, symmetry=symmetry),
     published=_PUBLISHED,
     draw=functools.partial(draw, data, label, baseline),
     symmetry=symmetry,

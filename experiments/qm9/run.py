@@ -72,7 +72,6 @@ def say_data(data: qm9.Dataset) -> None:
 def make_problem(settings: Settings, data: qm9.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   network = qm9_models.make_model(settings, data)
-  measured = task.take(model_batch(data.valid), slice(0, _MEASURED))
   unit = data.summary["unit"]
   return problems.Problem(
     experiment="qm9",
@@ -85,7 +84,8 @@ def make_problem(settings: Settings, data: qm9.Dataset) -> problems.Problem:
     valid=model_batch(data.valid),
     test=model_batch(data.test),
     summary=data.summary,
-    measure=lambda learned, current: equivariance(learned, current, measured),
+    measured=task.take(model_batch(data.valid), slice(0, _MEASURED)),
+    measure=equivariance,
     published=published(settings),
     draw=functools.partial(draw, data, settings.constraint.name),
     eval_batch_size=_EVALUATED,

@@ -172,3 +172,19 @@ def test_sizes_that_do_not_fit():
     vn.VNDGCNN(4).init(jax.random.key(0), cloud(dtype=jnp.float32))
   with pytest.raises(ValueError, match="'max' or 'mean'"):
     vn.VNDGCNN(4, k=2, pooling="sum").init(jax.random.key(0), cloud(dtype=jnp.float32))
+
+
+def test_what_all_points_share_is_mapped_once():
+  """The same numbers and initial values as of the features joined at every point."""
+  with jax.enable_x64(True):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 3, 4), float)
+    common = x.mean(1, keepdims=True)[..., :3]
+    block = vn.VNStdFeature()
+    variables = block.init(jax.random.key(1), x, common=common)
+    expected = block.init(jax.random.key(1), vn.joined(x, common))
+    assert jax.tree.all(jax.tree.map(np.array_equal, variables, expected))
+    variables = jax.tree.map(lambda a: a.astype(float), variables)
+    for chosen in (variables, homotopy.project(variables)):
+      together = block.apply(chosen, vn.joined(x, common))
+      apart = block.apply(chosen, x, common=common)
+      jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), apart, together)
