@@ -113,9 +113,7 @@ def check(workdir: str | None, settings: Mapping[str, Any] | None, resume: bool)
     UsageError: it cannot be written, or holds another run.
   """
   folder = Path(workdir) if workdir else RUNS
-  there = folder
-  while not there.exists() and there != there.parent:
-    there = there.parent
+  there = _nearest(folder)
   if not there.is_dir():
     raise UsageError(
       f"cannot write to workdir {folder}: {there} is no folder; choose another with --workdir."
@@ -132,6 +130,28 @@ def check(workdir: str | None, settings: Mapping[str, Any] | None, resume: bool)
       raise UsageError(str(error)) from error
     if refusal:
       raise UsageError(refusal)
+
+
+def _nearest(folder: Path) -> Path:
+  """Returns what exists of a path: itself, or the nearest folder (or file) above it.
+
+  Raises:
+    UsageError: a part of it is too long, leads in a circle, or is a link to nothing.
+  """
+  there = folder
+  while True:
+    try:
+      there.stat()
+      return there
+    except (FileNotFoundError, NotADirectoryError):
+      if there.is_symlink():
+        raise UsageError(
+          f"cannot write to workdir {folder}: {there} is a link to nothing; choose another with "
+          "--workdir."
+        ) from None
+      there = there.parent
+    except OSError as error:
+      raise unwritable(folder, "workdir", error) from error
 
 
 def why_not(config: Path, settings: Mapping[str, Any], resume: bool) -> str:
