@@ -46,6 +46,9 @@ SETTINGS = preset(
 )
 """A reduced SEGNN: what differs from `--preset=quick` is listed after it."""
 
+KEPT_BY_CONSTRUCTION = "translation_"
+"""What these names begin with, centred positions keep: a verdict of them says nothing."""
+
 OUTCOMES = ("right", "wrong", "cannot tell")
 """Of all verdicts on a run together (`verdicts.outcome`)."""
 
@@ -181,8 +184,8 @@ def judged(generators: Sequence[report.GeneratorReport], truth: Sequence[str]) -
 
 
 def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -> None:
-  """Prints the table, and writes result.json and detection.png (of the longest training)."""
-  table, counts, curves = [], [], {}
+  """Prints the table, and writes result.json and detection.png."""
+  table, counts, curves, shares = [], [], {}, {}
   for kind, strengths in campaign.strengths.items():
     for strength in strengths:
       for epochs in campaign.lengths:
@@ -191,9 +194,11 @@ def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -
         outcomes = {name: sum(row["outcome"] == name for row in rows) for name in OUTCOMES}
         names = sorted(rows[0]["generators"])
         calls = {name: sum(name in row["called_broken"] for row in rows) for name in names}
+        shares.setdefault(kind, {}).setdefault(strength, {})[epochs] = outcomes
         if epochs == campaign.lengths[-1]:
           for name, count in calls.items():
-            curves.setdefault(kind, {}).setdefault(name, {})[strength] = (count, len(rows))
+            if not name.startswith(KEPT_BY_CONSTRUCTION):
+              curves.setdefault(kind, {}).setdefault(name, {})[strength] = (count, len(rows))
         shared = {"kind": kind, "strength": strength, "epochs": epochs, "runs": len(rows)}
         counts.append({**shared, "outcomes": outcomes, "called": calls})
         called = ", ".join(f"{name} {count}" for name, count in calls.items() if count)
@@ -212,6 +217,7 @@ def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -
     "runs": judged_runs,
   }
   workdirs.write_result(folder, result)
-  plots.save(detection_figures.detection_curves(curves, BROKEN), folder / "detection.png")
+  figure = detection_figures.detection_curves(curves, BROKEN, shares)
+  plots.save(figure, folder / "detection.png")
   page.write(folder)
   print(f"Everything is in {folder}: result.json, detection.png, {page.PAGE}")
