@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -79,6 +80,9 @@ def test_nothing_to_read(tmp_path):
   [
     ({"experiment": 3}, "names no experiment"),
     ({"seeds": 0}, "seeds is missing or no result"),
+    ({"seeds": []}, "seeds is missing or no result"),
+    ({"seeds": [math.nan]}, "seeds is missing or no result"),
+    ({"settings": {"constraint": "equality", "lr": math.nan}}, "settings/lr is missing"),
     ({"predictors": {"relaxed": {}}}, "predictors is missing"),
     ({"predictors": {"projection": {"test_mse": 1.0}}}, "predictors/projection is missing"),
     ({"seconds": "3"}, "seconds is missing"),
@@ -88,6 +92,7 @@ def test_nothing_to_read(tmp_path):
     ({"predictors": {"projection": {"test_mse": -5, "valid_mse": 1.0}}}, "predictors/projection"),
     ({"curve": [{"epoch": -1}]}, r"curve\[0\] is missing"),
     ({"curve": [{"epoch": 1, "test/projection": -1e-3}]}, r"curve\[0\]/test/projection is missing"),
+    ({"settings": {**result(0, 1.0)["settings"], "augmented": 1.0, "rho": -5}}, "settings/rho is"),
     ({"replicas": 0}, "replicas is missing"),
     ({"settings": {"constraint": "equality", "preset": "quick"}}, "settings/hidden_features is"),
     ({"functional": {"asked": 1e-3}}, "functional is missing"),
