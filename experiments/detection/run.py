@@ -183,6 +183,31 @@ def judged(generators: Sequence[report.GeneratorReport], truth: Sequence[str]) -
   }
 
 
+def by_generator(judged_runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Counts verdicts on single generators, by length of training and what is true of them.
+
+  Those that the model keeps by construction are left out.
+
+  Args:
+    judged_runs: The rows of `train`.
+  """
+  counts: dict[tuple[int, str], collections.Counter[str]] = {}
+  for row in judged_runs:
+    broken = BROKEN[row["kind"]] if row["strength"] else ()
+    for name, verdict in row["verdicts"].items():
+      if not name.startswith(KEPT_BY_CONSTRUCTION):
+        truth = "broken" if name in broken else "kept"
+        counts.setdefault((row["epochs"], truth), collections.Counter())[verdict] += 1
+  return [
+    {
+      "epochs": epochs,
+      "truth": truth,
+      "verdicts": {verdict.value: count[verdict.value] for verdict in verdicts.Verdict},
+    }
+    for (epochs, truth), count in sorted(counts.items())
+  ]
+
+
 def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -> None:
   """Prints the table, and writes result.json and detection.png."""
   table, counts, curves, shares = [], [], {}, {}
@@ -207,13 +232,19 @@ def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -
         cells = [kind, f"{strength:g}", str(epochs), str(len(rows))]
         table.append([*cells, *map(str, outcomes.values()), called, why])
   header = ["breaking", "strength", "epochs", "runs", *OUTCOMES, "called broken", "cannot tell of"]
-  print(f"\n{tables.table(header, table)}\n\nRule: {verdicts.rule()}.\n")
+  generators = by_generator(judged_runs)
+  print(f"\n{tables.table(header, table)}\n")
+  for row in generators:
+    said = ", ".join(f"{name} {count}" for name, count in row["verdicts"].items())
+    print(f"after {row['epochs']} epochs, generators that are {row['truth']} in truth: {said}")
+  print(f"\nRule: {verdicts.rule()}.\n")
   result = {
     "experiment": "detection",
     "rule": verdicts.rule(),
     "campaign": dataclasses.asdict(campaign),
     "settings": SETTINGS.to_json(),
     "counts": counts,
+    "generators": generators,
     "runs": judged_runs,
   }
   workdirs.write_result(folder, result)

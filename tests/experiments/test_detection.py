@@ -23,6 +23,9 @@ def row(strength, called, outcome, reasons=(), epochs=2):
     **{"kind": "gravity", "strength": strength, "epochs": epochs, "outcome": outcome},
     **{"called_broken": sorted(called), "reasons": list(reasons)},
     "generators": {name: {} for name in names},
+    "verdicts": {
+      name: "broken" if name in called else "kept" for name in (*names, "translation_x")
+    },
   }
 
 
@@ -42,7 +45,15 @@ def test_verdicts_are_counted_at_every_length(tmp_path, capsys):
     *((1.0, 1, 0, 0, 2), (1.0, 2, 2, 1, 0)),
   ]
   assert counts[-1]["called"] == {"rotation_x": 3, "rotation_y": 2, "rotation_z": 0}
+  generators = json.loads((tmp_path / "result.json").read_text())["generators"]
+  assert [(row["epochs"], row["truth"], *row["verdicts"].values()) for row in generators] == [
+    *((1, "broken", 0, 4, 0), (1, "kept", 0, 5, 0)),
+    *((2, "broken", 5, 1, 0), (2, "kept", 1, 8, 0)),
+  ]
   said = capsys.readouterr().out
+  assert "after 2 epochs, generators that are broken in truth: broken 5, kept 1, cannot tell 0" in (
+    said
+  )
   assert "rotation_x 3, rotation_y 2" in said
   assert "gamma still moves 2" in said
   assert "a symmetry is called broken if" in said
