@@ -200,8 +200,20 @@ def runs_in(folders: Sequence[str]) -> list[str]:
 
   Args:
     folders: Of runs, or of commands that trained several at once.
+
+  Raises:
+    UsageError: one run is named twice, and would count as two.
   """
-  return [run for folder in folders for run in ([*map(str, replicas_in(Path(folder)))] or [folder])]
+  runs = [run for folder in folders for run in ([*map(str, replicas_in(Path(folder)))] or [folder])]
+  first: dict[str, str] = {}
+  for run in runs:
+    real = os.path.realpath(run)
+    if real in first:
+      other = first[real]
+      same = f"{run} is named twice" if run == other else f"{run} and {other} are one run"
+      raise UsageError(f"{same}; name each run once.")
+    first[real] = run
+  return runs
 
 
 def only_run(folder: str, flag: str) -> str:

@@ -168,6 +168,10 @@ def test_the_folder_of_several_runs_stands_for_them(tmp_path):
   with pytest.raises(UsageError, match=f"holds 2 runs; name one of them: {both}/seed0, {both}/se"):
     folders.only_run(both, "run")
   assert folders.runs_in(["none"]) == ["none"]
+  with pytest.raises(UsageError, match=r"one is named twice; name each run once"):
+    folders.runs_in([alone, both, alone])
+  with pytest.raises(UsageError, match=r"seed1/ and .*/both/seed1 are one run"):
+    folders.runs_in([both, f"{both}/seed1/"])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

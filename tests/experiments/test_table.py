@@ -150,3 +150,11 @@ def test_weighted_rules_at_the_equivariance_error_of_functional(tmp_path):
   assert (tmp_path / "rivals.png").exists()
   with pytest.raises(DataError, match="no run of mpnn or transformer"):
     rivals_table.draw(results[-2:], tmp_path / "none.png")
+
+
+def test_a_run_that_two_folders_hold_counts_once(tmp_path):
+  for seed in (0, 1):
+    (tmp_path / "runs" / str(seed)).mkdir(parents=True)
+    (tmp_path / "runs" / str(seed) / "result.json").write_text(json.dumps(result(seed, 0.1)))
+  both = str(tmp_path / "runs")
+  assert len(table.read([both, f"{both}/1", both])) == 2
