@@ -47,6 +47,7 @@ def tried(folder: Path, flag: str, resume: Sequence[str] = ()) -> Path:
   Raises:
     UsageError: it cannot be written.
   """
+  _check_text(folder, flag)
   interrupts.work_in(folder, (f"--{flag}={folder}", *resume))
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +114,7 @@ def check(workdir: str | None, settings: Mapping[str, Any] | None, resume: bool)
     UsageError: it cannot be written, or holds another run.
   """
   folder = Path(workdir) if workdir else RUNS
+  _check_text(folder, "workdir")
   there = _nearest(folder)
   if not there.is_dir():
     raise UsageError(
@@ -130,6 +132,17 @@ def check(workdir: str | None, settings: Mapping[str, Any] | None, resume: bool)
       raise UsageError(str(error)) from error
     if refusal:
       raise UsageError(refusal)
+
+
+def _check_text(folder: Path, flag: str) -> None:
+  """Refuses a path that checkpoints cannot be written to, since their library takes UTF-8 alone."""
+  try:
+    os.path.abspath(folder).encode()
+  except UnicodeEncodeError as error:
+    raise UsageError(
+      f"cannot write to {flag} {folder}: the path is not UTF-8 in this locale; set PYTHONUTF8=1, or "
+      f"choose another with --{flag}."
+    ) from error
 
 
 def _nearest(folder: Path) -> Path:

@@ -288,7 +288,10 @@ def test_a_dry_run_refuses_paths_that_cannot_be(tmp_path):
   ):
     with pytest.raises(UsageError, match=f"cannot write to workdir .*{says}; choose another"):
       folders.check(str(tmp_path / name), None, resume=False)
-  folders.check(str(tmp_path / "new" / "run"), None, resume=False)
+  for refused in (folders.check, lambda path, *_, **__: folders.tried(Path(path), "workdir")):
+    with pytest.raises(UsageError, match="the path is not UTF-8 in this locale; set PYTHONUTF8=1"):
+      refused(os.fsdecode(bytes(tmp_path / "l") + b"\xff"), None, resume=False)
+  folders.check(str(tmp_path / "new" / "ä日本"), None, resume=False)
   code, _, err = run("experiments.claims", f"--folder={tmp_path / (300 * 'a')}")
   assert (code, len(err.splitlines())) == (2, 1)
   assert err.endswith(": File name too long; give another path.\n")
