@@ -140,8 +140,8 @@ def _check_text(folder: Path, flag: str) -> None:
     os.path.abspath(folder).encode()
   except UnicodeEncodeError as error:
     raise UsageError(
-      f"cannot write to {flag} {folder}: the path is not UTF-8 in this locale; set PYTHONUTF8=1, or "
-      f"choose another with --{flag}."
+      f"cannot write to {flag} {folder}: the path is not UTF-8 in this locale; set PYTHONUTF8=1, "
+      f"or choose another with --{flag}."
     ) from error
 
 
