@@ -47,7 +47,7 @@ def detection_curves(
     below.set(xlabel="strength of the breaking", ylim=(-4, 104))
     for position, strength in enumerate(strengths):
       above.text(position, 103, f"{strength:g}", ha="center", fontsize=8)
-    above.set(xlabel="epochs, at each strength", title=kind, ylim=(0, 112))
+    above.set(xlabel="epochs of training, at each strength", title=kind, ylim=(0, 112))
     for axes in (above, below):
       axes.set_xlim(-0.5, len(strengths) - 0.5)
       axes.grid(False, axis="x")

@@ -123,3 +123,26 @@ def test_the_rule_of_today_says_the_same_of_the_stored_runs():
       truth = detection_run.BROKEN[run["kind"]] if run["strength"] else ()
       counts[verdicts.outcome(judged, truth)] += 1
   assert counts == {"right": 136, "wrong": 4}
+
+
+def test_the_page_of_results_counts_what_is_stored():
+  stored = json.loads((ROOT / "results" / "detection_control" / "result.json").read_text())
+  assert stored["rule"] == verdicts.rule()
+  for run in stored["runs"]:
+    doubts = verdicts.doubts(verdicts.Training(**run["training"]))
+    judged = {
+      name: verdicts.judge(g["loss"], g["standard_error"], 1000, g["lie_error"], doubts)
+      for name, g in run["generators"].items()
+    }
+    assert {name: said.verdict.value for name, said in judged.items()} == run["verdicts"]
+    assert verdicts.outcome(judged, ()) == run["outcome"]
+  assert detection_run.by_generator(stored["runs"]) == stored["generators"]
+  kept = [row["verdicts"] for row in stored["generators"]]
+  assert [[row[name] for row in kept] for name in ("broken", "kept", "cannot tell")] == [
+    *([0, 0, 0], [60, 36, 0], [0, 24, 60]),
+  ]  # as the page says
+  page = (ROOT / "results" / "README.md").read_text()
+  for kind in ("gravity", "wind"):
+    counts = [count["outcomes"] for count in stored["counts"] if count["kind"] == kind]
+    cells = (" / ".join(map(str, outcomes.values())) for outcomes in counts)
+    assert f"| {kind} 0 | {' | '.join(cells)} |" in page
