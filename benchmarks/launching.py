@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from absl import app
 
-from experiments.harness.app import parse
+from experiments.harness.app import open_streams, parse
 
 
 def launch(main: Callable[[list[str]], None], arguments: int = 0) -> None:
@@ -24,6 +24,7 @@ def launch(main: Callable[[list[str]], None], arguments: int = 0) -> None:
     except app.UsageError as error:
       _refuse(str(error))
 
+  open_streams()
   app.run(guarded, flags_parser=parse)
 
 

@@ -87,6 +87,13 @@ WRONG: dict[str, list[str]] = {
     "--symmetry_breaking=gravity:nan",
     "--symmetry_breaking=gravity:1,wind:2",
     "--symmetry_breaking=gravity:1 --data_file=none.npz",
+    "--epochs=99999999999999999999",
+    "--seed=4294967296",
+    "--seeds=0,99999999999999999999",
+    "--flagfile=none",
+    "--flagfile=docs/nbody_gamma.png",
+    f"--dry_run --workdir=runs/{300 * 'a'}",
+    "--workdir=runs/\udcff",
   ],
   "mocap": [
     "--data_dir=none --source=acclaim",
@@ -117,9 +124,15 @@ WRONG: dict[str, list[str]] = {
   "detection": ["--gravity=a", "--epochs=0"],
   "reference": ["--reference=none.csv", f"--reference={FILE}", "--reference=/dev/null"],
   "table": ["--folders=none", "--table=foo", "--table=qm9 --folders=results/nbody"],
-  "report": ["", "--runs=none", "--suggest", "--runs=results/pendulum --suggest"],
+  "report": [
+    *("", "--runs=none", "--suggest", "--runs=results/pendulum --suggest"),
+    "--runs=results/pendulum,results/pendulum/",
+  ],
   "equivariance": ["--run=none"],
-  "landscape": ["--run=none --extent=0"],
+  "landscape": [
+    *("--run=none --extent=0", "--redraw=none", "--redraw=results/nbody"),
+    "--redraw=results/landscape --run=none",
+  ],
   "campaign": [
     "--plan=none.json --workdir=none",
     "--compare=none",

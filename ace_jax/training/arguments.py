@@ -15,12 +15,22 @@ from ace_jax.training import loop
 from ace_jax.training.history import Record
 from ace_jax.training.sinks import CallbackLogger, Logger, as_logger
 
+_SEEDS = range(-(2**31), 2**32)
+"""JAX's keys hold 32 bits of a seed: those beyond would be other ones' doubles."""
 
-def runs_of(seed: int, seeds: Sequence[int]) -> dict[str, int]:
-  """Returns the seed of each run by the name of its folder."""
+
+def runs_of(seed: int, seeds: Sequence[int] | None) -> dict[str, int]:
+  """Returns the seed of each run by the name of its folder, "" of one alone."""
+  for number in [seed] if seeds is None else seeds:
+    if number not in _SEEDS:
+      raise ConfigurationError(
+        f"seed={number} must be a whole number from {_SEEDS[0]} to {_SEEDS[-1]}."
+      )
+  if seeds is None:
+    return {"": seed}
   if seed:
     raise ConfigurationError(f"seed={seed} and seeds={[*seeds]} contradict each other; give one.")
-  if not seeds or len({*seeds}) < len(seeds):
+  if not seeds or len({number % 2**32 for number in seeds}) < len(seeds):
     raise ConfigurationError(f"seeds are {[*seeds]}; give some that differ.")
   return {f"seed{number}": number for number in seeds}
 

@@ -259,7 +259,7 @@ def fit(
   """
   others = [name for name in inspect.signature(fit).parameters if name != "settings"]
   options = arguments.options_of(settings, others)
-  runs = {"": seed} if seeds is None else arguments.runs_of(seed, seeds)
+  runs = arguments.runs_of(seed, seeds)
   earlier = continuing.earlier_of(state, [*runs.values()], variables, options.epochs)
   if earlier and seeds is None:
     runs = {"": earlier[0].settings.seed}

@@ -7,7 +7,7 @@ one program, and counts how often each run's verdict is right: the detection cur
 from absl import flags
 
 from experiments.harness import app, folders, paths
-from experiments.harness.usage import UsageError
+from experiments.harness.usage import LARGEST, UsageError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("gravity", ["0", "0.2", "1", "3"], "Strengths of gravity along -z.")
@@ -71,7 +71,7 @@ def _lengths() -> tuple[int, ...]:
     lengths = tuple(sorted({int(word) for word in FLAGS.epochs}))
   except ValueError:
     lengths = ()
-  if not lengths or lengths[0] < 1:
+  if not lengths or lengths[0] < 1 or lengths[-1] > LARGEST:
     raise UsageError(
       f"--epochs={','.join(FLAGS.epochs)} must be whole numbers above 0, separated by commas."
     )

@@ -46,6 +46,9 @@ SETTINGS = preset(
 )
 """A reduced SEGNN: what differs from `--preset=quick` is listed after it."""
 
+KEPT_BY_CONSTRUCTION = "translation_"
+"""What these names begin with, centred positions keep: a verdict of them says nothing."""
+
 OUTCOMES = ("right", "wrong", "cannot tell")
 """Of all verdicts on a run together (`verdicts.outcome`)."""
 
@@ -180,9 +183,34 @@ def judged(generators: Sequence[report.GeneratorReport], truth: Sequence[str]) -
   }
 
 
+def by_generator(judged_runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Counts verdicts on single generators, by length of training and what is true of them.
+
+  Those that the model keeps by construction are left out.
+
+  Args:
+    judged_runs: The rows of `train`.
+  """
+  counts: dict[tuple[int, str], collections.Counter[str]] = {}
+  for row in judged_runs:
+    broken = BROKEN[row["kind"]] if row["strength"] else ()
+    for name, verdict in row["verdicts"].items():
+      if not name.startswith(KEPT_BY_CONSTRUCTION):
+        truth = "broken" if name in broken else "kept"
+        counts.setdefault((row["epochs"], truth), collections.Counter())[verdict] += 1
+  return [
+    {
+      "epochs": epochs,
+      "truth": truth,
+      "verdicts": {verdict.value: count[verdict.value] for verdict in verdicts.Verdict},
+    }
+    for (epochs, truth), count in sorted(counts.items())
+  ]
+
+
 def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -> None:
-  """Prints the table, and writes result.json and detection.png (of the longest training)."""
-  table, counts, curves = [], [], {}
+  """Prints the table, and writes result.json and detection.png."""
+  table, counts, curves, shares = [], [], {}, {}
   for kind, strengths in campaign.strengths.items():
     for strength in strengths:
       for epochs in campaign.lengths:
@@ -191,9 +219,11 @@ def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -
         outcomes = {name: sum(row["outcome"] == name for row in rows) for name in OUTCOMES}
         names = sorted(rows[0]["generators"])
         calls = {name: sum(name in row["called_broken"] for row in rows) for name in names}
+        shares.setdefault(kind, {}).setdefault(strength, {})[epochs] = outcomes
         if epochs == campaign.lengths[-1]:
           for name, count in calls.items():
-            curves.setdefault(kind, {}).setdefault(name, {})[strength] = (count, len(rows))
+            if not name.startswith(KEPT_BY_CONSTRUCTION):
+              curves.setdefault(kind, {}).setdefault(name, {})[strength] = (count, len(rows))
         shared = {"kind": kind, "strength": strength, "epochs": epochs, "runs": len(rows)}
         counts.append({**shared, "outcomes": outcomes, "called": calls})
         called = ", ".join(f"{name} {count}" for name, count in calls.items() if count)
@@ -202,16 +232,23 @@ def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -
         cells = [kind, f"{strength:g}", str(epochs), str(len(rows))]
         table.append([*cells, *map(str, outcomes.values()), called, why])
   header = ["breaking", "strength", "epochs", "runs", *OUTCOMES, "called broken", "cannot tell of"]
-  print(f"\n{tables.table(header, table)}\n\nRule: {verdicts.rule()}.\n")
+  generators = by_generator(judged_runs)
+  print(f"\n{tables.table(header, table)}\n")
+  for row in generators:
+    said = ", ".join(f"{name} {count}" for name, count in row["verdicts"].items())
+    print(f"after {row['epochs']} epochs, generators that are {row['truth']} in truth: {said}")
+  print(f"\nRule: {verdicts.rule()}.\n")
   result = {
     "experiment": "detection",
     "rule": verdicts.rule(),
     "campaign": dataclasses.asdict(campaign),
     "settings": SETTINGS.to_json(),
     "counts": counts,
+    "generators": generators,
     "runs": judged_runs,
   }
   workdirs.write_result(folder, result)
-  plots.save(detection_figures.detection_curves(curves, BROKEN), folder / "detection.png")
+  figure = detection_figures.detection_curves(curves, BROKEN, shares)
+  plots.save(figure, folder / "detection.png")
   page.write(folder)
   print(f"Everything is in {folder}: result.json, detection.png, {page.PAGE}")

@@ -19,10 +19,11 @@ from absl import app, flags, logging
 
 from data.machine import cores
 from experiments.harness import interrupts
-from experiments.harness.usage import UsageError
+from experiments.harness.usage import LARGEST, UsageError
 
 FLAGS = flags.FLAGS
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM}
+_PATH = {errno.ENAMETOOLONG, errno.ELOOP}
 
 _PACKAGES = ("jinja2", "matplotlib", "platformdirs")
 """Of the extra `experiments`; figures and pages are made last."""
@@ -44,10 +45,7 @@ def launch(
     packages: What it cannot do without, of which no other package brings them.
     words: How many arguments that are no flags `main` takes at most.
   """
-  for stream in (sys.stdout, sys.stderr):
-    # A path may hold what the terminal's encoding has no sign for.
-    if isinstance(stream, io.TextIOWrapper):
-      stream.reconfigure(errors="backslashreplace")
+  open_streams()
 
   def guarded(argv: list[str]) -> None:
     given, rest = argv[1 : 1 + words], argv[1 + words :]
@@ -69,6 +67,8 @@ def launch(
     except BrokenPipeError:
       raise  # for `_until_nobody_reads`
     except OSError as error:
+      if error.errno in _PATH:
+        _end(f"{error.filename}: {error.strerror}; give another path.", 2)
       if error.errno not in _DISK:
         _defect()
       target = error.filename or "to disk"
@@ -86,6 +86,21 @@ def launch(
 
   with _until_nobody_reads():
     app.run(guarded, argv, flags_parser=parse)
+
+
+def open_streams() -> None:
+  """Makes stdout and stderr streams that take any path, also where they are closed."""
+  for number, name in enumerate(("stdin", "stdout", "stderr")):
+    if getattr(sys, name) is None:  # as after >&-; else the next file would take its number
+      opened = os.open(os.devnull, os.O_RDWR)
+      if opened != number:
+        os.dup2(opened, number)
+        os.close(opened)
+      setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
+  for stream in (sys.stdout, sys.stderr):
+    # A path may hold what the terminal's encoding has no sign for.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager
@@ -206,11 +221,19 @@ def parse(argv: list[str]) -> list[str]:
     The name of the program, and what is no flag.
   """
   try:
-    return FLAGS(argv)
+    rest = FLAGS(argv)
+    for name in FLAGS:
+      number = FLAGS[name].value
+      if type(number) is int and abs(number) > LARGEST:
+        raise flags.IllegalFlagValueError(f"flag --{name}={number}: must not be beyond {LARGEST}.")
   except SystemExit:  # after --help, which absl ends with 1
     sys.exit(0)
+  except UnicodeDecodeError as error:
+    return _end(f"--flagfile names a file that is no text: {error.reason}.", 2)
   except flags.Error as error:
-    return _end(f"{' '.join(str(error).split())} (--help lists the flags)", 2)
+    words = " ".join(str(error).removeprefix("ERROR::").split())
+    return _end(f"{words} (--help lists the flags)", 2)
+  return rest
 
 
 def _exit_code(error: Exception) -> int | None:

@@ -47,6 +47,7 @@ def tried(folder: Path, flag: str, resume: Sequence[str] = ()) -> Path:
   Raises:
     UsageError: it cannot be written.
   """
+  _check_text(folder, flag)
   interrupts.work_in(folder, (f"--{flag}={folder}", *resume))
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,9 +114,8 @@ def check(workdir: str | None, settings: Mapping[str, Any] | None, resume: bool)
     UsageError: it cannot be written, or holds another run.
   """
   folder = Path(workdir) if workdir else RUNS
-  there = folder
-  while not there.exists() and there != there.parent:
-    there = there.parent
+  _check_text(folder, "workdir")
+  there = _nearest(folder)
   if not there.is_dir():
     raise UsageError(
       f"cannot write to workdir {folder}: {there} is no folder; choose another with --workdir."
@@ -132,6 +132,39 @@ def check(workdir: str | None, settings: Mapping[str, Any] | None, resume: bool)
       raise UsageError(str(error)) from error
     if refusal:
       raise UsageError(refusal)
+
+
+def _check_text(folder: Path, flag: str) -> None:
+  """Refuses a path that checkpoints cannot be written to, since their library takes UTF-8 alone."""
+  try:
+    os.path.abspath(folder).encode()
+  except UnicodeEncodeError as error:
+    raise UsageError(
+      f"cannot write to {flag} {folder}: the path is not UTF-8 in this locale; set PYTHONUTF8=1, "
+      f"or choose another with --{flag}."
+    ) from error
+
+
+def _nearest(folder: Path) -> Path:
+  """Returns what exists of a path: itself, or the nearest folder (or file) above it.
+
+  Raises:
+    UsageError: a part of it is too long, leads in a circle, or is a link to nothing.
+  """
+  there = folder
+  while True:
+    try:
+      there.stat()
+      return there
+    except (FileNotFoundError, NotADirectoryError):
+      if there.is_symlink():
+        raise UsageError(
+          f"cannot write to workdir {folder}: {there} is a link to nothing; choose another with "
+          "--workdir."
+        ) from None
+      there = there.parent
+    except OSError as error:
+      raise unwritable(folder, "workdir", error) from error
 
 
 def why_not(config: Path, settings: Mapping[str, Any], resume: bool) -> str:
@@ -180,8 +213,20 @@ def runs_in(folders: Sequence[str]) -> list[str]:
 
   Args:
     folders: Of runs, or of commands that trained several at once.
+
+  Raises:
+    UsageError: one run is named twice, and would count as two.
   """
-  return [run for folder in folders for run in ([*map(str, replicas_in(Path(folder)))] or [folder])]
+  runs = [run for folder in folders for run in ([*map(str, replicas_in(Path(folder)))] or [folder])]
+  first: dict[str, str] = {}
+  for run in runs:
+    real = os.path.realpath(run)
+    if real in first:
+      other = first[real]
+      same = f"{run} is named twice" if run == other else f"{run} and {other} are one run"
+      raise UsageError(f"{same}; name each run once.")
+    first[real] = run
+  return runs
 
 
 def only_run(folder: str, flag: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from experiments.harness import constraints
 from experiments.harness.settings import Settings
-from experiments.harness.usage import UsageError
+from experiments.harness.usage import LARGEST, UsageError
 
 S = TypeVar("S", bound=Settings)
 
@@ -91,6 +91,8 @@ def parse_seeds(words: list[str] | None) -> tuple[int, ...]:
     seeds = ()
   if not seeds or len({*seeds}) < len(seeds):
     raise UsageError(f"--seeds={','.join(words)} must be different whole numbers, by commas.")
+  if max(map(abs, seeds)) > LARGEST:
+    raise UsageError(f"--seeds={','.join(words)} must not be beyond {LARGEST}.")
   return seeds
 
 

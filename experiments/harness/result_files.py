@@ -27,6 +27,8 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
   "differs_from_published": dict,
 }
 _ERRORS = ("test_mse", "valid_mse")
+_SMALLEST = math.ulp(0.0)
+"""Above 0."""
 _SIZES = ("hidden_features", "layers", "batch_size")
 _NULLABLE = ("decay_epochs", "particles", "neighbours", *regularisation.NUMBERS)
 """Settings that may be null, or left out."""
@@ -258,6 +260,8 @@ def _wrong(result: dict[str, Any]) -> str:
   replicas = result.get("replicas", 1)
   if not _from(1, replicas):
     return "replicas"
+  if not result["seeds"] or not all(type(seed) is int for seed in result["seeds"]):
+    return "seeds"
   mocap = result["experiment"] == "mocap"
   for name in ("subject", "source") if mocap else ():
     if not isinstance(result["data"].get(name), str):
@@ -291,6 +295,9 @@ def _wrong_setting(result: dict[str, Any]) -> str:
   settings, constraint = result["settings"], result["constraint"]
   if settings.get("constraint") != constraint:
     return "constraint"
+  for name, value in settings.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      return name
   # Results of N-body runs from before there were several models do not name theirs.
   texts = ("preset", "model") if result["experiment"] == "mocap" else ("preset",)
   functional = constraint in constraints.where(on_error=True)
@@ -307,6 +314,11 @@ def _wrong_setting(result: dict[str, Any]) -> str:
   left_out = tuple(name for name in (*numbers, *_NULLABLE) if settings.get(name) is not None)
   for name in (*given, *null, *left_out):
     if not _from(1 if name in _SIZES else -math.inf, settings.get(name)):
+      return name
+  for name, constant in constraints.constants().items():
+    value = settings.get(name)
+    least = {"positive": _SMALLEST, "not negative": 0.0}.get(constant.domain)
+    if not (value is None or least is None or _from(least, value)):
       return name
   return ""
 

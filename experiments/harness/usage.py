@@ -1,4 +1,7 @@
-"""The error of flags that make no sense together."""
+"""The error of flags that make no sense together, and the range of whole numbers."""
+
+LARGEST = 2**31 - 1
+"""Of whole numbers of flags: epochs are counted, and seeds become keys, in 32 bits."""
 
 
 class UsageError(Exception):

@@ -3,7 +3,8 @@
 Slices around the end of training along filter-normalised random directions, at gamma = 0 and
 gamma = 1, their curvature, and an animation from gamma = 1 to 0. Of a run with --keep_period, the
 same along training, and the plane in which it moved most. With --strict=FOLDER the plane through
-the strict and the relaxed optimum, and along the trajectory.
+the strict and the relaxed optimum, and along the trajectory. All surfaces are kept in
+surfaces.npz: --redraw=FOLDER draws them anew.
 """
 
 from pathlib import Path
@@ -17,6 +18,11 @@ FLAGS = flags.FLAGS
 paths.DEFINE_path("run", None, "Folder of a finished N-body run with gamma.")
 paths.DEFINE_path("strict", None, "Folder of a finished strict run of the same sizes.")
 paths.DEFINE_path("out", None, "Folder of the figures; landscape/ in the run by default.")
+paths.DEFINE_path(
+  "redraw",
+  None,
+  "Folder that an earlier call wrote: its figures are drawn anew, from surfaces.npz.",
+)
 flags.DEFINE_integer("grid", 41, "Points along each direction.", lower_bound=3)
 flags.DEFINE_integer("frames", 11, "Values of gamma in the animation.", lower_bound=2)
 flags.DEFINE_integer("animation_grid", 15, "Points along each direction there.", lower_bound=3)
@@ -31,8 +37,11 @@ def main() -> None:
 
   Raises:
     UsageError: no run is named, or the extent is not positive.
-    DataError: a folder holds no finished run.
+    DataError: a folder holds no finished run, or no surfaces.
   """
+  if FLAGS.redraw:
+    _redraw(FLAGS.redraw)
+    return
   if not FLAGS.run:
     raise UsageError("name a finished run: --run=FOLDER.")
   if not 0 < FLAGS.extent < float("inf"):
@@ -47,6 +56,19 @@ def main() -> None:
   names = ("grid", "frames", "animation_grid", "snapshots", "samples", "extent", "seed")
   values = {name: FLAGS[name].value for name in names}
   landscape_run.run(landscape_run.Request(run, strict, str(target), **values))
+
+
+def _redraw(folder: str) -> None:
+  if FLAGS.run or FLAGS.strict:
+    raise UsageError("--redraw computes nothing; leave out --run and --strict.")
+  kept = folders.existing(folder, "redraw")
+  app.set_up_jax()
+  from experiments.landscape import figures
+
+  figures.read_surfaces(kept)
+  target = folders.tried(Path(FLAGS.out or folder), "out")
+  figures.redraw(kept, target)
+  print(f"Drawn anew in {target}.")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import files, homotopy, landscape, plots, state, task
+from ace_jax import files, homotopy, landscape, state, task
 from ace_jax.errors import ConfigurationError
 from experiments.harness import training, workdirs
+from experiments.landscape import figures
 from experiments.nbody import settings as nbody_settings
 from experiments.report import run as report_run
 
 LEVELS = (0.0, 1.0)
 """The values of every gamma at which landscapes are drawn: the strict model, and f_eq + f_neq."""
 _TRAINED, _NEGLIGIBLE = "gamma as trained", 0.01
-_DISTANCES = ("distance in the plane, from strict to relaxed", "distance in the plane, across")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,19 +112,21 @@ def run(request: Request) -> None:
   drawn = Landscape(trained_run, request)
   path = training.trajectory(Path(request.run), trained_run.settings, trained_run.problem)
   path = [path[i] for i in _spread(len(path), request.snapshots)]
+  surfaces: dict[str, Any] = {}
+  if request.strict:
+    surfaces["plane"] = through_strict(drawn, path, request)
   report = {**dataclasses.asdict(request), "settings": trained_run.settings.to_json()}
-  report["end"] = around_end(drawn, request, folder)
-  animation(drawn, request, folder)
+  surfaces["end"], report["end"] = around_end(drawn, request)
+  surfaces["animation"] = animation(drawn, request)
   if len(path) > 2:
-    report["training"] = along_training(drawn, path, request, folder)
-    report["explained_by_plane"] = trajectory_plane(drawn, path, request, folder)
+    surfaces["training"], report["training"] = along_training(drawn, path, request)
+    surfaces["trajectory"], report["explained_by_plane"] = trajectory_plane(drawn, path, request)
   else:
     print("landscapes along training need a run with --keep_period; this one kept its last alone.")
-  files.write_json(
-    folder / "landscape.json", workdirs.portable({**report, "environment": workdirs.environment()})
-  )
-  if request.strict:
-    through_strict(drawn, path, request, folder)
+  report = workdirs.portable({**report, "environment": workdirs.environment()})
+  figures.write_surfaces(folder, surfaces)
+  files.write_json(folder / figures.NUMBERS, report)
+  figures.draw(surfaces, report, folder)
   print(f"Everything is in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
@@ -141,51 +143,40 @@ def _check_strict(folder: str, settings: nbody_settings.Settings) -> None:
     raise ConfigurationError(f"{folder}: its model has other sizes; name a strict run of the same.")
 
 
-def around_end(drawn: Landscape, request: Request, folder: Path) -> dict[str, Any]:
-  """Draws slices around the end of training, and returns loss and curvature there.
-
-  The slices are kept in slices.npz, to be drawn otherwise.
-  """
+def around_end(drawn: Landscape, request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns the surfaces around the end of training, and loss and curvature there."""
   end = drawn.trained_run.end
   directions = drawn.directions(end.primal.theta)
   a = jnp.linspace(-request.extent, request.extent, request.grid)
-  slices, notes, report = {}, {}, {}
+  losses, report = {}, {}
   for label, gamma in drawn.gammas(end).items():
     begun = time.perf_counter()
-    slices[label] = np.asarray(drawn.cut(gamma, end, *directions, a, a))
+    losses[label] = np.asarray(drawn.cut(gamma, end, *directions, a, a))
     seconds = time.perf_counter() - begun
-    report[label] = {**_numbers(drawn.curvature(gamma, end)), "slice_seconds": seconds}
-    top, trace = report[label]["top_eigenvalues"][0], report[label]["trace"]
-    error = report[label]["trace_standard_error"]
-    notes[label] = f"top eigenvalue {top:.3g}, trace {trace:.3g} +- {error:.1g}"
-    print(f"{label}: loss {report[label]['loss']:.5f}, {notes[label]}; slice in {seconds:.0f} s")
-  b = np.asarray(a)
-  files.write_binary(
-    folder / "slices.npz", lambda file: np.savez_compressed(file, coordinates=b, **slices)
-  )
-  center = {"end of training": np.zeros((1, 2))}
-  plots.save(plots.contours(slices, b, b, center, notes), folder / "contours.png")
-  for label, losses in slices.items():
-    name = label.replace(" = ", "").replace(" ", "_")
-    plots.save(plots.surface(losses, b, b, label), folder / f"surface_{name}.png")
-  return report
+    numbers = report[label] = {**_numbers(drawn.curvature(gamma, end)), "slice_seconds": seconds}
+    print(
+      f"{label}: loss {numbers['loss']:.5f}, top eigenvalue {numbers['top_eigenvalues'][0]:.3g}, "
+      f"trace {numbers['trace']:.3g} +- {numbers['trace_standard_error']:.1g}; slice in "
+      f"{seconds:.0f} s"
+    )
+  return {"a": np.asarray(a), "b": np.asarray(a), "losses": losses}, report
 
 
-def animation(drawn: Landscape, request: Request, folder: Path) -> None:
-  """Writes the slice around the end of training while gamma goes from 1 to 0."""
+def animation(drawn: Landscape, request: Request) -> dict[str, Any]:
+  """Returns the surfaces around the end of training while gamma goes from 1 to 0."""
   end = drawn.trained_run.end
   directions = drawn.directions(end.primal.theta)
   a = jnp.linspace(-request.extent, request.extent, request.animation_grid)
   levels = np.linspace(1, 0, request.frames)
   slices = [drawn.cut(at(level, end), end, *directions, a, a) for level in levels]
-  movie = np.stack([np.asarray(losses) for losses in slices])
-  plots.save_animation(folder / "gamma.gif", levels.tolist(), movie, *[np.asarray(a)] * 2)
+  losses = np.stack([np.asarray(frame) for frame in slices])
+  return {"a": np.asarray(a), "b": np.asarray(a), "levels": levels, "losses": losses}
 
 
 def along_training(
-  drawn: Landscape, path: list[state.AceState], request: Request, folder: Path
-) -> list[dict[str, Any]]:
-  """Draws slices around every checkpoint, and curvature against the epoch; returns the latter."""
+  drawn: Landscape, path: list[state.AceState], request: Request
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+  """Returns the surfaces around every checkpoint, and loss and curvature there."""
   a = jnp.linspace(-request.extent, request.extent, request.animation_grid)
   rows: dict[str, list[np.ndarray]] = {label: [] for label in drawn.gammas(drawn.trained_run.end)}
   report = []
@@ -196,20 +187,17 @@ def along_training(
       rows[label].append(np.asarray(drawn.cut(gamma, end, *directions, a, a)))
       entry[label] = _numbers(drawn.curvature(gamma, end, iterations=15, draws=10))
     report.append(entry)
-  epochs = [entry["epoch"] for entry in report]
-  b = np.asarray(a)
-  plots.save(plots.along_training(rows, epochs, b, b), folder / "training.png")
-  plots.save(plots.sharpness(report), folder / "sharpness.png")
-  return report
+  losses = {label: np.stack(slices) for label, slices in rows.items()}
+  return {"a": np.asarray(a), "b": np.asarray(a), "losses": losses}, report
 
 
 def trajectory_plane(
-  drawn: Landscape, path: list[state.AceState], request: Request, folder: Path
-) -> list[float]:
-  """Draws the plane in which training moved most, around its end.
+  drawn: Landscape, path: list[state.AceState], request: Request
+) -> tuple[dict[str, Any], list[float]]:
+  """Returns the surfaces in the plane in which training moved most, around its end.
 
-  Returns:
-    The shares of the trajectory's squared distance from its end that the two directions explain.
+  Also the shares of the trajectory's squared distance from its end that the plane's two directions
+  explain.
   """
   end = drawn.trained_run.end
   center = end.primal.theta
@@ -219,25 +207,18 @@ def trajectory_plane(
     [np.asarray(landscape.coordinates(center, p, first, second)) for p in [*points, center]]
   )
   a, b = _around(coordinates, request.grid)
-  slices = {
+  losses = {
     label: np.asarray(drawn.cut(gamma, end, first, second, a, b))
     for label, gamma in drawn.gammas(end).items()
   }
-  labels = [
-    f"distance along principal direction {i} ({100 * share:.0f} % of the path)"
-    for i, share in enumerate(shares, start=1)
-  ]
-  figure = plots.contours(
-    slices, np.asarray(a), np.asarray(b), {"training": coordinates}, None, (labels[0], labels[1])
-  )
-  plots.save(figure, folder / "trajectory.png")
-  return [float(share) for share in shares]
+  plane = {"a": np.asarray(a), "b": np.asarray(b), "losses": losses}
+  return {**plane, "points": {"training": coordinates}}, [float(share) for share in shares]
 
 
 def through_strict(
-  drawn: Landscape, path: list[state.AceState], request: Request, folder: Path
-) -> None:
-  """Draws the plane through the strict and the relaxed optimum, and along the trajectory.
+  drawn: Landscape, path: list[state.AceState], request: Request
+) -> dict[str, Any]:
+  """Returns the surface in the plane through the strict and the relaxed optimum.
 
   The plane lies in the strict model's parameters, of which the loss is drawn. Its third point is
   one principal direction of the trajectory away from the relaxed optimum; of a run that kept no
@@ -279,11 +260,8 @@ def through_strict(
     return jnp.mean(other.problem.task.losses({"params": theta}, batch))
 
   losses = jax.jit(partial(landscape.loss_slice, loss))(strict, e1, e2, a, b)
-  figure = plots.contours(
-    {"strict loss": np.asarray(losses)},
-    *(np.asarray(a), np.asarray(b), marks, None, _DISTANCES),
-  )
-  plots.save(figure, folder / "plane.png")
+  plane = {"a": np.asarray(a), "b": np.asarray(b), "losses": {"strict loss": np.asarray(losses)}}
+  return {**plane, "points": marks}
 
 
 def _plain(theta: Any) -> Any:

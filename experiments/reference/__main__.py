@@ -76,12 +76,14 @@ def read_reference(path: Path) -> dict[tuple[str, str, str], Curve]:
 
   curves: dict[tuple[str, str, str], Curve] = {}
   try:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
       rows = csv.DictReader(file)
       if [*(rows.fieldnames or [])] != COLUMNS:
         raise ValueError(f"its columns must be {', '.join(COLUMNS)}")
       for row in rows:
         try:
+          if None in row:
+            raise ValueError(f"it has {len(COLUMNS) + len(row[None])} values")  # pyright: ignore
           _add(curves, row)
         except ValueError as error:
           raise ValueError(f"line {rows.line_num}: {error}") from error

@@ -112,10 +112,10 @@ def restore(folder: Path, known: Sequence[subjects.Subject] = (subjects.NBODY,))
 
 
 def check_same(runs: list[str], settings: Sequence[Settings]) -> None:
-  """Refuses runs that differ in more than the seed.
+  """Refuses runs that differ in more than the seed, or not even in that.
 
   Raises:
-    DataError: names the first setting that differs.
+    DataError: names the first setting that differs, or the seed that is there twice.
   """
   first = settings[0].to_json()
   for folder, other in zip(runs, [of_run.to_json() for of_run in settings], strict=True):
@@ -125,6 +125,15 @@ def check_same(runs: list[str], settings: Sequence[Settings]) -> None:
           f"{folder}: {name} is {other.get(name)} where {runs[0]} has {first.get(name)}; "
           "join runs that differ in the seed alone."
         )
+  seeds: dict[int, str] = {}
+  for folder, of_run in zip(runs, settings, strict=True):
+    seed = of_run.training.seed
+    if seed in seeds:
+      raise DataError(
+        f"{folder} and {seeds[seed]} are of one seed, {seed}, and so the same training; name one "
+        "of them."
+      )
+    seeds[seed] = folder
 
 
 def check_relaxed(run: str, settings: Settings) -> None:

@@ -3,6 +3,7 @@
 Runs that differ in the seed alone are one row, mean +- standard deviation over seeds.
 """
 
+import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def files(folders: list[str]) -> list[Path]:
     if not below:
       raise DataError(f"{folder}: no result.json below it; name folders of finished runs.")
     there += below
-  return there
+  # A folder and one below it, or one of them twice, hold the same runs.
+  return [*{os.path.realpath(file): file for file in reversed(there)}.values()][::-1]
 
 
 def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:

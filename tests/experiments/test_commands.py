@@ -168,6 +168,10 @@ def test_the_folder_of_several_runs_stands_for_them(tmp_path):
   with pytest.raises(UsageError, match=f"holds 2 runs; name one of them: {both}/seed0, {both}/se"):
     folders.only_run(both, "run")
   assert folders.runs_in(["none"]) == ["none"]
+  with pytest.raises(UsageError, match=r"one is named twice; name each run once"):
+    folders.runs_in([alone, both, alone])
+  with pytest.raises(UsageError, match=r"seed1/ and .*/both/seed1 are one run"):
+    folders.runs_in([both, f"{both}/seed1/"])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -237,6 +241,60 @@ def test_a_reader_may_leave_early(command, flags):
   os.close(reader)
   _, err = process.communicate(timeout=60)
   assert (process.returncode, err) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize("closed", [(1,), (1, 2), (0, 1)])
+def test_closed_streams_are_none_of_a_command_s_business(closed):
+  shell = " ".join(f"{number}>&-" for number in closed)
+  command = f"{sys.executable} -m experiments.table --folders=none {shell}"
+  done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+  said = "" if 2 in closed else "error: none: no result.json below it; name folders of finished"
+  assert done.returncode == 1
+  assert done.stderr.startswith(said)
+  assert len(done.stderr.splitlines()) == bool(said)
+
+
+def test_a_file_of_flags_that_is_none_ends_in_one_line(tmp_path):
+  (tmp_path / "flags").write_bytes(b"\xff\xfe--epochs")
+  code, _, err = run("experiments.table", f"--flagfile={tmp_path / 'flags'}")
+  assert (code, err) == (
+    2,
+    "error: --flagfile names a file that is no text: invalid start byte.\n",
+  )
+  code, _, err = run("experiments.table", "--flagfile=none")
+  assert (code, len(err.splitlines())) == (2, 1)
+  assert err.startswith("error: Unable to open flagfile")
+
+
+def test_numbers_beyond_32_bits_are_refused():
+  for command, flag in (
+    ("nbody", "--epochs=99999999999999999999"),
+    ("pendulum", "--seed=4294967296"),
+  ):
+    code, _, err = run(f"experiments.{command}", flag)
+    assert code == 2
+    assert err == f"error: flag {flag}: must not be beyond 2147483647. (--help lists the flags)\n"
+
+
+def test_a_dry_run_refuses_paths_that_cannot_be(tmp_path):
+  (tmp_path / "circle").symlink_to("circle")
+  (tmp_path / "nowhere").symlink_to("nothing")
+  for name, says in (
+    ("circle", "Too many levels of symbolic links"),
+    ("circle/run", "Too many levels of symbolic links"),
+    ("nowhere", "nowhere is a link to nothing"),
+    ("nowhere/run", "nowhere is a link to nothing"),
+    (300 * "a", "File name too long"),
+  ):
+    with pytest.raises(UsageError, match=f"cannot write to workdir .*{says}; choose another"):
+      folders.check(str(tmp_path / name), None, resume=False)
+  for refused in (folders.check, lambda path, *_, **__: folders.tried(Path(path), "workdir")):
+    with pytest.raises(UsageError, match="the path is not UTF-8 in this locale; set PYTHONUTF8=1"):
+      refused(os.fsdecode(bytes(tmp_path / "l") + b"\xff"), None, resume=False)
+  folders.check(str(tmp_path / "new" / "ä日本"), None, resume=False)
+  code, _, err = run("experiments.claims", f"--folder={tmp_path / (300 * 'a')}")
+  assert (code, len(err.splitlines())) == (2, 1)
+  assert err.endswith(": File name too long; give another path.\n")
 
 
 def test_a_symmetry_breaking_is_read_without_jax():

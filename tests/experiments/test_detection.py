@@ -23,6 +23,9 @@ def row(strength, called, outcome, reasons=(), epochs=2):
     **{"kind": "gravity", "strength": strength, "epochs": epochs, "outcome": outcome},
     **{"called_broken": sorted(called), "reasons": list(reasons)},
     "generators": {name: {} for name in names},
+    "verdicts": {
+      name: "broken" if name in called else "kept" for name in (*names, "translation_x")
+    },
   }
 
 
@@ -42,7 +45,15 @@ def test_verdicts_are_counted_at_every_length(tmp_path, capsys):
     *((1.0, 1, 0, 0, 2), (1.0, 2, 2, 1, 0)),
   ]
   assert counts[-1]["called"] == {"rotation_x": 3, "rotation_y": 2, "rotation_z": 0}
+  generators = json.loads((tmp_path / "result.json").read_text())["generators"]
+  assert [(row["epochs"], row["truth"], *row["verdicts"].values()) for row in generators] == [
+    *((1, "broken", 0, 4, 0), (1, "kept", 0, 5, 0)),
+    *((2, "broken", 5, 1, 0), (2, "kept", 1, 8, 0)),
+  ]
   said = capsys.readouterr().out
+  assert "after 2 epochs, generators that are broken in truth: broken 5, kept 1, cannot tell 0" in (
+    said
+  )
   assert "rotation_x 3, rotation_y 2" in said
   assert "gamma still moves 2" in said
   assert "a symmetry is called broken if" in said
@@ -112,3 +123,33 @@ def test_the_rule_of_today_says_the_same_of_the_stored_runs():
       truth = detection_run.BROKEN[run["kind"]] if run["strength"] else ()
       counts[verdicts.outcome(judged, truth)] += 1
   assert counts == {"right": 136, "wrong": 4}
+
+
+def test_the_page_of_results_counts_what_is_stored():
+  stored = json.loads((ROOT / "results" / "detection_three_verdicts" / "result.json").read_text())
+  assert stored["rule"] == verdicts.rule()
+  for run in stored["runs"]:
+    doubts = verdicts.doubts(verdicts.Training(**run["training"]))
+    judged = {
+      name: verdicts.judge(g["loss"], g["standard_error"], 1000, g["lie_error"], doubts)
+      for name, g in run["generators"].items()
+    }
+    assert {name: said.verdict.value for name, said in judged.items()} == run["verdicts"]
+    truth = detection_run.BROKEN[run["kind"]] if run["strength"] else ()
+    assert verdicts.outcome(judged, truth) == run["outcome"]
+  assert detection_run.by_generator(stored["runs"]) == stored["generators"]
+  by_truth = {"broken": [], "kept": []}
+  for row in stored["generators"]:
+    by_truth[row["truth"]].append([*row["verdicts"].values()])
+  # As the page says: broken, kept, cannot tell after 15, 30 and 60 epochs.
+  assert by_truth == {
+    "broken": [[20, 0, 0], [20, 0, 0], [20, 0, 0]],
+    "kept": [[0, 70, 0], [0, 42, 28], [0, 0, 70]],
+  }
+  page = (ROOT / "results" / "README.md").read_text()
+  rows = {}
+  for count in stored["counts"]:
+    row = rows.setdefault((f"{count['kind']} {count['strength']:g}", count["runs"]), [])
+    row.append(" / ".join(map(str, count["outcomes"].values())))
+  for (breaking, runs), cells in rows.items():
+    assert f"| {breaking} | {runs} | {' | '.join(cells)} |" in page

@@ -105,6 +105,27 @@ def test_two_epochs_tell_nothing(tmp_path):
   assert "holds this run, finished; choose another --workdir" in done.stderr
 
 
+def test_the_page_of_results_says_what_the_verdicts_are():
+  stored = json.loads((ROOT / "results" / "pendulum" / "result.json").read_text())
+  assert stored["rule"] == pendulum_run.RULE
+  assert [*stored["verdicts"].values()] == [
+    pendulum_run.verdict(c, stored["results"]) for c in stored["settings"]["damping"]
+  ]
+  lines = (ROOT / "results" / "README.md").read_text().splitlines()
+  section = lines[lines.index("## pendulum: time reversal and damping") :]
+  rows = [line.strip("| ").split(" | ") for line in section if line.startswith("| ")][1:5]
+  for (damping, share, error, verdict), said in zip(rows, stored["verdicts"].values(), strict=True):
+    assert said.startswith(f"damping {damping}: ")
+    if verdict == "broken":
+      assert "the data break time reversal" in said
+      assert f"error is {share} of the strict one's, its equivariance error {error}" in said
+    else:
+      assert verdict == "cannot tell: the strict model still improves"
+      assert said.endswith(
+        "cannot tell whether the data break time reversal: the model still improves (strict)."
+      )
+
+
 def test_usage_errors():
   for flag, says in (
     ("--damping=a", "must be numbers"),

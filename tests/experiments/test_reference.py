@@ -42,6 +42,8 @@ def test_epochs_of_a_reference_count_finished_ones(tmp_path):
   path = tmp_path / "curve.csv"
   path.write_text(f"{HEADER}\nstrict,0,0.5,0.6,,\n")
   assert reference.read_reference(path)["strict", "test", "projection"] == {1: 0.6}
+  path.write_text(f"\ufeff{HEADER}\r\nstrict,0,0.5,0.7,,\r\n", encoding="utf-8")  # of a spreadsheet
+  assert reference.read_reference(path)["strict", "test", "projection"] == {1: 0.7}
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,7 @@ def test_epochs_of_a_reference_count_finished_ones(tmp_path):
     (f"{HEADER}\nstrict,0,nan,0.6,,\n", "line 2: valid_mse_projection is 'nan'"),
     (f"{HEADER}\nstrict,0,0.5,-0.6,,\n", "line 2: test_mse_projection is '-0.6'"),
     (f"{HEADER}\nstrict,0,0.5\n", "line 2: test_mse_projection is"),
+    (f"{HEADER}\nstrict,0,0.5,0.6,,,7\n", "line 2: it has 7 values"),
     (f"{HEADER}\nequality,0,0.5,0.6,,\n", "line 2: valid_mse_relaxed is ''"),
     (f"{HEADER}\nloose,0,0.5,0.6,,\n", "run 'loose' is none of strict, equality"),
     (f"{HEADER}\nstrict,-1,0.5,0.6,,\n", "epoch '-1' is no whole number"),

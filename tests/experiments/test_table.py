@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -79,6 +80,9 @@ def test_nothing_to_read(tmp_path):
   [
     ({"experiment": 3}, "names no experiment"),
     ({"seeds": 0}, "seeds is missing or no result"),
+    ({"seeds": []}, "seeds is missing or no result"),
+    ({"seeds": [math.nan]}, "seeds is missing or no result"),
+    ({"settings": {"constraint": "equality", "lr": math.nan}}, "settings/lr is missing"),
     ({"predictors": {"relaxed": {}}}, "predictors is missing"),
     ({"predictors": {"projection": {"test_mse": 1.0}}}, "predictors/projection is missing"),
     ({"seconds": "3"}, "seconds is missing"),
@@ -88,6 +92,7 @@ def test_nothing_to_read(tmp_path):
     ({"predictors": {"projection": {"test_mse": -5, "valid_mse": 1.0}}}, "predictors/projection"),
     ({"curve": [{"epoch": -1}]}, r"curve\[0\] is missing"),
     ({"curve": [{"epoch": 1, "test/projection": -1e-3}]}, r"curve\[0\]/test/projection is missing"),
+    ({"settings": {**result(0, 1.0)["settings"], "augmented": 1.0, "rho": -5}}, "settings/rho is"),
     ({"replicas": 0}, "replicas is missing"),
     ({"settings": {"constraint": "equality", "preset": "quick"}}, "settings/hidden_features is"),
     ({"functional": {"asked": 1e-3}}, "functional is missing"),
@@ -145,3 +150,11 @@ def test_weighted_rules_at_the_equivariance_error_of_functional(tmp_path):
   assert (tmp_path / "rivals.png").exists()
   with pytest.raises(DataError, match="no run of mpnn or transformer"):
     rivals_table.draw(results[-2:], tmp_path / "none.png")
+
+
+def test_a_run_that_two_folders_hold_counts_once(tmp_path):
+  for seed in (0, 1):
+    (tmp_path / "runs" / str(seed)).mkdir(parents=True)
+    (tmp_path / "runs" / str(seed) / "result.json").write_text(json.dumps(result(seed, 0.1)))
+  both = str(tmp_path / "runs")
+  assert len(table.read([both, f"{both}/1", both])) == 2

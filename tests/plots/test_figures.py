@@ -105,9 +105,19 @@ def rules():
 
 
 def detection():
-  names = ("rotation_x", "rotation_y", "rotation_z", "translation_x")
-  called = {name: {0.0: (0, 20), 0.2: (7, 10), 1.0: (10, 10)} for name in names}
-  return detection_figures.detection_curves({"gravity": called}, {"gravity": ["rotation_x"]})
+  names = ("rotation_x", "rotation_y", "rotation_z")
+  runs = {0.0: 20, 0.2: 10, 1.0: 10, 3.0: 10}
+  called = {name: {s: (min(n, 7), n) for s, n in runs.items()} for name in names}
+  outcomes = {
+    s: {epochs: {"right": n - 6, "wrong": 1, "cannot tell": 5} for epochs in (15, 30, 60)}
+    for s, n in runs.items()
+  }
+  kinds = ("gravity", "wind", "anisotropy")
+  return detection_figures.detection_curves(
+    dict.fromkeys(kinds, called),
+    {kind: ["rotation_x"] for kind in kinds},
+    dict.fromkeys(kinds, outcomes),
+  )
 
 
 def images():

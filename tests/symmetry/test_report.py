@@ -155,3 +155,5 @@ def test_reports_join_runs_of_other_seeds_alone(tmp_path):
   )
   with pytest.raises(DataError, match=r"rho is 0\.2 where a has 0\.1"):
     report_run.check_same(["a", "b"], [first, second])
+  with pytest.raises(DataError, match=r"b and a are of one seed, 1, and so the same training"):
+    report_run.check_same(["a", "b"], [first, first])

@@ -246,6 +246,8 @@ def test_seeds_are_replicas_each_equal_to_its_own_fit(tmp_path):
   [
     ({"seeds": ()}, r"seeds are \[\]; give some that differ"),
     ({"seeds": (1, 1)}, r"seeds are \[1, 1\]; give some that differ"),
+    ({"seeds": (0, 2**32 - 1, -1)}, r"give some that differ"),
+    ({"seed": 2**32}, r"seed=4294967296 must be a whole number from -2147483648 to 4294967295"),
     ({"seeds": (1, 2), "seed": 3}, r"seed=3 and seeds=\[1, 2\] contradict each other"),
     ({"seeds": (1, 2), "callbacks": [Keeps()]}, "a Keeps cannot log several seeds"),
   ],
