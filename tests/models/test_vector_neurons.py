@@ -8,7 +8,6 @@ import pytest
 from ace_jax import homotopy
 from ace_jax.models import vector_neurons as vn
 from ace_jax.symmetry import random_rotations
-from tests.marks import with_slow
 
 
 def last(x):

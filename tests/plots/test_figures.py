@@ -269,11 +269,15 @@ def test_a_report_tells_growth_and_error():
 
 
 def test_ten_runs_have_an_interval():
-  axes = detection().axes[0]
+  figure = detection()
+  axes = figure.axes[3]  # below the shares of verdicts
   # 7 of 10: Clopper and Pearson's 95 % interval.
   bars = [container.lines[2][0].get_segments()[0] for container in axes.containers]
   np.testing.assert_allclose(bars[1][:, 1], [34.75, 93.33], atol=0.01)
   assert len({float(bar[0, 0]) for bar in bars}) == len(bars) == 4 * 3  # side by side
+  # Of four strengths and three lengths, 10 runs: 4 right, 5 of which nothing can be told, 1 wrong.
+  shares = [container.patches[0].get_height() for container in figure.axes[0].containers]
+  assert shares[-3:] == [40.0, 50.0, 10.0]
 
 
 def test_poses_share_limits_and_units_and_tell_left_from_right():
