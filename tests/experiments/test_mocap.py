@@ -59,7 +59,7 @@ def test_a_run_and_its_figures_from_end_to_end(tmp_path):
 @pytest.mark.parametrize(
   "flags",
   [
-    ["--model=egnn", "--constraint=equality"],
+    pytest.param(["--model=egnn", "--constraint=equality"], marks=pytest.mark.slow),
     ["--model=mpnn", "--constraint=strict", "--subject=walk"],
     pytest.param(["--model=mpnn", "--constraint=functional"], marks=pytest.mark.slow),
     pytest.param(["--model=egnn", "--constraint=schedule"], marks=pytest.mark.slow),

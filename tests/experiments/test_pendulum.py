@@ -94,6 +94,7 @@ def test_the_experiment_finds_damping(tmp_path):
   assert {"phase_portraits.png", "error_by_damping.png", "gamma_equality_damping1.png"} <= names
 
 
+@pytest.mark.slow
 def test_two_epochs_tell_nothing(tmp_path):
   done = run("--damping=1", "--epochs=2", f"--workdir={tmp_path / 'run'}")
   assert done.returncode == 0, done.stderr

@@ -232,7 +232,8 @@ def test_atoms_that_do_not_exist_change_nothing(scale):
       jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11), a, b)
 
 
-@pytest.mark.parametrize("scale", with_slow(["free", "fixed"], "free"))
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["free", "fixed"])
 def test_statistics_of_devices_with_different_numbers_of_atoms(scale):
   """Two devices with a molecule each have the statistics of both molecules together."""
   with jax.enable_x64(True):

@@ -258,6 +258,7 @@ def test_the_fast_formulation_is_the_general_one():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), actual, expected)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_where_particles_rest_or_coincide():
   _, _, charges = random_particles()
   zero = jnp.zeros((3, 4, 3))

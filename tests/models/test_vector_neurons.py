@@ -140,7 +140,8 @@ def test_a_block_on_edges_is_that_on_the_edge_features(shared):
     np.testing.assert_allclose(outputs, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("pooling", with_slow(["mean", "max"], "mean"))
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_the_projection_is_invariant_and_the_relaxed_model_is_not(pooling):
   model = vn.VNDGCNN(4, k=4, widths=(3, 3, 4, 4, 8), hidden=(8, 8), pooling=pooling)
   with jax.enable_x64(True):

@@ -216,6 +216,7 @@ def test_a_report_of_a_fit_names_the_entry(trained, tmp_path, capsys):
     assert generator.lie_error == pytest.approx(np.sqrt(squares.mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_without_matplotlib_the_text_is_printed_and_the_extra_named(trained, capsys, monkeypatch):
   monkeypatch.delattr(ace_jax, "plots", raising=False)
   monkeypatch.delitem(sys.modules, "ace_jax.plots", raising=False)
