@@ -139,19 +139,35 @@ def require_finite(learned: Task, variables: homotopy.Variables, data: Mapping[s
   """
   for called, samples in data.items():
     for path, leaf in jax.tree_util.tree_flatten_with_path(samples)[0]:
-      if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+      problem = not_finite(f"{called}{jax.tree_util.keystr(path)}", leaf)
+      if not problem:
         continue
-      array = jnp if isinstance(leaf, jax.Array) else np
-      count = int(array.sum(~array.isfinite(leaf)))
-      if not count:
-        continue
-      first = int(np.argmax(np.any(~np.isfinite(np.asarray(leaf).reshape(len(leaf), -1)), axis=1)))
+      first, text = problem
       losses = learned.losses(variables, task.take(samples, np.array([first, first])))
       if not bool(jnp.all(jnp.isfinite(losses))):
-        raise ConfigurationError(
-          f"{called}{jax.tree_util.keystr(path)} holds {count} values that are not finite, first "
-          f"at sample {first}; mend or leave out these samples."
-        )
+        raise ConfigurationError(text)
+
+
+def not_finite(called: str, array: Any, unit: str = "sample") -> tuple[int, str] | None:
+  """Returns the first sample with a number that is not finite, and what to say; None if all are.
+
+  Args:
+    called: What messages call the array.
+    array: Of samples, in its first axis.
+    unit: What that axis has, where not samples.
+  """
+  if not jnp.issubdtype(jnp.result_type(array), jnp.inexact):
+    return None
+  library = jnp if isinstance(array, jax.Array) else np
+  count = int(library.sum(~library.isfinite(array)))
+  if not count:
+    return None
+  rows = np.asarray(array).reshape(len(array), -1)
+  first = int(np.argmax(np.any(~np.isfinite(rows), axis=1)))
+  return first, (
+    f"{called} holds {count} values that are not finite, first at {unit} {first}; mend or leave "
+    "out these samples."
+  )
 
 
 def _constrains_gamma(constraint: Constraint) -> bool:

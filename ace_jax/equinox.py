@@ -158,15 +158,12 @@ def update(model: Any, variables: Variables) -> Any:
   """
   module, state = equinox_states.module_and_state(model)
   if state is not None:
-    names, structure = (
-      equinox_states.names(module, state, _wrappers(module)),
-      jax.tree.structure(state),
-    )
+    names = equinox_states.names(module, state, _wrappers(module))
     held = [paths.lookup(variables.get(equinox_states.STATE, {}), name) for name in names]
     missing = next((name for name, value in zip(names, held, strict=True) if value is None), None)
     if missing is not None:
       raise ConfigurationError(f"the variables have no {equinox_states.STATE}/{'/'.join(missing)}.")
-    return update(module, variables), jax.tree.unflatten(structure, held)
+    return update(module, variables), jax.tree.unflatten(jax.tree.structure(state), held)
   new = []
   for collection, name, leaf in _named_leaves(module):
     value = leaf

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ace_jax import task
-from ace_jax.training import history, loop, parallel
+from ace_jax.training import history, loop, measuring, parallel
 from benchmarks import steps
 from data import mocap, nbody
 from experiments.harness import problems
@@ -111,7 +111,7 @@ def train(make: Make, deadline: float) -> dict[str, Any]:
     progress=lambda done: _Said(problem.model),
     until=lambda epoch: time.monotonic() >= deadline,
   )
-  tests = loop.test_errors(problem.task, end, problem.test, problem.eval_batch_size, mesh)
+  tests = measuring.test_errors(problem.task, end, problem.test, problem.eval_batch_size, mesh)
   evaluated = [
     next(r for r in reversed(curve) if "valid/projection" in r) for curve in records if curve
   ]

@@ -332,7 +332,7 @@ def fit(
   if earlier:
     begun = continuing.continued(earlier, settings_of_runs, fresh, options.patience)
     if continuing.selects_otherwise(earlier[0], used, method.task):
-      errors = loop.test_errors(method.task, begun, valid, options.eval_batch_size, mesh)
+      errors = measuring.test_errors(method.task, begun, valid, options.eval_batch_size, mesh)
       begun = continuing.with_errors(begun, errors)
   peaks: list[Peak] = []
   interruptions: list[Interrupted] = []
@@ -376,11 +376,7 @@ def fit(
     )
   tests: list[dict[str, float]] = [{} for _ in runs]
   if test is not None:
-    size = options.eval_batch_size
-    if metrics:
-      tests = measuring.test_metrics(method.task, metrics, end, test, size, mesh)
-    else:
-      tests = loop.test_errors(method.task, end, test, size, mesh)
+    tests = measuring.test_errors(method.task, end, test, options.eval_batch_size, mesh, metrics)
   trained = []
   for i, used in enumerate(settings_of_runs):
     alone = parallel.select(end, i)

@@ -15,6 +15,7 @@ import jraph
 import numpy as np
 from absl import logging
 
+from ace_jax.checking import not_finite
 from ace_jax.errors import ConfigurationError
 from ace_jax.task import Batch, take
 from ace_jax.training import hosts, loader_states
@@ -247,21 +248,17 @@ class Loader:
         f"{where} is {jax.tree.structure(arrays)}, but the first one {jax.tree.structure(first)}; "
         "all must have one structure."
       )
-    paths, inexact = jax.tree_util.tree_flatten_with_path(arrays)[0], jax.numpy.inexact
+    paths = jax.tree_util.tree_flatten_with_path(arrays)[0]
+    unit = "row" if whole(arrays) else "sample"
     for (path, leaf), same in zip(paths, jax.tree.leaves(first), strict=True):
       if leaf.dtype != same.dtype or leaf.ndim != same.ndim:
         raise ConfigurationError(
           f"{where}{jax.tree_util.keystr(path)} is {leaf.dtype} of {leaf.ndim} axes, but in the "
           f"first one {same.dtype} of {same.ndim}; all must have one type."
         )
-      count = int(np.sum(~np.isfinite(leaf))) if jax.numpy.issubdtype(leaf.dtype, inexact) else 0
-      if count:
-        rows = np.flatnonzero(~np.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1))
-        self._not_finite.setdefault(
-          number,
-          f"{where}{jax.tree_util.keystr(path)} holds {count} values that are not finite, first at "
-          f"{'row' if whole(arrays) else 'sample'} {rows[0]}; mend or leave out these samples.",
-        )
+      problem = not_finite(f"{where}{jax.tree_util.keystr(path)}", leaf, unit)
+      if problem:
+        self._not_finite.setdefault(number, problem[1])
     self._shapes.add(shapes(arrays))
     if len(self._shapes) > MOST_SHAPES:
       raise ConfigurationError(

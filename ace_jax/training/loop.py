@@ -20,7 +20,7 @@ from ace_jax.errors import ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.files import expanded
 from ace_jax.primal_dual import PrimalDual, StepOutput
 from ace_jax.state import AceState
-from ace_jax.task import Batch, Task, size
+from ace_jax.task import Batch, size
 from ace_jax.training import (
   checkpoints,
   history,
@@ -321,49 +321,6 @@ def _evaluation(
     numbers |= hosts.fetch(measure(state))
   measured = {i: {name: float(values[i]) for name, values in numbers.items()} for i in going}
   return state, measured, problems
-
-
-def test_errors(
-  task: Task, state: AceState, test: Batch, batch_size: int = 500, mesh: Mesh | None = None
-) -> list[dict[str, float]]:
-  """Returns for each replica each predictor's test error, at its own lowest validation error.
-
-  Args:
-    task: Model and metric.
-    state: A trained state, with a leading axis of replicas.
-    test: Test samples.
-    batch_size: Samples evaluated at once.
-    mesh: Devices.
-  """
-  return test_errors_of_sets(task, state, {"": test}, batch_size, mesh)[""]
-
-
-@hosts.watched()
-def test_errors_of_sets(
-  task: Task,
-  state: AceState,
-  sets: Mapping[str, Batch],
-  batch_size: int = 500,
-  mesh: Mesh | None = None,
-) -> dict[str, list[dict[str, float]]]:
-  """Returns the `test_errors` on several sets of test samples of one size, by one program.
-
-  Args:
-    task: Model and metric.
-    state: A trained state, with a leading axis of replicas.
-    sets: Test samples, by name.
-    batch_size: Samples evaluated at once.
-    mesh: Devices.
-  """
-  count = parallel.replicas(state)
-  mesh = parallel.default_mesh(count) if mesh is None else mesh
-  errors = sources.compile_means(task.errors, mesh, batch_size, next(iter(sets.values())))
-  selected = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
-  result = {}
-  for label, test in sets.items():
-    values = hosts.fetch(errors(selected, sources.put(test, mesh)))
-    result[label] = [{name: float(v[i]) for name, v in values.items()} for i in range(count)]
-  return result
 
 
 def _not_finite(outputs: StepOutput, epoch: int) -> str:

@@ -1,6 +1,7 @@
-"""What `fit` measures beside the metric that selects: further metrics, and a user's function."""
+"""What is measured of a trained model, and by `fit` beside the metric that selects."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -61,30 +62,58 @@ def _check_name(name: Any, what: str) -> None:
     raise ConfigurationError(f"{what} has the name {name!r}, which records use; choose another.")
 
 
-def test_metrics(
+def test_errors(
   task: Task,
-  metrics: Mapping[str, Metric],
   state: AceState,
   test: Batch,
-  batch_size: int,
-  mesh: Mesh,
+  batch_size: int = 500,
+  mesh: Mesh | None = None,
+  metrics: Mapping[str, Callable[[Any, Batch], Any]] = MappingProxyType({}),
 ) -> list[dict[str, float]]:
-  """Returns for each replica the test errors of its selected predictors, and every metric of them.
+  """Returns for each replica each predictor's test error, at its own lowest validation error.
 
   Args:
-    task: The model, and the metric that selects.
-    metrics: By name, that one among them.
+    task: Model and metric.
     state: A trained state, with a leading axis of replicas.
     test: Test samples.
     batch_size: Samples evaluated at once.
     mesh: Devices.
+    metrics: What to return of every predictor as NAME/PREDICTOR too, the task's metric among them.
+  """
+  return test_errors_of_sets(task, state, {"": test}, batch_size, mesh, metrics)[""]
+
+
+@hosts.watched()
+def test_errors_of_sets(
+  task: Task,
+  state: AceState,
+  sets: Mapping[str, Batch],
+  batch_size: int = 500,
+  mesh: Mesh | None = None,
+  metrics: Mapping[str, Callable[[Any, Batch], Any]] = MappingProxyType({}),
+) -> dict[str, list[dict[str, float]]]:
+  """Returns the `test_errors` on several sets of test samples of one size, by one program.
+
+  Args:
+    task: Model and metric.
+    state: A trained state, with a leading axis of replicas.
+    sets: Test samples, by name.
+    batch_size: Samples evaluated at once.
+    mesh: Devices.
+    metrics: As of `test_errors`.
   """
   count = parallel.replicas(state)
+  mesh = parallel.default_mesh(count) if mesh is None else mesh
+  kind = next(iter(sets.values()))
+  run = sources.compile_means(task.errors_of(metrics), mesh, batch_size, kind)
   chosen = parallel.shard_replicas(parallel.pad(state.selected(), mesh), mesh)
-  run = sources.compile_means(task.errors_of(metrics), mesh, batch_size, test)
-  means = hosts.fetch(run(chosen, sources.put(test, mesh)))
-  errors, named = epochs.by_metric(task, means, metrics)
-  return [{name: float(v[i]) for name, v in (errors | named).items()} for i in range(count)]
+  result = {}
+  for label, test in sets.items():
+    means = hosts.fetch(run(chosen, sources.put(test, mesh)))
+    errors, named = epochs.by_metric(task, means, metrics)
+    numbers = {**errors, **named}
+    result[label] = [{name: float(v[i]) for name, v in numbers.items()} for i in range(count)]
+  return result
 
 
 def at_evaluations(

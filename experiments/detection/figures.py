@@ -62,13 +62,17 @@ def detection_curves(
   return figure
 
 
+def _offsets(count: int) -> np.ndarray:
+  """Returns where so many things stand side by side, about 0."""
+  return np.linspace(-_WIDTH / 2, _WIDTH / 2, count) if count > 1 else np.zeros(1)
+
+
 def _outcomes(axes: Axes, rows: Sequence[Mapping[int, Mapping[str, int]]]) -> None:
   lengths = sorted(rows[0])
-  width = _WIDTH / max(len(lengths) - 1, 1) if len(lengths) > 1 else _WIDTH / 2
-  offsets = np.linspace(-_WIDTH / 2, _WIDTH / 2, len(lengths)) if len(lengths) > 1 else [0.0]
+  width = _WIDTH / (len(lengths) - 1) if len(lengths) > 1 else _WIDTH / 2
   ticks = []
   for position, row in enumerate(rows):
-    for offset, epochs in zip(offsets, lengths, strict=True):
+    for offset, epochs in zip(_offsets(len(lengths)), lengths, strict=True):
       at, bottom, runs = position + offset, 0.0, sum(row[epochs].values())
       ticks.append((at, str(epochs)))
       for name, (color, hatch) in _OUTCOMES.items():
@@ -85,8 +89,7 @@ def _called(
   names: Sequence[str],
   broken: Sequence[str],
 ) -> None:
-  offsets = np.linspace(-_WIDTH / 2, _WIDTH / 2, len(names)) if len(names) > 1 else [0.0]
-  for index, (name, offset) in enumerate(zip(names, offsets, strict=True)):
+  for index, (name, offset) in enumerate(zip(names, _offsets(len(names)), strict=True)):
     if name not in generators:
       continue
     for position, strength in enumerate(strengths):

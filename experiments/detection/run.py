@@ -8,7 +8,7 @@ from typing import Any
 
 from ace_jax import files, plots, task
 from ace_jax.symmetry import actions, report, verdicts
-from ace_jax.training import history, loop, parallel, progress
+from ace_jax.training import history, loop, measuring, parallel, progress
 from experiments.detection import figures as detection_figures
 from experiments.harness import page, problems, result_files, results, tables, workdirs
 from experiments.harness.replicas import exact
@@ -137,7 +137,7 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
       names=[f"seed{seed}" for seed in seeds],
       report_memory=report_memory,
     )
-    test = loop.test_errors(problem.task, states, data.test)
+    test = measuring.test_errors(problem.task, states, data.test)
     for seed in seeds:
       records[seed] += new[seed]
       relaxed = parallel.select(states.selected()["relaxed"], seed)

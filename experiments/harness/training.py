@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 import ace_jax
 from ace_jax import signals, state
 from ace_jax.errors import CheckpointError, Interrupted, NonFiniteError
-from ace_jax.training import checkpoints, epochs, hosts, loop, parallel
+from ace_jax.training import checkpoints, epochs, hosts, loop, measuring, parallel
 from ace_jax.training.parallel import default_mesh, make_mesh
 from ace_jax.training.progress import ProgressBar
 from ace_jax.training.sinks import TensorBoardLogger
@@ -243,7 +243,7 @@ def train(
       ends_on=ENDING,
     )
     turned = artifacts.turned(problem.rotations, problem.test)
-    tests = loop.test_errors_of_sets(
+    tests = measuring.test_errors_of_sets(
       problem.task, end, {"": problem.test, **turned}, problem.eval_batch_size, mesh
     )
     contents, failed = [], []

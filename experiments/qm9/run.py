@@ -72,7 +72,7 @@ def say_data(data: qm9.Dataset) -> None:
 def make_problem(settings: Settings, data: qm9.Dataset) -> problems.Problem:
   """Puts together model, data and figures."""
   network = qm9_models.make_model(settings, data)
-  unit = data.summary["unit"]
+  unit, valid = data.summary["unit"], model_batch(data.valid)
   return problems.Problem(
     experiment="qm9",
     model=settings.model.model,
@@ -81,10 +81,10 @@ def make_problem(settings: Settings, data: qm9.Dataset) -> problems.Problem:
     loss=lambda prediction, batch: absolute_error(prediction, batch) / network.scale,
     metric=absolute_error,
     train=model_batch(data.train),
-    valid=model_batch(data.valid),
+    valid=valid,
     test=model_batch(data.test),
     summary=data.summary,
-    measured=task.take(model_batch(data.valid), slice(0, _MEASURED)),
+    measured=task.take(valid, slice(0, _MEASURED)),
     measure=equivariance,
     published=published(settings),
     draw=functools.partial(draw, data, settings.constraint.name),

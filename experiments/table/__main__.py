@@ -51,14 +51,15 @@ def files(folders: list[str]) -> list[Path]:
   Raises:
     DataError: a folder has none.
   """
-  there: list[Path] = []
+  # By the real path: a folder and one below it, or one of them twice, hold the same runs.
+  there: dict[str, Path] = {}
   for folder in folders:
     below = sorted(Path(folder).rglob("result.json"))
     if not below:
       raise DataError(f"{folder}: no result.json below it; name folders of finished runs.")
-    there += below
-  # A folder and one below it, or one of them twice, hold the same runs.
-  return [*{os.path.realpath(file): file for file in reversed(there)}.values()][::-1]
+    for file in below:
+      there.setdefault(os.path.realpath(file), file)
+  return [*there.values()]
 
 
 def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:

@@ -14,7 +14,7 @@ import ace_jax
 from ace_jax import files, optimizers, task
 from ace_jax.models.segnn import SEGNN
 from ace_jax.relaxations import Relaxation
-from ace_jax.training import hosts, loop, parallel
+from ace_jax.training import hosts, loop, measuring, parallel
 from experiments.nbody.models import NBodySEGNN
 
 
@@ -68,7 +68,7 @@ def main(coordinator, processes, process, replicas, folder):
     names=[f"seed{seed}" for seed in seeds],
     resume=True,
   )
-  errors = loop.test_errors(learned, end, valid)
+  errors = measuring.test_errors(learned, end, valid)
   leaves = jax.tree.leaves((end.primal, end.multipliers, end.best))
   arrays = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
   np.savez(workdir / f"end{process}.npz", **arrays)

@@ -15,7 +15,7 @@ from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import Homotopic
 from ace_jax.optimizers import dual_optimizer, primal_adam
 from ace_jax.primal_dual import PrimalDual
-from ace_jax.training import epochs, finishing, history, loop, parallel
+from ace_jax.training import epochs, finishing, history, loop, measuring, parallel
 from tests.marks import with_slow
 
 X = jax.random.normal(jax.random.key(0), (60, 3))
@@ -139,7 +139,7 @@ def test_the_projection_keeps_its_best_until_the_finish_beats_it():
     assert int(best.epoch) == 1 + int(np.argmin(errors))
     assert "layer" not in best.variables["params"]
   assert np.all(end.best["projection"].error <= before.best["projection"].error)
-  tests = loop.test_errors(LEARNED, end, VALID)
+  tests = measuring.test_errors(LEARNED, end, VALID)
   for i, test_errors in enumerate(tests):
     assert set(test_errors) == {"projection", "relaxed"}
     for name, error in test_errors.items():
