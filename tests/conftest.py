@@ -31,6 +31,11 @@ import jax  # noqa: E402
 import platformdirs  # noqa: E402
 import pytest  # noqa: E402
 
+# In the environment, for the processes that tests start.
+if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+  _cache = platformdirs.user_cache_path("ace_jax") / "xla_tests"
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache)
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -42,10 +47,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
   del config
-  folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-  folder = folder or str(platformdirs.user_cache_path("ace_jax") / "xla_tests")
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # for the processes that tests start
-  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -1,10 +1,7 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+
+from tests import commands
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +27,6 @@ def run(request):
   """Starts the experiment that the test's module names EXPERIMENT, with flags."""
 
   def start(*flags):
-    return subprocess.run(
-      [sys.executable, "-m", f"experiments.{request.module.EXPERIMENT}", *map(str, flags)],
-      cwd=Path(__file__).parent.parent.parent,
-      env={**os.environ, "XLA_FLAGS": ""},
-      capture_output=True,
-      text=True,
-      timeout=600,
-    )
+    return commands.run(f"experiments.{request.module.EXPERIMENT}", *flags)
 
   return start

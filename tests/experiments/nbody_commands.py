@@ -1,15 +1,8 @@
 """`experiments.nbody` and its like, started with flags, small ones for a training."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from tests import commands
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = ["--epochs=2", "--batch_size=10", "--hidden_features=6", "--layers=1", "--eval_every=1"]
-# One device, as users have it; the rest is as tests/conftest.py sets it.
-_FLAGS = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": " ".join(_FLAGS)}
 
 
 def run(*arguments):
@@ -17,14 +10,7 @@ def run(*arguments):
 
 
 def run_module(module, *arguments):
-  return subprocess.run(
-    [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
-    cwd=ROOT,
-    env=ENVIRONMENT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+  return commands.run(f"experiments.{module}", *arguments)
 
 
 def refuses(done, code, *says):

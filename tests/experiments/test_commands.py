@@ -15,6 +15,7 @@ import pytest
 from data.errors import RequestError
 from experiments.harness import folders
 from experiments.harness.usage import UsageError
+from tests import commands
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/__main__.py"))
@@ -29,7 +30,7 @@ def start(module, *flags, cwd=ROOT, stdout=subprocess.PIPE, path=ROOT):
   return subprocess.Popen(
     [sys.executable, "-m", module, *map(str, flags)],
     cwd=cwd,
-    env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(path)},
+    env={**commands.ENVIRONMENT, "PYTHONPATH": str(path)},
     stdout=stdout,
     stderr=subprocess.PIPE,
     text=True,

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -21,19 +17,11 @@ from experiments.relaxations import sizes as branch_sizes
 from experiments.relaxations.sizes import Variant
 from experiments.sweep.plan import count
 from experiments.tradeoff import run as tradeoff_run
-
-ROOT = Path(__file__).parent.parent.parent
+from tests import commands
 
 
 def run(experiment, *arguments):
-  return subprocess.run(
-    [sys.executable, "-m", f"experiments.{experiment}", *map(str, arguments)],
-    cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-    timeout=900,
-  )
+  return commands.run(f"experiments.{experiment}", *arguments)
 
 
 def test_a_constraint_and_data_set_is_one_program():

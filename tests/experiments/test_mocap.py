@@ -1,29 +1,18 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.harness import artifacts
 from experiments.table import mocap as mocap_table
+from tests import commands
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = ["--source=synthetic", "--epochs=1", "--layers=1", "--hidden_features=8", "--eval_every=1"]
 TINY += ["--train_samples=24"]
 
 
 def run(module, *arguments):
-  return subprocess.run(
-    [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
-    cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": ""},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+  return commands.run(f"experiments.{module}", *arguments)
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from tests.experiments.nbody_commands import ENVIRONMENT, ROOT, TINY, refuses, run
+from tests.commands import ENVIRONMENT, ROOT
+from tests.experiments.nbody_commands import TINY, refuses, run
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -13,19 +10,13 @@ from ace_jax import homotopy
 from ace_jax.models.time_reversal import TimeReversalField
 from data import pendulum
 from experiments.pendulum import run as pendulum_run
+from tests import commands
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def run(*flags):
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.pendulum", *map(str, flags)],
-    cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": ""},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+  return commands.run("experiments.pendulum", *flags)
 
 
 def test_the_field_keeps_time_reversal_without_damping_alone():

@@ -1,30 +1,20 @@
 """A constraint, a branch and a model of another module are as good as the project's own."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.harness import branches, constraints, models
 from experiments.harness.usage import UsageError
+from tests import commands
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = ["--epochs=2", "--batch_size=10", "--hidden_features=6", "--layers=1", "--eval_every=1"]
 
 
 def run(module, *flags):
-  return subprocess.run(
-    [sys.executable, "tests/experiments/toys.py", module, *map(str, flags)],
-    cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+  environment = {**commands.ENVIRONMENT, "PYTHONPATH": str(commands.ROOT)}
+  return commands.python("tests/experiments/toys.py", module, *flags, environment=environment)
 
 
 def settings(*flags):

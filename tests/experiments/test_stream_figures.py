@@ -1,14 +1,9 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from ace_jax import plots
 from experiments.harness import artifacts
-
-ROOT = Path(__file__).parent.parent.parent
+from tests import commands
 
 
 def records(shift, epochs=(1, 2, 3, 6), layers=2):
@@ -50,12 +45,7 @@ def test_panels_show_means_over_runs_on_one_colour_scale():
 
 
 def draw(*flags):
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.stream_figures", *map(str, flags)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
+  return commands.run("experiments.stream_figures", *flags)
 
 
 def test_figures_from_what_was_kept_of_runs(tmp_path):

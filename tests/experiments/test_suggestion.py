@@ -1,19 +1,15 @@
 """What a verdict suggests: a subgroup, and a command that another run can be started with."""
 
 import json
-import os
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from ace_jax.symmetry.report import GeneratorReport
 from experiments.nbody.settings import preset
 from experiments.report import suggestion
+from tests import commands
 
-ROOT = Path(__file__).parent.parent.parent
 GRAVITY = preset(
   "paper",
   constraint="resilient",
@@ -70,14 +66,7 @@ def test_the_command_starts_the_same_run_strictly():
   command = suggestion.command(GRAVITY, constraint="strict", keep="axis:z")
   python, *words = shlex.split(command)
   assert python == "python"
-  done = subprocess.run(
-    [sys.executable, *words, "--dry_run"],
-    cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": ""},
-    capture_output=True,
-    text=True,
-    timeout=100,
-  )
+  done = commands.python(*words, "--dry_run")
   assert done.returncode == 0, done.stderr
   ((run),) = json.loads(done.stdout)
   asked = GRAVITY.replace(constraint="strict", keep="axis:z", rho=None, seed=0, relaxation="mlp")

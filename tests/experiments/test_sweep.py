@@ -1,7 +1,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -19,20 +18,14 @@ from experiments.sweep import plan as sweep_plan
 from experiments.sweep import run as sweep_run
 from experiments.sweep.plan import Range, Sweep
 from experiments.table import __main__ as table
+from tests import commands
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--epochs=1", "--batch_size=10", "--hidden_features=4", "--eval_every=1"]
 
 
 def run(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.sweep", *map(str, arguments)],
-    cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
+  return commands.run("experiments.sweep", *arguments)
 
 
 GRID = sweep_plan.parse_grid(["layers=1,2", "rho=0.1,1,10", "dual_lr=1e-4,1e-3"])

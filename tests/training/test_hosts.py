@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import commands
+
 ROOT = Path(__file__).parent.parent.parent
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {**commands.ENVIRONMENT, "PYTHONPATH": str(commands.ROOT)}
 _SECONDS = 60  # in which the others must notice that one is gone
 
 
