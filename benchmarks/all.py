@@ -45,6 +45,7 @@ BENCHMARKS = {
   "step_egno_strict": _step("--model=egno", "--strict"),
   **{f"step_{name}": _step(f"--model={name}") for name in ("egnn", "mpnn", "radial_field")},
   **{f"step_{name}": _step(f"--model={name}") for name in ("tfn", "se3_transformer")},
+  **{f"step_{name}": _step(f"--model={name}") for name in ("schnet", "vn_dgcnn")},
   "replicas_segnn": ["benchmarks.replicas", "--model=segnn", "--replicas=5"],
   "overhead_segnn": ["benchmarks.overhead", "--model=segnn"],
   "evaluation_segnn": ["benchmarks.evaluation", "--model=segnn"],

@@ -16,6 +16,7 @@ BEGIN, END = "<!-- python -m benchmarks.all --speed_page -->", "<!-- end of the 
 _NAMES = {
   **{"segnn": "SEGNN", "egno": "EGNO", "egnn": "EGNN", "mpnn": "MPNN", "tfn": "TFN"},
   **{"se3_transformer": "SE(3)-Transformer", "radial_field": "radial field"},
+  **{"schnet": "SchNet", "vn_dgcnn": "VN-DGCNN"},
 }
 Row = list[str]
 

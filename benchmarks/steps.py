@@ -91,7 +91,8 @@ def segnn(
 
 
 MOCAP = ("egno", "egnn", "mpnn", "tfn", "se3_transformer", "radial_field")
-MODELS = ("segnn", *MOCAP)
+POINTS = ("schnet", "vn_dgcnn")
+MODELS = ("segnn", *MOCAP, *POINTS)
 
 
 def skeleton(name: str, **sizes: int) -> Problem:
@@ -108,9 +109,56 @@ def skeleton(name: str, **sizes: int) -> Problem:
   return Problem(name, network, mocap_run.model_inputs, data.train, settings.training.batch_size)
 
 
+def schnet(
+  batch_size: int = 256, *, atoms: int = 18, padded: int = 29, batches: int = 2
+) -> Problem:
+  """Returns the SchNet of QM9, of published size, on random molecules of one size.
+
+  Args:
+    batch_size: Molecules in a batch.
+    atoms: Of a molecule; 18 is QM9's mean.
+    padded: Number of atoms that arrays have; 29 is QM9's largest molecule.
+    batches: How many.
+  """
+  from experiments.qm9 import models, run
+  from experiments.qm9.settings import preset
+
+  settings = preset("paper", "schnet")
+  network = models.MoleculeModel(models.schnet(settings), None, settings.model.radius)
+  keys = jax.random.split(jax.random.key(0))
+  numbers = jnp.tile(jnp.arange(padded) < atoms, (batches * batch_size, 1))
+  data = {
+    "numbers": jnp.where(numbers, 6, 0),
+    "positions": 2 * jax.random.normal(keys[0], (*numbers.shape, 3)),
+    "targets": jax.random.normal(keys[1], (len(numbers),)),
+  }
+  return Problem("schnet", network, run.model_inputs, data, batch_size)
+
+
+def vn_dgcnn(batch_size: int = 32, *, points: int = 300, batches: int = 2) -> Problem:
+  """Returns the VN-DGCNN of ModelNet40, of published size, on random points.
+
+  Args:
+    batch_size: Shapes in a batch.
+    points: Of a shape.
+    batches: How many.
+  """
+  from experiments.modelnet40 import models, run
+  from experiments.modelnet40.settings import preset
+
+  network = models.vn_dgcnn(preset("paper"), classes=40)
+  shape = (batches * batch_size, points, 3)
+  data = {
+    "points": jax.random.normal(jax.random.key(0), shape),
+    "targets": jnp.zeros((shape[0], 1)),
+  }
+  return Problem("vn_dgcnn", network, run.model_inputs, data, batch_size)
+
+
 def problem(name: str, formulation: str = "auto") -> Problem:
   """Returns the problem of one of `MODELS`, in published sizes."""
-  return segnn(formulation) if name == "segnn" else skeleton(name)
+  others = {"segnn": lambda: segnn(formulation), "schnet": schnet, "vn_dgcnn": vn_dgcnn}
+  return others[name]() if name in others else skeleton(name)
 
 
 def relaxes(name: str) -> bool:

@@ -21,6 +21,7 @@ from ace_jax.models.segnn import SEGNN
 from ace_jax.models.tfn import TFN
 from ace_jax.relaxations import Relaxation
 from tests.marks import with_slow
+from tests.values import drawn
 
 CLOSE = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8)
 
@@ -146,7 +147,7 @@ def test_padding_changes_nothing(name, scale):
     plain, padded = arrays(jraph.batch_np(GRAPHS)), arrays(padded)
     assert isinstance(padded, padding.PaddedGraphs)
     model, inputs = MODELS[name](plain, scale)
-    variables = model.init(jax.random.key(1), *inputs)
+    variables = drawn(model.init)(jax.random.key(1), *inputs)
     variables = jax.tree.map(lambda a: a.astype(float), dict(variables))
     state = {k: variables.pop(k) for k in ("batch_stats",) if k in variables}
     keywords = {"train": True} if name in ("schnet", "egno") else {}
@@ -186,7 +187,7 @@ def test_a_topology_of_one_node_or_without_edges():
       np.testing.assert_array_equal(getattr(edges, name)(jnp.ones((0, 2, 3))), 0 * first)
     model = EGNN(4, 1)
     inputs = (x, x, x[..., :1], jnp.ones((2, 0, 1)), graph)
-    variables = model.init(jax.random.key(0), *inputs)
+    variables = drawn(model.init)(jax.random.key(0), *inputs)
     outputs, backwards = jax.vjp(partial(apply_to, model, inputs), variables)
     leaves = jax.tree.leaves(backwards(outputs))
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)

@@ -16,6 +16,7 @@ from experiments.modelnet40 import figures
 from experiments.modelnet40 import models as modelnet_models
 from experiments.modelnet40 import run as modelnet_run
 from experiments.modelnet40.settings import GAMMAS, preset
+from tests.values import drawn
 
 EXPERIMENT = "modelnet40"
 TINY = ["--epochs=1", "--hidden_features=6", "--batch_size=11", "--eval_every=1", "--points=16"]
@@ -182,7 +183,7 @@ def test_in_training_alone_shapes_are_turned_anew():
   network = VNDGCNN(classes=3, k=3, widths=(2, 2, 2, 2, 4), hidden=(3, 3), dropout=0.0)
   model = modelnet_models.ShapeModel(network, "so3", "z")
   points = jax.random.normal(jax.random.key(0), (4, 8, 3))
-  variables = model.init(jax.random.key(1), points)
+  variables = drawn(model.init)(jax.random.key(1), points)
 
   @jax.jit
   def train(variables, key):

@@ -34,7 +34,7 @@ def test_every_constraint_runs(tmp_path, data_file, flags):
   "flags",
   [
     pytest.param(["--constraint=schedule", "--schedule_epochs=1"], marks=_SLOW),
-    ["--constraint=functional", "--model=mpnn", "--epsilon=1e-9"],
+    pytest.param(["--constraint=functional", "--model=mpnn", "--epsilon=1e-9"], marks=_SLOW),
     pytest.param(
       ["--constraint=projection_regulariser", "--grid=projection_weight=0,100"], marks=_SLOW
     ),

@@ -16,6 +16,7 @@ from experiments.harness import artifacts
 from experiments.qm9 import models as qm9_models
 from experiments.qm9.settings import preset
 from tests.marks import with_slow
+from tests.values import drawn
 
 EXPERIMENT = "qm9"
 TINY = ["--epochs=1", "--layers=1", "--hidden_features=8", "--batch_size=8", "--eval_every=1"]
@@ -157,7 +158,7 @@ def molecules():
 
 
 def variables_of(model, positions):
-  variables = model.init(jax.random.key(1), NUMBERS, positions)
+  variables = drawn(model.init)(jax.random.key(1), NUMBERS, positions)
   return jax.tree.map(lambda a: a.astype(float), variables)
 
 

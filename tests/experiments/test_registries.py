@@ -45,6 +45,7 @@ def test_a_constraint_and_a_branch_of_one_entry_each_train_and_stand_in_the_tabl
   assert "shrink, kappa=50, quick, 40 samples" in done.stdout
 
 
+@pytest.mark.slow  # ten commands
 def test_the_flags_of_an_entry():
   (plain,), (shrunk,) = settings(), settings("--constraint=shrink")
   assert "kappa" not in plain

@@ -6,6 +6,7 @@ import pytest
 from ace_jax import homotopy
 from ace_jax.models import cnn
 from ace_jax.symmetry import actions, equivariance_error, groups, lie_derivatives
+from tests.values import drawn
 
 SIDE = 8
 SHIFTS = groups.cyclic_shifts(SIDE, SIDE)
@@ -21,7 +22,7 @@ def small(**changes):
 
 
 def made(network, x):
-  variables = network.init(jax.random.key(1), x)
+  variables = drawn(network.init)(jax.random.key(1), x)
   return jax.tree.map(lambda a: a.astype(float), variables)
 
 

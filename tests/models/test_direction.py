@@ -14,6 +14,7 @@ from ace_jax.models.tfn import TFN
 from ace_jax.symmetry import groups
 from experiments.nbody.models import NBodySEGNN
 from tests.marks import with_slow
+from tests.values import drawn
 
 NODES = 4
 GRAPH = graphs.fully_connected(NODES)
@@ -63,7 +64,7 @@ def test_a_strict_network_keeps_rotations_about_its_direction_alone(name):
   network, inputs, positions, mirrors = MODELS[name]
   with jax.enable_x64(True):
     x, v = (jax.random.normal(key, (2, NODES, 3), float) for key in jax.random.split(KEY))
-    variables = network.init(jax.random.key(1), *inputs(x, v))
+    variables = drawn(network.init)(jax.random.key(1), *inputs(x, v))
     variables = jax.tree.map(lambda a: a.astype(jnp.float64), homotopy.project(variables))
 
     @jax.jit

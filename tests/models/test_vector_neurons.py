@@ -8,6 +8,7 @@ import pytest
 from ace_jax import homotopy
 from ace_jax.models import vector_neurons as vn
 from ace_jax.symmetry import random_rotations
+from tests.values import drawn
 
 
 def last(x):
@@ -127,7 +128,7 @@ def test_a_block_on_edges_is_that_on_the_edge_features(shared):
     x = jax.random.normal(jax.random.key(0), (2, 7, 3, 4), float)
     neighbours = vn.nearest(x, 3)
     block = vn.VNLinearLeakyReLU(5, shared=shared)
-    variables = block.init(jax.random.key(1), x, neighbours)
+    variables = drawn(block.init)(jax.random.key(1), x, neighbours)
     variables = jax.tree.map(lambda a: a.astype(float), variables)
     outputs = block.apply(variables, x, neighbours)
     # The branch sees the differences, then the centres; joined features have them by component.
@@ -146,7 +147,9 @@ def test_the_projection_is_invariant_and_the_relaxed_model_is_not(pooling):
   model = vn.VNDGCNN(4, k=4, widths=(3, 3, 4, 4, 8), hidden=(8, 8), pooling=pooling)
   with jax.enable_x64(True):
     points = cloud()
-    variables = jax.tree.map(lambda a: a.astype(float), model.init(jax.random.key(1), points))
+    variables = jax.tree.map(
+      lambda a: a.astype(float), drawn(model.init)(jax.random.key(1), points)
+    )
     names = homotopy.names(variables["gamma"])
     assert len(names) == 14
     assert {name.split("/")[-1] for name in names} == {"features", "directions"}
