@@ -231,11 +231,18 @@ def _layer_problems(tried: _Tried, variables: homotopy.Variables) -> list[str]:
 
 def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -> list[str]:
   """Judges the shapes of loss and metrics, for samples at two batch sizes."""
+  weighting = [
+    problem
+    for name, returned in tried.values.items()
+    if isinstance(returned, tuple) and (problem := _weights_problem(name, returned))
+  ]
+  if weighting:
+    return weighting[:1]
   if len({leaf.shape[:1] for leaf in jax.tree.leaves(batch)}) > 1:  # graphs
     return [
       f"the {name} is one number for the batch; it must be [graphs, ...]"
-      for name, values in tried.values.items()
-      if not values.shape
+      for name, returned in tried.values.items()
+      if not _values(returned).shape
     ][:1]
   # Of the projection, whose prediction has the same shapes, and which is traced in half the time.
   plain = homotopy.project(variables)
@@ -248,7 +255,7 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
   for name in tried.values:
     shapes = []
     for samples, values in several.items():
-      shape = values[name].shape
+      shape = _values(values[name]).shape
       if shape[:1] != (samples,):
         return [
           f"the {name} of {samples} samples has shape {shape}; it must be [samples, ...], one or "
@@ -261,6 +268,25 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
         "sample with every other; give prediction and target the same shape"
       ]
   return []
+
+
+def _values(returned: Any) -> Any:
+  return returned[0] if isinstance(returned, tuple) else returned
+
+
+def _weights_problem(name: str, returned: tuple[Any, ...]) -> str:
+  """Returns what is wrong with a loss that returned several things; "" if they are its weights."""
+  shapes = [jnp.shape(x) for x in returned]
+  if len(shapes) != 2:
+    return f"the {name} returned {len(shapes)} things; it must return values, or (values, weights)"
+  values, given = shapes
+  pairs = zip(given[1:], values[1:], strict=False)
+  if given[:1] != values[:1] or len(given) > len(values) or any(w not in (1, v) for w, v in pairs):
+    return (
+      f"the weights of the {name} have shape {given}, its values {values}; weights must have the "
+      "leading axes of the values, each of their length or 1"
+    )
+  return ""
 
 
 def _projection_problems(

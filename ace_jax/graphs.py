@@ -215,7 +215,7 @@ def aggregate(
     total = jnp.moveaxis(gathers.segment_sum(jnp.moveaxis(messages, 1, 0), receivers, count), 0, 1)
     degrees = np.maximum(np.bincount(receivers, minlength=count), 1).astype(messages.dtype)
     return total / degrees.reshape(count, *[1] * (messages.ndim - 2)) if mean else total
-  count = _num_nodes(graph) if num_nodes is None else num_nodes
+  count = num_nodes_of(graph) if num_nodes is None else num_nodes
   receivers = edge_nodes(graph.receivers)
   total = gathers.segment_sum(messages, receivers, count)
   if not mean:
@@ -300,7 +300,8 @@ def graph_of_node(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, " node
   return jnp.repeat(graphs, graph.n_node, total_repeat_length=num_nodes)
 
 
-def _num_nodes(graph: jraph.GraphsTuple) -> int:
+def num_nodes_of(graph: jraph.GraphsTuple) -> int:
+  """Returns the number of nodes of a GraphsTuple, padding included."""
   return jax.tree.leaves(graph.nodes)[0].shape[0]
 
 

@@ -16,7 +16,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ace_jax import graphs
+from ace_jax import graphs, weights
 from ace_jax.edges import Edges
 from ace_jax.errors import ConfigurationError
 
@@ -229,3 +229,58 @@ def nearest(
   distance = jnp.where(edges, jax.lax.stop_gradient(square), jnp.inf)
   least, senders = jax.lax.top_k(-distance, count)
   return graphs.Neighbours(senders, edge_mask=least > -jnp.inf, node_mask=exists)
+
+
+def padded_graphs(batch: Any) -> PaddedGraphs | None:
+  """Returns the first padded graphs in a batch; None where there are none."""
+  leaves = jax.tree.leaves(batch, is_leaf=_is_padded)
+  return next(filter(_is_padded, leaves), None)
+
+
+def _is_padded(node: Any) -> bool:
+  return isinstance(node, PaddedGraphs)
+
+
+def of_real(loss: weights.Loss) -> weights.Loss:
+  """Returns a loss in which padding weighs nothing, with the weights that it has where it has some.
+
+  Its values may be of graphs, of nodes or of edges; which, their number says (in this order).
+
+  Args:
+    loss: `loss(prediction, batch)` of a batch with `PaddedGraphs`, for padding too; these may have
+      another axis in front, of batches that are stacked.
+
+  Raises:
+    ConfigurationError: there are as many values as neither graphs, nodes nor edges.
+  """
+
+  def masked(prediction: Any, batch: Any) -> Any:
+    returned = loss(prediction, batch)
+    graph = padded_graphs(batch)
+    if graph is None or not jnp.ndim(returned[0] if isinstance(returned, tuple) else returned):
+      return returned  # the check of `fit` says that a loss must not be one number
+    values, given = returned if isinstance(returned, tuple) else (returned, jnp.ones(()))
+    mask = _mask_of(graph, values.shape)
+    given = jnp.broadcast_to(weights.weights_of(values, given), values.shape)
+    return values, jnp.where(mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim)), given, 0)
+
+  return masked
+
+
+def _mask_of(graph: PaddedGraphs, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+  """Returns which rows of an array of such a shape are of real graphs, nodes or edges."""
+  if graph.n_node.ndim > 1:
+    return jax.vmap(lambda graph: _mask_of(graph, shape[1:]))(graph)
+  num_nodes = graphs.num_nodes_of(graph)
+  sizes = (len(graph.n_node), num_nodes, len(graphs.edge_nodes(graph.senders)))
+  if shape[:1] == sizes[:1]:
+    return _real(graph)
+  if shape[:1] == sizes[1:2]:
+    return jnp.arange(num_nodes) < jnp.sum(jnp.where(_real(graph), graph.n_node, 0))
+  if shape[:1] == sizes[2:]:
+    return jnp.arange(sizes[2]) < jnp.sum(jnp.where(_real(graph), graph.n_edge, 0))
+  raise ConfigurationError(
+    f"a loss or metric of shape {list(shape)} belongs to neither the {sizes[0]} graphs, the "
+    f"{sizes[1]} nodes nor the {sizes[2]} edges of a padded batch; its leading axis must be one of "
+    "them."
+  )

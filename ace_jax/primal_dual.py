@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
-from ace_jax import homotopy
+from ace_jax import homotopy, weights
 from ace_jax.constraints.base import Constraint, Terms
 from ace_jax.state import AceState, Best, Primal
 from ace_jax.task import Batch, Scalar, Task
@@ -126,9 +126,12 @@ class PrimalDual:
     if axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
+    loss = weights.for_means(self.task.loss, axis_name)
+    task = dataclasses.replace(self.task, loss=loss)
+
     def value(primal: Primal):
       terms = state.constraint.terms(
-        self.task, primal, state.model_state, batch, key, state.constraint_state
+        task, primal, state.model_state, batch, key, state.constraint_state
       )
       # Averaged *before* it is differentiated. Under shard_map the gradients of replicated
       # parameters arrive summed over devices; only this order is right there and under pmap.

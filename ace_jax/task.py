@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ace_jax import homotopy
+from ace_jax import homotopy, weights
 from ace_jax.errors import ConfigurationError
 from ace_jax.model import as_model
 from ace_jax.recording import LayerCall
+from ace_jax.weights import Loss
 
 Scalar = Float[Array, ""]
 Batch = Any
@@ -26,16 +27,18 @@ class Task:
     apply: `apply(variables, batch, key) -> (prediction, model_state)`. In training `key` drives
       dropout and the like, and model_state holds the new `batch_stats` (all collections but
       `params` and `gamma`); in evaluation `key` is None and model_state is returned as it came.
-    loss: `loss(prediction, batch) -> [samples, ...]`; the training loss is its mean.
-    metric: What validation and test errors are the mean of; None takes the loss.
+    loss: `loss(prediction, batch) -> [samples, ...]`; the training loss is its mean. Or (values,
+      weights), whose mean is the weighted one (`ace_jax.weights`).
+    metric: What validation and test errors are the mean of, with weights or without; None takes
+      the loss.
     mode: Whether the lowest ("min") or the highest ("max") mean of the metric is the best.
     calls: `calls(variables, batch) -> {layer: LayerCall}`, what every homotopic layer computes in
       evaluation, for reports; None if the model cannot say.
   """
 
   apply: Callable[[homotopy.Variables, Batch, PRNGKeyArray | None], tuple[Any, dict[str, Any]]]
-  loss: Callable[[Any, Batch], Float[Array, "samples ..."]]
-  metric: Callable[[Any, Batch], Float[Array, "samples ..."]] | None = None
+  loss: Loss
+  metric: Loss | None = None
   mode: Literal["min", "max"] = "min"
   calls: Callable[[homotopy.Variables, Batch], dict[str, LayerCall]] | None = dataclasses.field(
     default=None, compare=False
@@ -55,34 +58,35 @@ class Task:
     return self.apply(variables, batch, None)[0]
 
   def losses(self, variables: homotopy.Variables, batch: Batch) -> Float[Array, " samples"]:
-    """Returns the loss of every sample in evaluation."""
-    return _of_samples(self.loss(self.predict(variables, batch), batch))
+    """Returns the loss of every sample in evaluation; of a weighted one, so that its mean is."""
+    return _of_samples(self.loss, self.predict(variables, batch), batch)
 
   def errors(self, variables: homotopy.Variables, batch: Batch) -> Float[Array, " samples"]:
-    """Returns the metric of every sample in evaluation."""
-    metric = self.metric or self.loss
-    return _of_samples(metric(self.predict(variables, batch), batch))
+    """Returns the metric of every sample in evaluation; of a weighted one, so that its mean is."""
+    return _of_samples(self.metric or self.loss, self.predict(variables, batch), batch)
 
-  def errors_of(
-    self, metrics: Mapping[str, Callable[[Any, Batch], Float[Array, "samples ..."]]]
-  ) -> Callable[[homotopy.Variables, Batch], Any]:
-    """Returns `errors(variables, batch) -> {name: [samples]}` of one prediction; `errors` of none.
+  def errors_of(self, metrics: Mapping[str, Loss]) -> Callable[[homotopy.Variables, Batch], Any]:
+    """Returns `errors(variables, batch) -> {name: [samples]}` of one prediction.
+
+    Where a metric has weights, `Weighted` stands for [samples].
 
     Args:
-      metrics: By name.
+      metrics: By name; if there are none, the result is that of the task's own, without a name.
     """
-    if not metrics:
-      return self.errors
 
-    def errors(variables: homotopy.Variables, batch: Batch) -> dict[str, Any]:
+    def errors(variables: homotopy.Variables, batch: Batch) -> Any:
       prediction = self.predict(variables, batch)
-      return {name: _of_samples(metric(prediction, batch)) for name, metric in metrics.items()}
+      if not metrics:
+        return weights.of_samples((self.metric or self.loss)(prediction, batch))
+      return {
+        name: weights.of_samples(metric(prediction, batch)) for name, metric in metrics.items()
+      }
 
     return errors
 
 
-def _of_samples(values: Float[Array, "samples ..."]) -> Float[Array, " samples"]:
-  return jnp.mean(values.reshape(values.shape[0], -1), axis=1)
+def _of_samples(loss: Loss, prediction: Any, batch: Batch) -> Any:
+  return weights.of_samples(weights.for_means(loss)(prediction, batch))
 
 
 def first(batch: Batch) -> tuple[Any, ...]:
@@ -92,9 +96,9 @@ def first(batch: Batch) -> tuple[Any, ...]:
 
 def from_model(
   model: Any,
-  loss: Callable[[Any, Batch], Array],
+  loss: Loss,
   inputs: Callable[[Batch], tuple[Any, ...]] = first,
-  metric: Callable[[Any, Batch], Array] | None = None,
+  metric: Loss | None = None,
   rngs: Sequence[str] = ("dropout",),
   mode: Literal["min", "max"] = "min",
 ) -> Task:
@@ -103,7 +107,7 @@ def from_model(
   Args:
     model: What `ace_jax.model.as_model` takes, called on `inputs(batch)`; a Linen module with
       `train`, `training` or `deterministic` too if its `__call__` takes it.
-    loss: `loss(prediction, batch) -> [samples, ...]`.
+    loss: `loss(prediction, batch) -> [samples, ...]`, or (values, weights).
     inputs: Positional arguments of the model; by default the first entry of a batch (x, y). What
       is no array, such as a `Topology`, is static.
     metric: What to report; the loss by default.

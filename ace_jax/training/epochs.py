@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from ace_jax import weights
 from ace_jax.homotopy import Variables
 from ace_jax.primal_dual import ORDER_STREAM, PrimalDual
 from ace_jax.state import AceState, Best
@@ -164,7 +165,7 @@ def compile_errors(task: Task, mesh: Mesh, batch_size: int):
     The compiled function; predictors are `AceState.current()` or `AceState.selected()` of a state
     with replicas, and errors have a leading axis of replicas.
   """
-  return compile_means(task.errors, mesh, batch_size)
+  return compile_means(task.errors_of({}), mesh, batch_size)
 
 
 def compile_means(
@@ -173,7 +174,7 @@ def compile_means(
   """Compiles `means(predictors, data) -> {predictor: means over samples}`, as `compile_errors`.
 
   Args:
-    errors: `errors(variables, batch)`, a tree of arrays [samples].
+    errors: `errors(variables, batch)`, a tree of arrays [samples] or `weights.Weighted`.
     mesh: Devices; they share the samples.
     batch_size: Samples evaluated at once, over all devices.
   """
@@ -199,10 +200,15 @@ def _means(errors: Callable[[Variables, Batch], Any], mesh: Mesh, batch_size: in
     def total(index):
       batch = take(data, jnp.minimum(index, samples - 1))
       values = errors(variables, batch)
-      return jax.tree.map(lambda v: jnp.sum(jnp.where(index < samples, v, 0)), values)
+      return jax.tree.map(lambda v: weights.summed(v, index < samples), values)
 
     sums = jax.lax.map(total, index)
-    return jax.tree.map(lambda s: jax.lax.psum(jnp.sum(s), parallel.DATA) / samples, sums)
+    sums = jax.tree.map(lambda s: jax.lax.psum(jnp.sum(s), parallel.DATA), sums)
+
+    def mean(total: Any) -> Any:
+      return total.mean() if weights.is_weighted(total) else total / samples
+
+    return jax.tree.map(mean, sums, is_leaf=weights.is_weighted)
 
   return means
 

@@ -12,7 +12,7 @@ import optax
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import checking, homotopy, saving, signals, task
+from ace_jax import checking, homotopy, padding, saving, signals, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import Interrupted
@@ -31,7 +31,6 @@ from ace_jax.training import (
   parallel,
   resuming,
   sources,
-  streaming,
 )
 from ace_jax.training.history import Record
 from ace_jax.training.memory import Peak
@@ -175,7 +174,8 @@ def fit(
       `eqx.nn.make_with_state` returns), or `ace_jax.Model(init, apply)`. Called on
       `inputs(batch)`; a Linen or NNX module with `train`, `training` or `deterministic` too if its
       `__call__` takes it, and an Equinox module on one sample at a time.
-    loss: `loss(prediction, batch) -> [samples, ...]`, for each sample; its mean is minimised.
+    loss: `loss(prediction, batch) -> [samples, ...]`, for each sample; its mean is minimised. Or
+      (values, weights), whose weighted mean is: padding and missing labels weigh 0. So for metrics.
     train: Training samples: a pytree of arrays with one leading axis, such as (x, y); or a loader
       of batches, which can be iterated over again and again (grain's or torch's DataLoader, a list
       of batches, a generator function). Order and batch sizes are then the loader's; where it has
@@ -267,7 +267,6 @@ def fit(
     name: arguments.loggers_of(callbacks, None if seeds is None else number)
     for name, number in runs.items()
   }
-  selecting, metrics = measuring.selected(metric, select)
   if optimizer is None:
     lr = 1e-3 if lr is None else lr
     primal = primal_adam(lr, gamma_lr, slack_lr, clip_norm, decay)
@@ -279,11 +278,12 @@ def fit(
     train, valid, test, steps_per_epoch, options, settings
   )
   mesh = parallel.default_mesh(len(runs)) if mesh is None else mesh
-  if isinstance(train, loaders.Loader):
-    selecting = selecting or loss  # of each graph, where the loss below is scaled
-    loss, sample = streaming.of_real_graphs(loss), train.sample()
-  else:
-    sample = task.take(train, slice(0, 2))
+  loader = isinstance(train, loaders.Loader)
+  sample = train.sample() if loader else task.take(train, slice(0, 2))
+  if padding.padded_graphs(sample) is not None:
+    metric = {**metric} if isinstance(metric, Mapping) else metric
+    loss, metric = padding.of_real(loss), jax.tree.map(padding.of_real, metric)
+  selecting, metrics = measuring.selected(metric, select)
   init, states = arguments.initialiser(given, model, inputs), []
   method = PrimalDual(
     task.from_model(model, loss, inputs, selecting, rngs, mode),

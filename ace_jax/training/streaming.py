@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ace_jax import padding
+from ace_jax import weights
 from ace_jax.errors import ConfigurationError
 from ace_jax.primal_dual import PrimalDual, StepOutput
 from ace_jax.state import AceState
@@ -109,7 +109,7 @@ class Errors:
   Means are over all samples: a short batch counts as its samples do, padded graphs not at all.
 
   Args:
-    errors: `errors(variables, batch)`, a tree of arrays [samples], such as `Task.errors`.
+    errors: `errors(variables, batch)`, a tree of arrays [samples] or `weights.Weighted`.
     mesh: Devices; they share the samples.
   """
 
@@ -122,13 +122,13 @@ class Errors:
         totals = {}
         for name, variables in predictors.items():
           values = errors(variables, batch)
-          counts = _counts(batch, len(jax.tree.leaves(values)[0]), rows[i])
-          sums = jax.tree.map(lambda v, c=counts: jnp.sum(jnp.where(c, v, 0)), values)
+          counts = _samples(batch, len(jax.tree.leaves(values)[0]), rows[i])
+          sums = jax.tree.map(lambda v, c=counts: weights.summed(v, c), values)
           totals[name] = jax.lax.psum((sums, jnp.sum(counts)), parallel.DATA)
         return jax.tree.map(jnp.add, carry, totals)
 
       shapes = jax.eval_shape(lambda: {k: errors(v, batches[0]) for k, v in predictors.items()})
-      zeros = jax.tree.map(lambda x: jnp.zeros((), x.dtype), shapes)
+      zeros = jax.tree.map(lambda x: weights.summed(jnp.zeros(1, x.dtype), False), shapes)
       none = {name: (zero, jnp.int32(0)) for name, zero in zeros.items()}
       return jax.lax.fori_loop(0, steps, add, jax.lax.pcast(none, parallel.REPLICA, to="varying"))
 
@@ -152,8 +152,12 @@ class Errors:
     bad = [~np.isfinite(x) for sums, _ in totals.values() for x in jax.tree.leaves(sums)]
     if np.any(bad, axis=0).all():  # in every replica
       loader.refuse_not_finite()
+
+    def mean(total: Any, count: Any) -> Any:
+      return np.float32(total.mean() if weights.is_weighted(total) else total / count)
+
     return {
-      name: jax.tree.map(lambda total, n=count: np.float32(total / n), sums)
+      name: jax.tree.map(lambda s, n=count: mean(s, n), sums, is_leaf=weights.is_weighted)
       for name, (sums, count) in totals.items()
     }
 
@@ -199,35 +203,11 @@ def _plus(totals: Any, sums: Any) -> Any:
   return sums if totals is None else jax.tree.map(np.add, totals, sums)
 
 
-def _counts(batch: Batch, rows: int, samples: Any) -> Any:
-  """Returns which rows of this device's errors are those of samples, not of padding."""
-  is_graph = lambda node: isinstance(node, padding.PaddedGraphs)  # noqa: E731
-  for graph in filter(is_graph, jax.tree.leaves(batch, is_leaf=is_graph)):
-    return padding.graph_mask(graph)
+def _samples(batch: Batch, rows: int, samples: Any) -> Any:
+  """Returns which rows of this device's errors are those of samples that the loader gave."""
   if loaders.whole(batch):
     return jnp.ones(rows, bool)
   return jax.lax.axis_index(parallel.DATA) * rows + jnp.arange(rows) < samples
-
-
-def of_real_graphs(loss: Callable[[Any, Batch], Any]) -> Callable[[Any, Batch], Any]:
-  """Returns a loss whose mean over the graphs of a padded batch is that over the real ones.
-
-  .. math:: \\frac{1}{G} \\sum_g \\frac{G m_g}{\\sum_h m_h} l_g = \\sum_g m_g l_g / \\sum_h m_h
-
-  Args:
-    loss: `loss(prediction, batch) -> [graphs, ...]`, for padding too.
-  """
-
-  def masked(prediction: Any, batch: Batch) -> Any:
-    values = loss(prediction, batch)
-    is_graph = lambda node: isinstance(node, padding.PaddedGraphs)  # noqa: E731
-    for graph in filter(is_graph, jax.tree.leaves(batch, is_leaf=is_graph)):
-      mask: Any = padding.graph_mask(graph)
-      mask = mask.reshape(-1, *[1] * (values.ndim - 1))
-      return jnp.where(mask, values, 0) * (len(mask) / jnp.sum(mask, dtype=values.dtype))
-    return values
-
-  return masked
 
 
 def _prefetched(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
