@@ -14,8 +14,8 @@ _ONES = ("scale", "var", "mean_square")
 def drawn(init):
   """Returns a function like `init`, `Module.init` say, whose values are drawn by NumPy.
 
-  gamma, scales and variances are 1, means 0, matrices normal with the deviation 0.5 / sqrt(inputs),
-  other vectors small; what spectral normalisation keeps are the singular vectors. A parameter depends on
+  gamma, scales and variances are 1, means 0, matrices normal of deviation 0.5 / sqrt(inputs), other
+  vectors small; what spectral normalisation keeps are the singular vectors. Each depends on
   its path and the key alone, as in Flax.
   """
 
