@@ -291,11 +291,11 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def test_sigterm_saves_and_resuming_completes(tmp_path):
-  reference = fit(RADIUS, 400)
+  reference = fit(RADIUS, 120)
   done = threading.Event()
 
   def ask():  # again and again, since one signal may come after the last epoch, and change nothing
-    while not done.wait(1):
+    while not done.wait(0.5):
       os.kill(os.getpid(), signal.SIGTERM)
 
   before = signal.signal(signal.SIGTERM, lambda *_: None)  # between two trainings
@@ -305,12 +305,12 @@ def test_sigterm_saves_and_resuming_completes(tmp_path):
     with pytest.raises(errors.Interrupted, match="saved in"):
       while True:  # until a signal arrives, however fast this machine is
         folder = tmp_path / str(time.monotonic_ns())
-        fit(RADIUS, 400, workdir=folder, checkpoint_every=1000)
+        fit(RADIUS, 120, workdir=folder, checkpoint_every=1000)
   finally:
     done.set()
     asking.join()
     signal.signal(signal.SIGTERM, before)
-  resumed = fit(RADIUS, 400, workdir=folder, resume=True)
+  resumed = fit(RADIUS, 120, workdir=folder, resume=True)
   assert_same(resumed.state.primal, reference.state.primal)
 
 
