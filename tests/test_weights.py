@@ -68,6 +68,8 @@ def test_missing_labels_count_neither_in_training_nor_in_evaluation():
     variables = getattr(trained, name)
     CLOSE(trained.state.best[name].error, expected_error(variables))
     CLOSE(trained.test[name], expected_error(variables))
+    # For reports: losses sample by sample, whose plain mean it is.
+    CLOSE(trained.method.task.losses(variables, (X, HOLES)).mean(), expected_error(variables))
 
 
 def test_weights_that_are_all_one_are_none():

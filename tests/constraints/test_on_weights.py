@@ -15,7 +15,6 @@ from ace_jax.optimizers import dual_optimizer, primal_adam
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.state import Primal
 from ace_jax.symmetry import actions, groups, reynolds
-from tests.values import drawn
 
 # Two blocks of one irrep, an irrep of another parity, a degree that the outputs lack.
 INPUTS, OUTPUTS = "2x0e+1x1o+2x1o+1x1e+1x2e", "1x0e+2x1o+1x2e+1x3o"
@@ -88,7 +87,7 @@ def learned(network):
 
 
 def point(network, batch):
-  variables = drawn(network.init)(jax.random.key(0), batch[0])
+  variables = network.init(jax.random.key(0), batch[0])
   return Primal(variables["params"], jax.tree.map(lambda g: 0.3 * g, variables["gamma"]), {})
 
 
@@ -153,7 +152,7 @@ def test_equivariant_branches_cost_nothing():
 def test_gamma_is_one_after_a_step_and_the_penalty_trains():
   network, batch = Vectors(), batch_of(8)
   method = PrimalDual(learned(network), primal_adam(0.05), dual_optimizer("sgd", 0.1))
-  variables = drawn(network.init)(jax.random.key(0), batch[0])
+  variables = network.init(jax.random.key(0), batch[0])
   variables = {**variables, "gamma": jax.tree.map(lambda g: 0.3 * g, variables["gamma"])}
   left = {}
   for weight in (0.0, 10.0):
