@@ -140,12 +140,12 @@ def sparse(arrays, config, dtype):
   return [*(jnp.asarray(array, dtype) for array in inputs), graph]
 
 
-# The two others of layout and bits are slow.
+# The others of layout and bits are slow; that layouts agree, tests/test_neighbours.py asserts.
 @pytest.mark.parametrize(
   ("layout", "bits"),
   [
     (dense, 64),
-    (sparse, 32),
+    pytest.param(sparse, 32, marks=pytest.mark.slow),
     pytest.param(dense, 32, marks=pytest.mark.slow),
     pytest.param(sparse, 64, marks=pytest.mark.slow),
   ],
