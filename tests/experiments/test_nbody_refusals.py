@@ -99,7 +99,7 @@ def test_what_the_data_cannot_give(tmp_path, data_file):
   refuses(done, 2, "batch of 41 is larger than the 40 training samples")
 
 
-@pytest.mark.slow  # tests/training/test_loop.py asserts it in one process
+@pytest.mark.slow  # tests/training/test_replicas.py asserts it in one process
 def test_non_finite_loss(tmp_path, data_file):
   folder = tmp_path / "run"
   flags = [*TINY, "--lr=1e18", f"--data_file={data_file}", f"--workdir={folder}"]
