@@ -154,7 +154,7 @@ def test_what_counts_in_a_fixed_scale_of_equinox_is_what_counts_in_linen():
   x = jnp.where(where[..., None], x, 1e3)
   y = jnp.zeros((24, 5, WIDTH))
   layer = ace_jax.Homotopic(nn.Dense, "fixed")
-  variables = layer.init(jax.random.key(0), y, x)
+  variables = layer.init(jax.random.key(0), y, x, where=where[..., None])
   expected = layer.apply(variables, y, x, where=where[..., None], mutable=["batch_stats"])
 
   class Masked(eqx.Module):
@@ -247,6 +247,12 @@ def test_a_pair_of_functions():
   end = train(ace_jax.Model(init, apply))
   assert list(end.gamma) == ["layer"]
   assert set(ace_jax.prune(end.relaxed)["params"]) == {"kernel"}
+
+  def strictly(variables, x, key=None):
+    return apply(ace_jax.project(variables), x, key)
+
+  with pytest.raises(ConfigurationError, match="layer layer is never called"):
+    train(ace_jax.Model(init, strictly))
   with pytest.raises(ConfigurationError, match="Linen module"):
     train(lambda x: x)
 

@@ -169,6 +169,9 @@ class NnxTied(nnx.Module):
 
 
 def test_attributes_and_keywords_of_what_is_relaxed():
+  def fit(model):
+    return ace_jax.fit(model, loss, (X, Y), (X, Y), epochs=1, batch_size=8, progress=None)
+
   def equinox_branch(linear):
     return eqx.nn.Linear(linear.in_features, linear.out_features, use_bias=False, key=KEY)
 
@@ -180,21 +183,40 @@ def test_attributes_and_keywords_of_what_is_relaxed():
   relaxed = ace_jax.relax(plain, lambda module: isinstance(module, eqx.nn.Linear), equinox_branch)
   weight, branch = plain.a.weight, relaxed.a.layer.relaxation.weight
   expected = (weight.T @ (weight + branch) @ X.T).T[:, :2]
+  assert relaxed.a.in_features == 4
   np.testing.assert_allclose(jax.vmap(relaxed)(X), expected, rtol=1e-5, atol=1e-6)
-  assert list(ace_jax.fit(relaxed, loss, (X, Y), (X, Y), epochs=1, progress=None).gamma) == ["a"]
+  assert list(fit(relaxed).gamma) == ["a"]
 
   tied = NnxTied()
   relaxed = ace_jax.relax(tied, lambda module: isinstance(module, nnx.Linear), nnx_branch)
   kernel, branch = (part.kernel.get_value() for part in (tied.a, relaxed.a.layer.relaxation))
   expected = (X @ (kernel + branch) @ kernel.T)[:, :2]
   np.testing.assert_allclose(relaxed(X), expected, rtol=1e-5, atol=1e-6)
-  assert list(ace_jax.fit(relaxed, loss, (X, Y), (X, Y), epochs=1, progress=None).gamma) == ["a"]
+  assert list(fit(relaxed).gamma) == ["a"]
   for module in (
     relaxed,
     ace_jax.relax(plain, lambda m: isinstance(m, eqx.nn.Linear), equinox_branch),
   ):
     with pytest.raises(AttributeError, match="nothing"):
       module.a.nothing  # noqa: B018
+
+
+def test_the_mode_of_what_is_relaxed():
+  class Dropped(eqx.Module):
+    dropout: eqx.nn.Dropout
+
+    def __call__(self, x, key=None):
+      return self.dropout(x, key=key)
+
+  relaxed = ace_jax.relax(
+    Dropped(eqx.nn.Dropout(0.5)), lambda module: True, lambda dropout: eqx.nn.Linear(4, 4, key=KEY)
+  )
+  assert not relaxed.dropout.inference
+  evaluated = eqx.nn.inference_mode(relaxed)
+  parts = evaluated.dropout, evaluated.dropout.wrapped, evaluated.dropout.layer
+  assert [part.inference for part in parts] == [True] * 3
+  branch = relaxed.dropout.layer.relaxation
+  np.testing.assert_allclose(jax.vmap(evaluated)(X), X + jax.vmap(branch)(X), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
