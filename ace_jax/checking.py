@@ -70,7 +70,8 @@ def check(
   learned = task.from_model(model, zero_loss, inputs)
   variables = homotopy.without_sown(homotopy.unbox(variables))
   tried = _try(learned, {} if loss is None else {"loss": loss}, variables, batch)
-  problems = [*_layer_problems(tried, variables), *_loss_problems(tried, variables, batch)]
+  problems = _layer_problems(learned, tried, variables, batch)
+  problems += _loss_problems(tried, variables, batch)
   problems += _projection_problems(learned, tried, variables, batch)
   by_entry = {} if symmetry is None else _equivariance(learned, variables, batch, symmetry)
   errors = {name: float(entries.combined(of_entries)) for name, of_entries in by_entry.items()}
@@ -117,7 +118,7 @@ def require(
   tried = _try(learned, {"loss": learned.loss, **functions}, variables, sample)
   problems = _loss_problems(tried, variables, sample)
   if not strict and not problems and _constrains_gamma(constraint):
-    problems += _layer_problems(tried, variables)
+    problems += _layer_problems(learned, tried, variables, sample)
   problems = problems or _projection_problems(learned, tried, variables, sample)
   if problems:
     raise ConfigurationError(f"{problems[0]}.")
@@ -213,7 +214,9 @@ def _try(
   return _Tried(run, values, traced.jaxpr, calls)
 
 
-def _layer_problems(tried: _Tried, variables: homotopy.Variables) -> list[str]:
+def _layer_problems(
+  learned: Task, tried: _Tried, variables: homotopy.Variables, batch: Batch
+) -> list[str]:
   gamma = homotopy.by_name(variables.get(homotopy.GAMMA, {}))
   idle = sorted({call.name for call in tried.calls if call.gamma is None} - set(gamma))
   if idle:
@@ -226,7 +229,49 @@ def _layer_problems(tried: _Tried, variables: homotopy.Variables) -> list[str]:
       f"{NO_LAYER}; put a Homotopic after its maps, use ace_jax.relax, or for the strict model "
       "give variables=prune(variables)"
     ]
+  unused = _unused(learned, tried, variables, batch)
+  if unused:
+    return [
+      f"the homotopic layer {unused[0]} is never called: its gamma changes no prediction; call it "
+      "in the model, or take it out"
+    ]
   return []
+
+
+def _unused(learned: Task, tried: _Tried, variables: homotopy.Variables, batch: Batch) -> list[str]:
+  """Returns the layers whose gamma changes no prediction, in training neither."""
+  called = {call.name or homotopy.GAMMA for call in tried.calls}
+  left = [name for name in homotopy.names(variables[homotopy.GAMMA]) if name not in called]
+  # Not seen to be called are those of a `Model` too, and what a jax.jit of the model keeps traced.
+  if left:
+    left = _without_effect(left, tried.program, variables, batch)
+  if left:
+
+    def train(variables: homotopy.Variables, batch: Batch) -> Any:
+      return learned.apply(variables, batch, jax.random.key(0))
+
+    # Some layers, such as those of a second head, are called in training alone.
+    trained = jax.make_jaxpr(train, axis_env=[("data", 1)])(variables, batch)
+    left = _without_effect(left, trained, variables, batch)
+  return left
+
+
+def _without_effect(
+  layers: Sequence[str], program: Any, variables: homotopy.Variables, batch: Batch
+) -> list[str]:
+  """Returns those of the layers of whose gamma a program's results are seen not to depend."""
+  paths = [path for path, _ in jax.tree_util.tree_flatten_with_path((variables, batch))[0]]
+  names = [jax.tree_util.keystr(path) for path in paths]
+  gammas = [
+    jax.tree_util.keystr(
+      (jax.tree_util.SequenceKey(0), jax.tree_util.DictKey(homotopy.GAMMA), *path)
+    )
+    for path, _ in jax.tree_util.tree_flatten_with_path(variables[homotopy.GAMMA])[0]
+  ]
+  by_layer = dict(zip(homotopy.names(variables[homotopy.GAMMA]), gammas, strict=True))
+  renamed = [["another" if name == by_layer[layer] else name for name in names] for layer in layers]
+  before, *after = programs.results([program] * (1 + len(layers)), [names, *renamed])
+  return [layer for layer, numbers in zip(layers, after, strict=True) if numbers == before]
 
 
 def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -> list[str]:

@@ -7,13 +7,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ace_jax import homotopy, paths, scales
+from ace_jax import homotopy, paths, relaxing, scales
 from ace_jax.errors import ConfigurationError, MissingPackageError
 from ace_jax.homotopy import GAMMA, RELAXATION
 from ace_jax.model import Model, Variables
-from ace_jax.recording import LayerCall, layer_calls, record_call
+from ace_jax.recording import (
+  LayerCall,
+  layer_arrays,
+  layer_calls,
+  readable,
+  record_arrays,
+  record_call,
+  require_readable,
+)
 from ace_jax.scales import MEAN_SQUARE
 
 try:
@@ -83,32 +91,48 @@ class Homotopic(eqx.Module):
     self.axes = axes
     self.name = ""
 
-  def __call__(self, y_eq: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+  def __call__(
+    self, y_eq: Any, x: Any, *args: Any, where: Bool[Array, "..."] | None = None, **kwargs: Any
+  ) -> Any:
     """Returns f_eq(x) + gamma f_neq(x), of y_eq's shape and dtype, or y_eq for a projection.
 
     Args:
       y_eq: Output of the equivariant map, an array or an e3nn `IrrepsArray`.
       x: What f_neq sees, of either type; its leading axes are y_eq's.
       *args: Passed on to the branch after x.
+      where: Which entries of f_neq count in its mean square, broadcast against y_eq; None: all.
       **kwargs: Passed on to the branch.
 
     Raises:
       ValueError: the branch returns another shape.
+      ConfigurationError: under `fit` a "fixed" layer is called within a `jax.grad`, `jax.lax.scan`
+        or the like of the model.
     """
     flat_y = homotopy.flatten(y_eq, self.axes)
     if self.gamma is None:
-      record_call(LayerCall(self.name, flat_y, None, flat_y, None))
+      record_arrays(LayerCall(self.name, flat_y, None, flat_y, None))
       return y_eq
     f_neq = self.relaxation(homotopy.flatten(x, self.axes), *args, **kwargs)
     current = None
     if self.mean_square is not None:
       if not self.inference:
-        current = _mean_over_samples(scales.mean_square(f_neq))
-        current = current if self.axis_name is None else jax.lax.pmean(current, self.axis_name)
+        require_readable(self.name, f_neq)
+        where = homotopy.flat_mask(where, homotopy.array(y_eq).shape, self.axes)
+        current = self._mean_square(f_neq, where)
       f_neq = scales.divide_by_root(f_neq, self.mean_square if current is None else current)
     y = homotopy.combine(self.name, flat_y, f_neq, self.gamma)
     record_call(LayerCall(self.name, flat_y, f_neq, y, self.gamma, current))
     return homotopy.unflatten(y, y_eq)
+
+  def _mean_square(self, f_neq: Array, where: Bool[Array, "..."] | None) -> Float[Array, ""]:
+    def over_devices(value: Array) -> Array:
+      return value if self.axis_name is None else jax.lax.pmean(value, self.axis_name)
+
+    if where is None:
+      return over_devices(_mean_over_samples(scales.mean_square(f_neq)))
+    # Samples may count differently many entries: the sums are over all of them.
+    total, count = map(over_devices, _sums_over_samples(*scales.sums(f_neq, where)))
+    return total / jnp.where(count > 0, count, 1)
 
 
 class Relaxed(eqx.Module):
@@ -117,9 +141,17 @@ class Relaxed(eqx.Module):
   wrapped: Any
   layer: Homotopic
 
-  def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Returns wrapped(x) + gamma branch(x)."""
-    return self.layer(self.wrapped(x, *args, **kwargs), x)
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    """Returns wrapped(x) + gamma branch(x), for the first argument x."""
+    return self.layer(
+      self.wrapped(*args, **kwargs), relaxing.first_input(self.wrapped, args, kwargs)
+    )
+
+  def __getattr__(self, name: str) -> Any:
+    """Returns what the model around it reads of the submodule, such as its weight."""
+    if name in ("wrapped", "layer") or name.startswith("_"):
+      raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    return getattr(self.wrapped, name)
 
 
 def variables(model: Any) -> dict[str, Any]:
@@ -264,8 +296,8 @@ def as_model(model: Any) -> Model:
   axis = equinox_states.batch_axis(module)
 
   def run(
-    values: Variables, inputs: tuple[Any, ...], key: PRNGKeyArray | None
-  ) -> tuple[Any, list[tuple], Any]:
+    values: Variables, inputs: tuple[Any, ...], key: PRNGKeyArray | None, *fields: str
+  ) -> tuple[Any, list[tuple[str, dict[str, Array]]], Any]:
     arrays, static = eqx.partition(inputs, eqx.is_array)
     names: list[str] = []
 
@@ -274,26 +306,26 @@ def as_model(model: Any) -> Model:
       built, held = equinox_states.module_and_state(pair)
       built = eqx.nn.inference_mode(built, value=keys is None)
 
-      def on_sample(arrays: Any, key: Any, held: Any) -> tuple[Any, list[tuple], Any]:
+      def on_sample(arrays: Any, key: Any, held: Any) -> tuple[Any, list[dict[str, Array]], Any]:
         keywords = {"key": key} if takes_key else {}
         states = () if held is None else (held,)
-        with layer_calls() as seen:
+        with layer_arrays(*fields) as found:
           y = built(*eqx.combine(arrays, static), *states, **keywords)
         y, moved = (y, None) if held is None else y
-        names[:] = [call.name for call in seen]
-        calls = [(call.y_eq, call.f_neq, call.y, call.mean_square) for call in seen]
-        return y, calls, None if keys is None else moved  # evaluation moves nothing
+        names[:] = [name for name, _ in found]
+        # Evaluation moves nothing.
+        return y, [arrays for _, arrays in found], None if keys is None else moved
 
       mapped = jax.vmap(on_sample, (0, 0, None), (0, 0, None), axis_name=axis)
       return mapped(arrays, keys, held)
 
     if key is None:
-      y, calls, moved = over_samples(values, arrays, None)
+      y, found, moved = over_samples(values, arrays, None)
     else:
       keys = jax.random.split(key, len(jax.tree.leaves(arrays)[0]))
       traced = over_samples if state is None else equinox_states.without_mesh(over_samples)
-      y, calls, moved = traced(values, arrays, keys)
-    return y, list(zip(names, calls, strict=True)), moved
+      y, found, moved = traced(values, arrays, keys)
+    return y, list(zip(names, found, strict=True)), moved
 
   def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
     del key, inputs
@@ -303,18 +335,20 @@ def as_model(model: Any) -> Model:
     values: Variables, *inputs: Any, key: PRNGKeyArray | None = None
   ) -> tuple[Any, dict[str, Any]]:
     kept = {name: tree for name, tree in values.items() if name not in ("params", GAMMA)}
-    prediction, calls, moved = run(values, inputs, key)
-    for name, (*_, current) in calls:
-      if current is not None and "batch_stats" in kept:
+    prediction, found, moved = run(values, inputs, key, MEAN_SQUARE)
+    for name, arrays in found:
+      if "batch_stats" in kept:
         path = name.split("/") if name else []
+        current = arrays[MEAN_SQUARE]
         kept["batch_stats"] = _decayed(kept["batch_stats"], path, current, momenta[name])
     if moved is not None:
       kept[equinox_states.STATE] = variables((module, moved))[equinox_states.STATE]
     return prediction, kept
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
-    arrays = run(values, inputs, None)[1]
-    return {name: LayerCall(name, y_eq, f_neq, y, None) for name, (y_eq, f_neq, y, _) in arrays}
+    with layer_calls() as called:
+      found = run(values, inputs, None, "y_eq", "f_neq", "y")[1]
+    return readable(found, called)
 
   return Model(init, apply, calls)
 
@@ -329,6 +363,19 @@ def _mean_over_samples(x: Array) -> Array:
 def _mean_of_batch(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
   del size
   return (jnp.mean(x, axis=0) if batched[0] else x), False
+
+
+@jax.custom_batching.custom_vmap
+def _sums_over_samples(total: Array, count: Array) -> tuple[Array, Array]:
+  return total, count
+
+
+@_sums_over_samples.def_vmap
+def _sums_of_batch(
+  size: int, batched: list[bool], *sums: Array
+) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
+  pairs = zip(sums, batched, strict=True)
+  return tuple(jnp.sum(x, axis=0) if mapped else size * x for x, mapped in pairs), (False, False)
 
 
 def _decayed(tree: Any, path: list[str], current: Array, momentum: float) -> Any:

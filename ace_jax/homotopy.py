@@ -215,6 +215,11 @@ class Homotopic(nn.Module):
         f"{'/'.join(self.path)}: its running scale cannot be kept through a jax.grad, jax.vmap or "
         "the like within the model; use nn.vjp, nn.value_and_grad or nn.vmap, or scale='free'."
       )
+    if not moves and not self.has_variable("batch_stats", scales.MEAN_SQUARE):
+      raise ConfigurationError(
+        f"{'/'.join(self.path)}: its running scale is not among the variables; under nn.scan or "
+        "nn.vmap add 'batch_stats': 0 to variable_axes, and give `apply` the collection."
+      )
     running = self.variable(
       "batch_stats", scales.MEAN_SQUARE, lambda: scales.mean_square(f_neq, where)
     )

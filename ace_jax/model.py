@@ -1,18 +1,21 @@
 """A model of any framework as a pair of pure functions: what `fit` and `Task` use."""
 
+import contextlib
 import dataclasses
+import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 from flax import traverse_util
+from flax.errors import InvalidRngError
 from jaxtyping import Array, PRNGKeyArray
 
 from ace_jax import homotopy
-from ace_jax.errors import ConfigurationError
+from ace_jax.errors import ConfigurationError, first_line
 from ace_jax.recording import LayerCall
 
 Variables = homotopy.Variables
@@ -38,6 +41,9 @@ class Model:
   init: Callable[..., Variables]
   apply: Callable[..., tuple[Any, dict[str, Any]]]
   calls: Callable[..., dict[str, LayerCall]] | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, "apply", _returning_a_pair(self.apply))
 
 
 def as_model(model: Any, rngs: Sequence[str] = ("dropout",)) -> Model:
@@ -122,10 +128,12 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
     model_state = {k: v for k, v in variables.items() if k not in ("params", homotopy.GAMMA)}
     modes = mode_keywords(call, key is not None)
     if key is None:
-      return module.apply(variables, *inputs, **modes), model_state
-    prediction, updated = module.apply(
-      variables, *inputs, **modes, rngs=_streams(key, rngs), mutable=list(model_state)
-    )
+      with _said_in_one_line(rngs, training=False):
+        return module.apply(variables, *inputs, **modes), model_state
+    with _said_in_one_line(rngs, training=True):
+      prediction, updated = module.apply(
+        variables, *inputs, **modes, rngs=_streams(key, rngs), mutable=list(model_state)
+      )
     # What is sown into a collection that is carried too would make the carry grow.
     carried = {**model_state, **homotopy.without_sown(updated)}
     if "intermediates" in model_state:  # who passes it asks what the layers sow (`rivals.Schedule`)
@@ -134,10 +142,54 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
 
   def calls(variables: Variables, *inputs: Any) -> dict[str, LayerCall]:
     modes = mode_keywords(call, False)
-    _, kept = module.apply(variables, *inputs, **modes, mutable=["intermediates"])
+    with _said_in_one_line(rngs, training=False):
+      _, kept = module.apply(variables, *inputs, **modes, mutable=["intermediates"])
     return _sown_calls(kept.get("intermediates", {}))
 
   return Model(init, apply, calls)
+
+
+def _returning_a_pair(apply: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns `Model.apply` as it is, but for a line that says where it does not return a pair."""
+
+  @functools.wraps(apply)
+  def checked(*args: Any, **kwargs: Any) -> Any:
+    returned = apply(*args, **kwargs)
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    if not is_pair or not isinstance(returned[1], Mapping):
+      raise ConfigurationError(
+        f"the apply of ace_jax.Model returned {_described(returned)}; it must return (prediction, "
+        "model_state), where model_state holds the collections beside params and gamma, {} if "
+        "there are none."
+      )
+    return returned
+
+  return checked
+
+
+def _described(returned: Any) -> str:
+  if isinstance(returned, tuple):
+    return f"({', '.join(type(entry).__name__ for entry in returned)})"
+  if isinstance(returned, jax.Array):
+    return f"an array of shape {returned.shape}"
+  return f"a {type(returned).__name__}"
+
+
+@contextlib.contextmanager
+def _said_in_one_line(rngs: Sequence[str], *, training: bool) -> Iterator[None]:
+  """Says how to give a model the random numbers that it draws, where it has none."""
+  try:
+    yield
+  except InvalidRngError as error:
+    mend = (
+      f"give rngs=({', '.join(map(repr, [*rngs, 'its name']))})"
+      if training
+      else "let it draw in training alone, which a keyword `train` of its __call__ says"
+    )
+    when = "training" if training else "evaluation, which has no random numbers"
+    raise ConfigurationError(
+      f"the model draws random numbers in {when} ({first_line(error).split(' (')[0]}); {mend}."
+    ) from error
 
 
 def _streams(key: PRNGKeyArray, names: Sequence[str]) -> dict[str, PRNGKeyArray]:

@@ -1,18 +1,19 @@
 """Homotopic layers for Flax NNX, and NNX modules as a `Model`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.errors import TraceContextError
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ace_jax import homotopy, paths, scales
+from ace_jax import homotopy, paths, relaxing, scales
 from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import GAMMA, RELAXATION
 from ace_jax.model import Model, Variables, mode_keywords
-from ace_jax.recording import LayerCall, layer_calls, record_call
+from ace_jax.recording import LayerCall, layer_arrays, layer_calls, readable, record_call
 from ace_jax.scales import MEAN_SQUARE
 
 __all__ = ["Gamma", "Homotopic", "as_model", "prune", "relax", "update", "variables"]
@@ -79,6 +80,7 @@ class Homotopic(nnx.Module):
 
     Raises:
       ValueError: the branch returns another shape.
+      ConfigurationError: a "fixed" layer is called within a `jax.grad`, `jax.vmap` or the like.
     """
     flat_y = homotopy.flatten(y_eq, self.axes)
     if self.gamma is None:
@@ -98,7 +100,13 @@ class Homotopic(nnx.Module):
     if self.use_running_average:
       return running
     current = scales.mean_square(f_neq, where, self.axis_name)
-    self.mean_square.set_value(scales.decayed(running, current, self.momentum))
+    try:
+      self.mean_square.set_value(scales.decayed(running, current, self.momentum))
+    except TraceContextError as error:
+      raise ConfigurationError(
+        f"{self.name}: its running scale cannot be kept through a jax.grad, jax.vmap or the like "
+        "within the model; use nnx.grad, nnx.vmap, nnx.scan or the like, or scale='free'."
+      ) from error
     return current
 
 
@@ -109,9 +117,17 @@ class Relaxed(nnx.Module):
     self.wrapped = wrapped
     self.layer = layer
 
-  def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Returns wrapped(x) + gamma branch(x)."""
-    return self.layer(self.wrapped(x, *args, **kwargs), x)
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    """Returns wrapped(x) + gamma branch(x), for the first argument x."""
+    return self.layer(
+      self.wrapped(*args, **kwargs), relaxing.first_input(self.wrapped, args, kwargs)
+    )
+
+  def __getattr__(self, name: str) -> Any:
+    """Returns what the model around it reads of the submodule, such as its weight."""
+    if name in ("wrapped", "layer") or name.startswith("_"):
+      raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    return getattr(self.wrapped, name)
 
 
 def variables(module: nnx.Module) -> dict[str, Any]:
@@ -229,12 +245,13 @@ def as_model(module: nnx.Module) -> Model:
     if key is None:
       return prediction, kept
     new = variables(built)
-    return prediction, {name: new[name] for name in kept}
+    # Of a strict run branches are not among them, though their statistics are still in the module.
+    return prediction, _leaves_of(kept, new)
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
-    with layer_calls() as seen:
+    with layer_calls() as called, layer_arrays("y_eq", "f_neq", "y") as found:
       apply(values, *inputs)
-    return {call.name: call for call in seen}
+    return readable(found, called)
 
   return Model(init, apply, calls)
 
@@ -247,6 +264,13 @@ def _collection(variable: Any) -> str | None:
     return GAMMA
   known = {nnx.Param: "params", nnx.BatchStat: "batch_stats"}
   return next((name for base, name in known.items() if issubclass(kind, base)), kind.__name__)
+
+
+def _leaves_of(kept: Any, new: Any) -> Any:
+  """Returns the new values of the leaves that are kept, and of those alone."""
+  if not isinstance(kept, Mapping):
+    return new
+  return {name: _leaves_of(tree, new.get(name, tree)) for name, tree in kept.items()}
 
 
 def _wrappers(module: nnx.Module) -> frozenset[paths.Path]:

@@ -13,7 +13,7 @@ def load_pretrained(variables: homotopy.Variables, plain: homotopy.Variables) ->
   """Returns a homotopic model's variables with the weights of the plain equivariant model.
 
   Branches and gamma stay as they are. Parameters are matched by their paths, which those of the
-  plain model must all have: `Homotopic` adds to them, and renames none.
+  plain model must all have: `Homotopic` adds to them, and renames none. Boxes of metadata are gone.
 
   Args:
     variables: What `model.init` returned.
@@ -23,6 +23,7 @@ def load_pretrained(variables: homotopy.Variables, plain: homotopy.Variables) ->
   Raises:
     ConfigurationError: a leaf is in one of them alone, or has another shape.
   """
+  variables, plain = homotopy.unbox(variables), homotopy.unbox(plain)
   wanted, given = _flat(homotopy.prune(variables)), _flat(homotopy.prune(plain))
   for path in sorted({*wanted, *given}):
     name = "/".join(map(str, path))

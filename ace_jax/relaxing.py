@@ -1,5 +1,6 @@
 """`relax`: homotopic layers around chosen submodules of a model that stays as it was published."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -47,10 +48,27 @@ class Relaxed(nn.Module):
       scope = module.scope
       if id(scope) not in layers:
         layers[id(scope)] = scope, self.layer(parent=scope)
-      return layers[id(scope)][1](result, args[0])
+      return layers[id(scope)][1](result, first_input(module, args, kwargs))
 
     with nn.intercept_methods(intercept):
       return self.relaxed_model(*args, **kwargs)
+
+
+def first_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+  """Returns what a submodule maps: its first argument, also where that is given by its name.
+
+  Raises:
+    ConfigurationError: it is called without any.
+  """
+  if args:
+    return args[0]
+  taken = [name for name in inspect.signature(type(module).__call__).parameters if name in kwargs]
+  names = taken or list(kwargs)
+  if not names:
+    raise ConfigurationError(
+      f"a {type(module).__name__} is called without an input; leave it out of the `where` of relax."
+    )
+  return kwargs[names[0]]
 
 
 def relax(

@@ -29,9 +29,14 @@ def mean_square(
     where: Which entries count, broadcast against x; all by default.
     axis_name: Mapped axis of the devices that share the entries.
   """
-  size = jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
-  size = size.astype(jnp.promote_types(size.dtype, jnp.float32))
-  return padding.mean(size, where=where, axis_name=axis_name)
+  return padding.mean(_squares(x), where=where, axis_name=axis_name)
+
+
+def sums(x: Array, where: Bool[Array, "..."]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """Returns the sum of abs(x)^2 over the entries that count, and their number: of `mean_square`."""
+  size = _squares(x)
+  where = jnp.broadcast_to(where, size.shape)
+  return jnp.sum(jnp.where(where, size, 0)), jnp.sum(where, dtype=size.dtype)
 
 
 def divide_by_root(f_neq: Array, mean_square: Float[Array, ""]) -> Float[Array, "... features"]:
@@ -44,3 +49,8 @@ def decayed(
 ) -> Float[Array, ""]:
   """Returns a running mean square after a step, m r + (1 - m) s, as a constant to gradients."""
   return jax.lax.stop_gradient(momentum * running + (1 - momentum) * current)
+
+
+def _squares(x: Array) -> Float[Array, "..."]:
+  size = jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
+  return size.astype(jnp.promote_types(size.dtype, jnp.float32))

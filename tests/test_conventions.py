@@ -75,6 +75,47 @@ def test_streams_beside_dropout():
   assert len(fit(Noisy(), rngs=("dropout", "noise")).history) == 2
 
 
+class AlwaysNoisy(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return head(x + jax.random.normal(self.make_rng("noise"), x.shape))
+
+
+class NoisyInTraining(nn.Module):
+  @nn.compact
+  def __call__(self, x, train):
+    noise = jax.random.normal(self.make_rng("noise"), x.shape) if train else 0
+    return head(x + noise)
+
+
+def test_random_numbers_that_a_model_does_not_get_are_said():
+  with pytest.raises(ConfigurationError, match=r"in evaluation.*\"noise\".*`train`") as error:
+    fit(AlwaysNoisy(), rngs=("noise",))
+  assert "\n" not in str(error.value)
+  with pytest.raises(ConfigurationError, match=r"in training.*\"noise\".*rngs=\('dropout', 'its"):
+    fit(NoisyInTraining())
+  assert len(fit(NoisyInTraining(), rngs=("noise",)).history) == 2
+
+
+@pytest.mark.parametrize(
+  ("returned", "said"),
+  [
+    (lambda y: y, r"returned an array of shape \(2, 1\)"),
+    (lambda y: (y,), r"returned \(JitTracer\)|returned \(DynamicJaxprTracer\)"),
+    (lambda y: (y, y), r"must return \(prediction, model_state\)"),
+    (lambda y: None, "returned a NoneType"),
+  ],
+)
+def test_a_pair_of_functions_that_returns_no_pair(returned, said):
+  variables = {"params": {"kernel": jnp.ones((3, 1))}}
+  model = ace_jax.Model(
+    lambda key, x: variables, lambda v, x, key=None: returned(x @ v["params"]["kernel"])
+  )
+  with pytest.raises(ConfigurationError, match=said) as error:
+    fit(model, variables=variables)
+  assert "\n" not in str(error.value)
+
+
 def test_what_is_sown_is_never_fed_back():
   class Sowing(nn.Module):
     @nn.compact
@@ -115,6 +156,12 @@ def test_boxes_of_metadata():
   boxed, plain = fit(Boxed()), fit(Boxed(), variables=Boxed().init(jax.random.key(3), X))
   for run in (boxed, plain):
     assert isinstance(run.projection["params"]["dense"]["kernel"], jax.Array)
+  variables, others = (Boxed().init(jax.random.key(i), X) for i in range(2))
+  loaded = ace_jax.load_pretrained(variables, ace_jax.prune(others))
+  kernel = others["params"]["dense"]["kernel"].value
+  np.testing.assert_array_equal(loaded["params"]["dense"]["kernel"], kernel)
+  branch = variables["params"]["layer"]["relaxation"]["kernel"]
+  np.testing.assert_array_equal(loaded["params"]["layer"]["relaxation"]["kernel"], branch)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -208,8 +255,18 @@ class Potential(nn.Module):
     return -pull(jnp.ones_like(value))[-1]
 
 
-def test_gradients_within_a_model():
-  assert len(fit(Potential("free", False), (X, X)).history) == 2
+def test_gradients_within_a_model(capsys):
+  run = fit(Potential("free", False), (X, X))
+  assert len(run.history) == 2
+  symmetry = ace_jax.symmetry.Symmetry(
+    ace_jax.symmetry.groups.so2(),
+    lambda g, batch: tuple(x @ g.matrix.T for x in batch),
+    lambda g, y, batch: y @ g.matrix.T,
+  )
+  report = run.report((X, X), symmetry)
+  assert report.layers == ()
+  assert len(report.generators) == 1
+  assert "Layers are not reported on: layer: its features cannot" in capsys.readouterr().err
   assert len(fit(Potential("fixed", True), (X, X)).history) == 2
   with pytest.raises(ConfigurationError, match=r"layer: its running scale .* nn.vjp"):
     fit(Potential("fixed", False), (X, X))

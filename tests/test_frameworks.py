@@ -148,6 +148,31 @@ def test_padding_does_not_count_in_a_fixed_scale_of_nnx():
   np.testing.assert_allclose(output[0, 0], jnp.array([3.0, 4.0]) / jnp.sqrt(12.5), rtol=1e-5)
 
 
+def test_what_counts_in_a_fixed_scale_of_equinox_is_what_counts_in_linen():
+  where = jnp.arange(5) < jnp.arange(24)[:, None] % 5 + 1  # samples with one to five of five rows
+  x = jax.random.normal(jax.random.key(2), (24, 5, 4))
+  x = jnp.where(where[..., None], x, 1e3)
+  y = jnp.zeros((24, 5, WIDTH))
+  layer = ace_jax.Homotopic(nn.Dense, "fixed")
+  variables = layer.init(jax.random.key(0), y, x, where=where[..., None])
+  expected = layer.apply(variables, y, x, where=where[..., None], mutable=["batch_stats"])
+
+  class Masked(eqx.Module):
+    layer: ace_jax.equinox.Homotopic
+
+    def __call__(self, y, x, where):
+      return self.layer(y, x, where=where[..., None])
+
+  module = Masked(ace_jax.equinox.Homotopic(Affine(4), scale="fixed"))
+  nested = {name: {"layer": tree} for name, tree in variables.items()}
+  model = ace_jax.model.as_model(module)
+  output, state = model.apply(nested, y, x, where, key=jax.random.key(0))
+  np.testing.assert_allclose(output, expected[0], rtol=1e-5)
+  moved = expected[1]["batch_stats"]["mean_square"]
+  np.testing.assert_allclose(state["batch_stats"]["layer"]["mean_square"], moved, rtol=1e-6)
+  assert moved < 10  # not that of what does not count
+
+
 @pytest.mark.parametrize("name", ["nnx", "equinox"])
 def test_layer_reports_are_those_of_linen(name):
   records = [{f"gamma/layers_{i}": 0.5, f"multiplier/layers_{i}": 2.0} for i in range(2)]
@@ -222,6 +247,12 @@ def test_a_pair_of_functions():
   end = train(ace_jax.Model(init, apply))
   assert list(end.gamma) == ["layer"]
   assert set(ace_jax.prune(end.relaxed)["params"]) == {"kernel"}
+
+  def strictly(variables, x, key=None):
+    return apply(ace_jax.project(variables), x, key)
+
+  with pytest.raises(ConfigurationError, match="layer layer is never called"):
+    train(ace_jax.Model(init, strictly))
   with pytest.raises(ConfigurationError, match="Linen module"):
     train(lambda x: x)
 
@@ -251,6 +282,66 @@ def test_nnx_dropout_batch_stats_and_random_streams():
   evaluated, kept = model.apply(variables, X)
   np.testing.assert_array_equal(evaluated, model.apply(variables, X)[0])
   assert (kept["batch_stats"]["norm"]["mean"] == 0).all()
+
+
+def test_a_strict_run_of_nnx_keeps_the_statistics_of_what_it_trains():
+  class Normed(nnx.Module):
+    def __init__(self, rngs):
+      self.norm = nnx.BatchNorm(4, rngs=rngs)
+      self.dense = nnx.Linear(4, WIDTH, rngs=rngs)
+      self.layer = ace_jax.nnx.Homotopic(nnx.Linear(4, WIDTH, rngs=rngs), scale="fixed")
+
+    def __call__(self, x):
+      x = self.norm(x)
+      return self.layer(self.dense(x), x)
+
+  module = Normed(nnx.Rngs(0))
+  strict = ace_jax.prune(ace_jax.nnx.variables(module))
+  _, state = ace_jax.model.as_model(module).apply(strict, X, key=jax.random.key(0))
+  assert set(state["batch_stats"]) == {"norm"}
+  mean = state["batch_stats"]["norm"]["mean"]
+  np.testing.assert_allclose(mean, 0.01 * X.mean(axis=0), rtol=1e-3, atol=1e-6)
+  run = train(module, variables=strict)
+  assert run.gamma == {}
+  assert jax.tree.structure(run.projection) == jax.tree.structure(strict)
+  assert jnp.abs(run.projection["batch_stats"]["norm"]["mean"]).max() > 1e-4
+
+
+class NnxUnused(NnxNet):
+  """Calls a second head in training alone, or never."""
+
+  def __init__(self, auxiliary):
+    super().__init__(nnx.Rngs(0))
+    self.auxiliary = auxiliary
+    self.head = ace_jax.nnx.Homotopic(nnx.Linear(WIDTH, WIDTH, rngs=nnx.Rngs(1)))
+
+  def __call__(self, x, train=False):
+    y = super().__call__(x)
+    return self.head(y, y) if self.auxiliary and train else y
+
+
+class EquinoxUnused(EquinoxNet):
+  head: ace_jax.equinox.Homotopic
+  jitted: bool = eqx.field(static=True)
+
+  def __init__(self, jitted=False):
+    super().__init__()
+    self.head = ace_jax.equinox.Homotopic(Affine(WIDTH))
+    self.jitted = jitted
+
+  def __call__(self, x):
+    y = super().__call__(x)
+    return eqx.filter_jit(self.head)(y, y) if self.jitted else y
+
+
+def test_layers_that_are_never_called_are_said():
+  for model in (NnxUnused(auxiliary=False), EquinoxUnused()):
+    with pytest.raises(ConfigurationError, match=r"layer head is never called: .* take it out"):
+      train(model)
+    assert len(train(model, epochs=1, constraint=ace_jax.Unconstrained()).history) == 1
+  assert train(NnxUnused(auxiliary=True), epochs=1).gamma["head"] != 1
+  for _ in range(2):  # the second time JAX has the jitted layer's trace
+    assert train(EquinoxUnused(jitted=True), epochs=1).gamma["head"] != 1
 
 
 def test_equinox_dropout_draws_for_each_sample_in_training_alone():

@@ -133,6 +133,92 @@ def test_equinox():
   assert jax.tree.structure(ace_jax.equinox.prune(relaxed)) == jax.tree.structure(model)
 
 
+class ByName(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    attention = nn.MultiHeadDotProductAttention(1, name="attention")
+    x = attention(mask=None, inputs_k=x[:, None], inputs_q=x[:, None])[:, 0]
+    return nn.Dense(2, name="dense")(inputs=x)
+
+
+def test_linen_inputs_that_are_given_by_name():
+  relaxed = ace_jax.relax(ByName(), lambda module: module.name in ("attention", "dense"), nn.Dense)
+  variables = relaxed.init(KEY, X)
+  assert ace_jax.homotopy.names(variables["gamma"]) == ["attention", "dense"]
+  attended = ByName().apply(ace_jax.prune(variables), X, capture_intermediates=True)[1]
+  hidden = attended["intermediates"]["attention"]["__call__"][0][:, 0]
+  params = variables["params"]
+  hidden = hidden + X @ params["attention"]["relaxation"]["kernel"]
+  both = params["dense"]["kernel"] + params["dense"]["relaxation"]["kernel"]
+  np.testing.assert_allclose(relaxed.apply(variables, X), hidden @ both, rtol=1e-4, atol=1e-6)
+
+
+class EquinoxTied(eqx.Module):
+  a: eqx.nn.Linear
+
+  def __call__(self, x):
+    return (self.a.weight.T @ self.a(x=x))[:2]
+
+
+class NnxTied(nnx.Module):
+  def __init__(self):
+    self.a = nnx.Linear(4, 4, use_bias=False, rngs=nnx.Rngs(0))
+
+  def __call__(self, x):
+    return (self.a(inputs=x) @ self.a.kernel.get_value().T)[:, :2]
+
+
+def test_attributes_and_keywords_of_what_is_relaxed():
+  def fit(model):
+    return ace_jax.fit(model, loss, (X, Y), (X, Y), epochs=1, batch_size=8, progress=None)
+
+  def equinox_branch(linear):
+    return eqx.nn.Linear(linear.in_features, linear.out_features, use_bias=False, key=KEY)
+
+  def nnx_branch(linear):
+    size = linear.in_features, linear.out_features
+    return nnx.Linear(*size, use_bias=False, rngs=nnx.Rngs(1))
+
+  plain = EquinoxTied(eqx.nn.Linear(4, 4, use_bias=False, key=jax.random.key(3)))
+  relaxed = ace_jax.relax(plain, lambda module: isinstance(module, eqx.nn.Linear), equinox_branch)
+  weight, branch = plain.a.weight, relaxed.a.layer.relaxation.weight
+  expected = (weight.T @ (weight + branch) @ X.T).T[:, :2]
+  assert relaxed.a.in_features == 4
+  np.testing.assert_allclose(jax.vmap(relaxed)(X), expected, rtol=1e-5, atol=1e-6)
+  assert list(fit(relaxed).gamma) == ["a"]
+
+  tied = NnxTied()
+  relaxed = ace_jax.relax(tied, lambda module: isinstance(module, nnx.Linear), nnx_branch)
+  kernel, branch = (part.kernel.get_value() for part in (tied.a, relaxed.a.layer.relaxation))
+  expected = (X @ (kernel + branch) @ kernel.T)[:, :2]
+  np.testing.assert_allclose(relaxed(X), expected, rtol=1e-5, atol=1e-6)
+  assert list(fit(relaxed).gamma) == ["a"]
+  for module in (
+    relaxed,
+    ace_jax.relax(plain, lambda m: isinstance(m, eqx.nn.Linear), equinox_branch),
+  ):
+    with pytest.raises(AttributeError, match="nothing"):
+      module.a.nothing  # noqa: B018
+
+
+def test_the_mode_of_what_is_relaxed():
+  class Dropped(eqx.Module):
+    dropout: eqx.nn.Dropout
+
+    def __call__(self, x, key=None):
+      return self.dropout(x, key=key)
+
+  relaxed = ace_jax.relax(
+    Dropped(eqx.nn.Dropout(0.5)), lambda module: True, lambda dropout: eqx.nn.Linear(4, 4, key=KEY)
+  )
+  assert not relaxed.dropout.inference
+  evaluated = eqx.nn.inference_mode(relaxed)
+  parts = evaluated.dropout, evaluated.dropout.wrapped, evaluated.dropout.layer
+  assert [part.inference for part in parts] == [True] * 3
+  branch = relaxed.dropout.layer.relaxation
+  np.testing.assert_allclose(jax.vmap(evaluated)(X), X + jax.vmap(branch)(X), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   "model", [NnxNet(nnx.Rngs(0)), eqx.nn.MLP(4, 2, 4, 1, key=KEY), nn.Dense(2)]
 )

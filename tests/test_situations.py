@@ -4,9 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 import ace_jax
+from ace_jax.errors import ConfigurationError
 
 X = jax.random.normal(jax.random.key(0), (8, 5, 4))
 DATA = X, jnp.mean(X, axis=1)
@@ -104,3 +106,29 @@ def test_a_shared_layer_is_called_twice():
     h = jnp.tanh(h @ params["kernel"] + params["bias"])
   computed = Shared().apply(run.projection, X)
   np.testing.assert_allclose(computed, jnp.mean(h, axis=1), rtol=1e-5, atol=1e-6)
+
+
+class Fixed(nn.Module):
+  @nn.compact
+  def __call__(self, x, _):
+    layer = ace_jax.Homotopic(nn.Dense, "fixed", name="layer")
+    return nn.tanh(layer(nn.Dense(4, name="dense")(x), x)), None
+
+
+class Scanned(nn.Module):
+  statistics: bool
+
+  @nn.compact
+  def __call__(self, x):
+    axes = {"params": 0, "gamma": 0, **({"batch_stats": 0} if self.statistics else {})}
+    scan = nn.scan(Fixed, variable_axes=axes, split_rngs={"params": True}, length=3)
+    return jnp.mean(scan(name="blocks")(x, None)[0], axis=1)
+
+
+def test_a_scan_says_which_axis_a_running_scale_needs():
+  with pytest.raises(ConfigurationError, match=r"blocks/layer: .* add 'batch_stats': 0") as error:
+    fit(Scanned(statistics=False))
+  assert "\n" not in str(error.value)
+  run = fit(Scanned(statistics=True))
+  assert_trains(run, ["blocks/layer"])
+  assert run.projection["batch_stats"]["blocks"]["layer"]["mean_square"].shape == (3,)

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ace_jax import homotopy, task
-from ace_jax.errors import MissingPackageError
+from ace_jax.errors import ConfigurationError, MissingPackageError
 from ace_jax.symmetry import report
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.task import Batch, Task
+from ace_jax.training import loaders
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -27,7 +28,8 @@ class Misalignment:
   """Which layer's symmetry the data resist, and which part of the group.
 
   Attributes:
-    layers: Of the first seed, the one whose symmetry costs most first; () without gamma.
+    layers: Of the first seed, the one whose symmetry costs most first; () without gamma, and where
+      what layers compute cannot be read (a line says why).
     generators: Over all seeds, the one that the data resist most first.
     verdict: What is said of the generators, and by which rule.
     figure: The drawing; None without Matplotlib.
@@ -62,7 +64,7 @@ def misalignment(
 
   Args:
     fits: Of one model and one constraint, a seed each.
-    data: Held-out samples, such as the test data.
+    data: Held-out samples, such as the test data, as arrays in memory.
     symmetry: How the group acts on them; the group says where they are moved.
     path: A PNG to save the figure to; a leading ~ is the home folder.
     baseline: The validation error of a prediction that learns nothing of the inputs: a model that
@@ -71,8 +73,14 @@ def misalignment(
     samples: How many of the data are measured, from the first.
 
   Raises:
-    ConfigurationError: the group has no generators, or does not say where one moves data.
+    ConfigurationError: the group has no generators, or does not say where one moves data; or the
+      data are a loader.
   """
+  if loaders.is_loader(data):
+    raise ConfigurationError(
+      f"data are a loader of batches ({type(data).__name__}), and a report needs arrays in memory; "
+      "give the arrays of one batch, such as the tuple (x, y)."
+    )
   held_out = task.take(data, slice(0, samples))
   learned, state = fits[0].method.task, fits[0].state
   measure = jax.jit(lambda variables: _measure(learned, variables, held_out, symmetry))
@@ -85,8 +93,11 @@ def misalignment(
   generators = report.generator_reports(measured, evidence, symmetry.group.lines)
   layers: list[report.LayerReport] = []
   if learned.calls is not None and state.primal.gamma:
-    calls = learned.calls(state.relaxed, held_out)
-    layers = report.reports_of_calls(calls, state.relaxed, fits[0].history)
+    try:
+      calls = learned.calls(state.relaxed, held_out)
+      layers = report.reports_of_calls(calls, state.relaxed, fits[0].history)
+    except ConfigurationError as error:
+      print(f"Layers are not reported on: {error}", file=sys.stderr)
   said = Misalignment(tuple(layers), tuple(generators), report.verdict(generators))
   print(said.text)
   try:

@@ -153,8 +153,8 @@ def reports_of_calls(
     call = calls.get(name)
     if call is None or call.f_neq is None:
       raise ConfigurationError(
-        f"what the layer {name} computes is not seen; under nn.scan or nn.vmap add "
-        "'intermediates': 0 to variable_axes."
+        f"what the layer {name} computes is not seen; call it outside of a jax.jit or the like, "
+        "and under nn.scan or nn.vmap add 'intermediates': 0 to variable_axes."
       )
     sizes = [float(jnp.sqrt(scales.mean_square(y))) for y in (call.f_neq, call.y_eq)]
     ratio = sizes[0] / max(sizes[1], 1e-30)
