@@ -73,9 +73,23 @@ class FitSettings(NamedTuple):
   select: str | None = None
   data: Mapping[str, str | None] | None = None
 
+  @classmethod
+  def of(cls, **entries: Any) -> "FitSettings":
+    """Returns settings whose numbers are Python's, as JSON takes them.
+
+    Args:
+      **entries: As the attributes; numbers may be NumPy's or JAX's.
+    """
+    return cls(**{name: _pythons(value) for name, value in entries.items()})
+
   def content(self) -> dict[str, Any]:
     """Returns all of it as JSON can hold it."""
     return {**self._asdict(), "data": None if self.data is None else dict(self.data)}
+
+
+def _pythons(value: Any) -> Any:
+  single = isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
+  return np.asarray(value).item() if single else value
 
 
 def input_shapes(inputs: Sequence[Any]) -> list[tuple[list[int], str]] | None:

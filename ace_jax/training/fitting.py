@@ -260,6 +260,9 @@ def fit(
   others = [name for name in inspect.signature(fit).parameters if name != "settings"]
   options = arguments.options_of(settings, others)
   runs = arguments.runs_of(seed, seeds)
+  lr, gamma_lr, slack_lr, dual_lr, clip_norm = arguments.numbers_of(
+    lr=lr, gamma_lr=gamma_lr, slack_lr=slack_lr, dual_lr=dual_lr, clip_norm=clip_norm
+  )
   earlier = continuing.earlier_of(state, [*runs.values()], variables, options.epochs)
   if earlier and seeds is None:
     runs = {"": earlier[0].settings.seed}
@@ -307,7 +310,7 @@ def fit(
       check_moves(primal, Primal(theta, gamma, constraint.init_slack(gamma)))
     states.append(method.init(start, constraint, run_key))
   rates = arguments.step_sizes(optimizer, lr, gamma_lr, slack_lr)
-  used = saving.FitSettings(
+  used = saving.FitSettings.of(
     epochs=options.epochs,
     batch_size=options.batch_size,
     eval_every=options.eval_every,

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from ace_jax.training.history import Record
 from ace_jax.training.loaders import Loader
 from ace_jax.training.resuming import CHECKPOINTS
 from ace_jax.training.sinks import JsonlLogger, Logger
+from ace_jax.whole import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +67,15 @@ class Settings:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if value is not None and value < 1:
-        raise ConfigurationError(f"{field.name} is {value}; it must be at least 1.")
+      if value is None and field.default is None:
+        continue
+      number = whole(value)
+      if number is None and value != math.inf:
+        raise ConfigurationError(f"{field.name} is {value!r:.40}; it must be a whole number.")
+      if number is not None:
+        object.__setattr__(self, field.name, number)  # Python's own, which JSON takes
+        if number < 1:
+          raise ConfigurationError(f"{field.name} is {number}; it must be at least 1.")
     if self.keep_period and self.keep_period % self.checkpoint_every:
       raise ConfigurationError(
         f"keep_period is {self.keep_period}; it must be a multiple of checkpoint_every, "
