@@ -301,6 +301,8 @@ def fit(
     init_key, run_key = jax.random.split(jax.random.key(number))
     start = dict(init(init_key, sample)) if begin is None else begin
     start = homotopy.unbox(start)
+    if begin is not None and not earlier and model.without_sown is not None:
+      start = model.without_sown(start, *inputs(sample))
     if not states:
       checking.require(method.task, start, sample, constraint, strict=strict, metrics=metrics)
       arrays = sources.in_memory(train=train, valid=valid, test=test)
