@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import ace_jax
-from ace_jax.errors import ConfigurationError, Interrupted
+from ace_jax import checking
+from ace_jax.errors import ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.training import locks, make_mesh, resuming, settling
 from experiments.harness import training as harness
 from tests.training.test_fitting import Radial, X, Y, assert_same, fit, squared_error
@@ -308,6 +309,56 @@ def test_missing_labels_that_the_loss_leaves_out_are_taken():
     Radial(), loss, data, data, epochs=1, batch_size=12, progress=None, mesh=mesh
   )
   assert np.isfinite(trained.history[0]["loss"])
+
+
+def masked_after(prediction, batch):
+  return jnp.where(jnp.isnan(batch[1]), 0, jnp.square(prediction - batch[1]))
+
+
+def fit_on(y, loss=masked_after, **options):
+  options = {"epochs": 1, "batch_size": 12, "progress": None, **options}
+  mesh = make_mesh(devices=jax.devices()[:1])
+  data, valid = (X, y), options.pop("valid", (X, Y))
+  return ace_jax.fit(Radial(), loss, data, valid, mesh=mesh, **options)
+
+
+@pytest.mark.parametrize("rows", [[3], [3, 4, 9]])
+def test_a_loss_that_is_masked_after_the_arithmetic_has_no_gradient(rows):
+  says = rf"train\[1\] holds {len(rows)} values that are not finite, first at sample 3, which the"
+  y = Y.at[np.array(rows)].set(jnp.nan)
+  with pytest.raises(ConfigurationError, match=says) as error:
+    fit_on(y)
+  assert "before the arithmetic" in str(error.value) and "\n" not in str(error.value)
+  assert np.isfinite(fit_on(Y, valid=(X, y)).history[0]["valid/relaxed"])  # without a gradient
+
+
+def test_every_sample_that_is_not_finite_is_tried():
+  def loss(prediction, batch):
+    return jnp.square(prediction - jnp.where(jnp.isnan(batch[1]), prediction, batch[1]))
+
+  y = jnp.tile(Y, (1, 2)).at[0, 0].set(jnp.nan)
+  assert np.isfinite(fit_on(y, loss).history[0]["loss"])
+  says = r"train\[1\] holds 2 values .*does not leave out those of sample 5; mend or leave out"
+  with pytest.raises(ConfigurationError, match=says):
+    fit_on(y.at[5, 1].set(jnp.inf), loss)
+
+
+@pytest.mark.parametrize("where", ["train", "valid"])
+def test_a_failing_run_names_data_that_are_not_finite(where, monkeypatch, caplog):
+  monkeypatch.setattr(checking, "_MOST_TRIED", 2)
+
+  def loss(prediction, batch):  # NaN are left out, infinities are not
+    return jnp.square(prediction - jnp.where(jnp.isnan(batch[1]), prediction, batch[1]))
+
+  y = Y.at[np.array([2, 3])].set(jnp.nan).at[5].set(jnp.inf)
+  data = {"y": y} if where == "train" else {"y": Y, "valid": (X, y)}
+  says = rf"is not finite.*; {where}\[1\] holds 3 values that are not finite, first at sample 2: lea"
+  with pytest.raises(NonFiniteError, match=says) as error:
+    fit_on(loss=loss, **data)
+  assert "\n" not in str(error.value)
+  with pytest.raises(NonFiniteError, match=r"; lower the step sizes or clip") as error:
+    fit_on(Y, lr=1e38, epochs=3)
+  assert "holds" not in str(error.value)
 
 
 def test_a_constraint_without_time_to_act_is_warned_of(caplog):
