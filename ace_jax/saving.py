@@ -52,6 +52,8 @@ class FitSettings(NamedTuple):
     select: Name of the metric that selected; None if there was but one.
     data: Checksums of the training and the validation samples, where they were arrays; of a `Fit`
       without workdir made when they are first asked for (`resuming.Fingerprints`).
+    metric: Checksum of the program of the metric that selected (`resuming.program_of`); None
+      where there is no workdir, or where the best errors in it may be of another one.
   """
 
   epochs: int
@@ -72,6 +74,7 @@ class FitSettings(NamedTuple):
   mode: str = "min"
   select: str | None = None
   data: Mapping[str, str | None] | None = None
+  metric: str | None = None
 
   @classmethod
   def of(cls, **entries: Any) -> "FitSettings":

@@ -91,8 +91,9 @@ def numbers_of(**given: Any) -> list[Any]:
   numbers = []
   for name, number in given.items():
     try:
-      plain = number is None or type(number) in (int, float)
-      numbers.append(number if plain else float(number))
+      if number is not None and type(number) not in (int, float):
+        number = float(number)
+      numbers.append(number)
     except (TypeError, ValueError) as error:
       what = "a function" if callable(number) else f"{number!r:.40}"
       advice = "a factor that changes with the steps is decay=" if callable(number) else "as 1e-3"

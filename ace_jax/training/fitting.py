@@ -237,6 +237,7 @@ def fit(
   batch_size, eval_every, patience                      used             used
   epochs (and all that changes no result)               used, not said   used, not said
   an optimizer's or decay's own constants, loss         used, not known  used, not known
+  metric (or a loss that selects)                       used, best anew  used, best anew
   train, valid, mode, select                            refused          used
   seed, seeds                                           refused          refused
   model, kind of constraint, optimizer or dual          refused          refused
@@ -331,6 +332,9 @@ def fit(
     mode=mode,
     select=next((name for name in metrics if metrics[name] is selecting), None),
     data=resuming.Fingerprints({"train": train, "valid": valid}),
+    metric=None
+    if workdir is None
+    else resuming.program_of(method.task, states[0].projection, sample),
   )
   settings_of_runs = [used._replace(seed=number) for number in runs.values()]
   fresh = begun = parallel.stack(states)
@@ -354,8 +358,18 @@ def fit(
     logging.warning("%s; what was trained so far is returned.", interrupted)
 
   def restored(old: AceState) -> AceState:
+    now = resuming.adopted(old, fresh, options.patience)
+    if not kept.same_metric:
+      errors = measuring.test_errors(method.task, now, valid, options.eval_batch_size, mesh)
+      kept.same_metric = continuing.has_errors(now, errors)
+      if not kept.same_metric:
+        logging.warning(
+          "the run in %s goes on with another %s, by which its best predictors are evaluated "
+          "anew.", workdir, "loss" if metric is None else "metric",
+        )  # fmt: skip
+        now = continuing.with_errors(now, errors)
     kept.replace()
-    return resuming.adopted(old, fresh, options.patience)
+    return now
 
   with resuming.kept(workdir, settings_of_runs, resume) as kept:
     end, histories = loop.train(

@@ -1,9 +1,10 @@
 """Loaders: re-iterables of batches, for data that do not fit in memory or differ in size.
 
 A loader is anything that can be iterated over more than once (grain's DataLoader and IterDataset, a
-torch DataLoader, a list of batches, what has but __len__ and __getitem__) or a function that returns an iterator (a generator function).
-Order, shuffling and batch sizes are the loader's own. Here its batches become NumPy arrays that are
-known to fit together; `streaming` brings them to the devices.
+torch DataLoader, a list of batches, what has but __len__ and __getitem__) or a function that
+returns an iterator (a generator function). Order, shuffling and batch sizes are the loader's own.
+Here its batches become NumPy arrays that are known to fit together; `streaming` brings them to the
+devices.
 """
 
 import itertools
@@ -192,12 +193,9 @@ class Loader:
 
   def _length(self) -> int | None:
     """Returns the batches of a pass, where the source says; refuses one that says it has no end."""
-    try:
-      length = len(self.source)  # pyright: ignore[reportArgumentType]
-    except (TypeError, NotImplementedError):
+    length = _length(self.source)
+    if length is None:
       return None
-    except (OverflowError, ValueError):  # more than a whole number of Python's size
-      length = sys.maxsize
     if length < sys.maxsize // 2:
       return length
     if self.steps is None:
@@ -277,10 +275,20 @@ def _iterated(source: Any) -> Iterator[Any] | None:
     if isinstance(source, Iterable):  # an error of the loader's own
       raise
     return None
-  if isinstance(source, Iterable) or not hasattr(source, "__len__"):
+  if isinstance(source, Iterable):
     return iterator
   # One that has but __getitem__ need not refuse the index after its last: a slice never does.
-  return itertools.islice(iterator, len(source))
+  return itertools.islice(iterator, _length(source))
+
+
+def _length(source: Any) -> int | None:
+  """Returns how many entries a source says it has, None where it does not say."""
+  try:
+    return len(source)
+  except (TypeError, NotImplementedError):
+    return None
+  except (OverflowError, ValueError):  # more than a whole number of Python's size
+    return sys.maxsize
 
 
 def shapes(batch: Batch) -> tuple[tuple[int, ...], ...]:
