@@ -125,7 +125,7 @@ class Jitted:
       repr(self._options),
       repr(sorted(jax.config.values.items())),
     )
-    return _Ready(_compiled(None if _outside(text) else key, lowered), results)
+    return _Ready(_compiled(None if outside(text) else key, lowered), results)
 
 
 def _compiled(key: Hashable, lowered: Any) -> Compiled:
@@ -161,6 +161,6 @@ def _kind(leaf: Any) -> Hashable:
   return jax.typeof(leaf), where, layout.memory_kind, leaf.committed
 
 
-def _outside(text: str) -> bool:
+def outside(text: str) -> bool:
   """Whether a program is not told by its text: it calls Python, or takes constants beside it."""
   return "callback" in text or getattr(jax.config, "jax_use_simplified_jaxpr_constants", False)

@@ -247,15 +247,16 @@ def split(variables: Variables) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def without_sown(variables: Variables) -> dict[str, Any]:
-  """Returns the variables without `intermediates`, and without what `sow` left in others.
+  """Returns the variables without `intermediates` and `perturbations`, and what else is sown.
 
-  What is sown is a tuple that grows by an entry whenever it is passed to `apply` again.
+  What is sown is a tuple that grows by an entry whenever it is passed to `apply` again, or what its
+  `reduce_fn` makes of it: that is known to `Model.without_sown` alone.
   """
   kept = {}
   for collection, tree in variables.items():
     if collection in ("params", GAMMA):
       kept[collection] = tree
-    elif collection != "intermediates":
+    elif collection not in ("intermediates", "perturbations"):
       flat = traverse_util.flatten_dict(tree)
       left = {path: leaf for path, leaf in flat.items() if not isinstance(leaf, tuple)}
       if len(left) == len(flat):

@@ -14,7 +14,7 @@ from flax import traverse_util
 from flax.errors import InvalidRngError
 from jaxtyping import Array, PRNGKeyArray
 
-from ace_jax import homotopy
+from ace_jax import homotopy, sown
 from ace_jax.errors import ConfigurationError, first_line
 from ace_jax.recording import LayerCall
 
@@ -36,11 +36,14 @@ class Model:
       `gamma`; in evaluation `key` is None, and model_state as it came.
     calls: `calls(variables, *inputs) -> {layer: LayerCall}`, what every homotopic layer computes in
       evaluation; None if the model cannot say (it then has no layer reports).
+    without_sown: `without_sown(variables, *inputs) -> variables`, without what the model leaves in
+      collections as a result, such as by Linen's `sow` and `perturb`; None if it leaves nothing.
   """
 
   init: Callable[..., Variables]
   apply: Callable[..., tuple[Any, dict[str, Any]]]
   calls: Callable[..., dict[str, LayerCall]] | None = None
+  without_sown: Callable[..., Variables] | None = None
 
   def __post_init__(self):
     object.__setattr__(self, "apply", _returning_a_pair(self.apply))
@@ -112,7 +115,7 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
   """
   call = type(getattr(module, "relaxed_model", module)).__call__
 
-  def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
+  def initial(key: PRNGKeyArray, *inputs: Any) -> tuple[dict[str, Any], set[sown.Path]]:
     # Modes that have no default are given; others stay as the module's author left them.
     taken = inspect.signature(call).parameters
     modes = {
@@ -120,7 +123,13 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
       for name, value in mode_keywords(call, False).items()
       if taken[name].default is inspect.Parameter.empty
     }
-    return homotopy.unbox(module.init(key, *inputs, **modes))
+    with sown.recorded() as paths:
+      return homotopy.unbox(module.init(key, *inputs, **modes)), paths
+
+  def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
+    # What is sown is no state, which a carry would feed back into `reduce_fn`, and perturbations
+    # have the shapes of these inputs.
+    return sown.without(*initial(key, *inputs))
 
   def apply(
     variables: Variables, *inputs: Any, key: PRNGKeyArray | None = None
@@ -135,7 +144,7 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
         variables, *inputs, **modes, rngs=_streams(key, rngs), mutable=list(model_state)
       )
     # What is sown into a collection that is carried too would make the carry grow.
-    carried = {**model_state, **homotopy.without_sown(updated)}
+    carried = {**model_state, **sown.like(homotopy.without_sown(updated), model_state)}
     if "intermediates" in model_state:  # who passes it asks what the layers sow (`rivals.Schedule`)
       carried["intermediates"] = updated.get("intermediates", {})
     return prediction, carried
@@ -146,7 +155,15 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
       _, kept = module.apply(variables, *inputs, **modes, mutable=["intermediates"])
     return _sown_calls(kept.get("intermediates", {}))
 
-  return Model(init, apply, calls)
+  def without_sown(variables: Variables, *inputs: Any) -> Variables:
+    collections = {*variables} - {"params", homotopy.GAMMA, "batch_stats"}
+    if not collections:  # where nothing can have been sown, the model is not traced
+      return variables
+    found: set[sown.Path] = set()
+    jax.eval_shape(lambda key: found.update(initial(key, *inputs)[1]), jax.random.key(0))
+    return sown.without(variables, found)
+
+  return Model(init, apply, calls, without_sown)
 
 
 def _returning_a_pair(apply: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from ace_jax import graphs, weights
 from ace_jax.edges import Edges
 from ace_jax.errors import ConfigurationError
+from ace_jax.whole import whole
 
 MOST_SIZES = 4
 """A batch of another size is another compiled program."""
@@ -111,14 +112,16 @@ def batches(
   that shuffled epochs compile nothing new.
 
   Args:
-    graph_list: Each one graph, with or without edges; nodes, edges and globals are any pytrees.
+    graph_list: Each one graph, with or without edges (whose features may then be None); nodes,
+      edges and globals are any pytrees, of one structure in all graphs.
     nodes: Nodes of each size, padding included, of which one is always: one number, or up to four,
       from small to large.
     edges: Edges of each size, as many numbers.
     count: Real graphs in a batch, at most; None takes as many as fit.
 
   Raises:
-    ConfigurationError: the sizes do not make sense, or a graph is empty or fits into none.
+    ConfigurationError: the sizes do not make sense, a graph is empty or fits into none, or features
+      are not the same in all.
   """
   sizes = _sizes(nodes, edges)
   if count is not None and count < 1:
@@ -126,6 +129,7 @@ def batches(
   checked_graphs = [_checked(i, graph, sizes[-1]) for i, graph in enumerate(graph_list)]
   if not checked_graphs:
     return
+  checked_graphs = _of_one_kind(checked_graphs)
   smallest = min(int(graph.n_node[0]) for graph in checked_graphs)
   batch, filled = [], np.zeros(2, int)
   for graph in checked_graphs:
@@ -140,8 +144,7 @@ def batches(
 
 
 def _sizes(nodes: int | Sequence[int], edges: int | Sequence[int]) -> list[tuple[int, int]]:
-  node_sizes = [nodes] if isinstance(nodes, int) else [*nodes]
-  edge_sizes = [edges] if isinstance(edges, int) else [*edges]
+  node_sizes, edge_sizes = _whole_numbers("nodes", nodes), _whole_numbers("edges", edges)
   if not 1 <= len(node_sizes) <= MOST_SIZES or len(node_sizes) != len(edge_sizes):
     raise ConfigurationError(
       f"batches: {len(node_sizes)} sizes of nodes and {len(edge_sizes)} of edges; give equally "
@@ -155,6 +158,19 @@ def _sizes(nodes: int | Sequence[int], edges: int | Sequence[int]) -> list[tuple
       f"edges {edge_sizes} must not fall or be negative."
     )
   return [*zip(node_sizes, edge_sizes, strict=True)]
+
+
+def _whole_numbers(name: str, given: Any) -> list[int]:
+  single = whole(given)
+  try:
+    numbers = [whole(number) for number in given] if single is None else [single]
+  except TypeError:
+    numbers = [None]
+  if None in numbers:
+    raise ConfigurationError(
+      f"batches: {name} is {given!r:.40}; give one whole number, or one a size."
+    )
+  return [number for number in numbers if number is not None]
 
 
 def _checked(index: int, graph: jraph.GraphsTuple, largest: tuple[int, int]) -> jraph.GraphsTuple:
@@ -187,6 +203,54 @@ def _checked(index: int, graph: jraph.GraphsTuple, largest: tuple[int, int]) -> 
   }
   arrays |= {"n_node": counts[0].astype(np.int32), "n_edge": counts[1].astype(np.int32)}
   return graph._replace(senders=ends[0], receivers=ends[1], **arrays)
+
+
+def _of_one_kind(graph_list: list[jraph.GraphsTuple]) -> list[jraph.GraphsTuple]:
+  """Returns graphs whose features can be joined: where one has no edges, those of edges are none.
+
+  A graph without edges may say so by features that are None, or by an empty array of any shape.
+
+  Raises:
+    ConfigurationError: features differ between two graphs; names both.
+  """
+  kinds = {name: _first_kind(name, graph_list) for name in ("nodes", "edges", "globals")}
+  result = []
+  for i, graph in enumerate(graph_list):
+    features = {}
+    for name, (first, example) in kinds.items():
+      here, like = getattr(graph, name), getattr(example, name)
+      if name == "edges" and not graph.n_edge[0] and not _alike(here, like):
+        features[name] = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), like)
+      elif not _alike(here, like):
+        raise ConfigurationError(
+          f"batches: {name} of graph {i} are {_said(here)}, those of graph {first} {_said(like)}; "
+          "give all graphs the same features."
+        )
+    result.append(graph._replace(**features))
+  return result
+
+
+def _first_kind(name: str, graph_list: list[jraph.GraphsTuple]) -> tuple[int, jraph.GraphsTuple]:
+  """Returns the first graph whose features say what those of all are, and its index."""
+  counted = ((i, g) for i, g in enumerate(graph_list) if name != "edges" or g.n_edge[0])
+  return next(counted, (0, graph_list[0]))
+
+
+def _alike(features: Any, others: Any) -> bool:
+  """Whether features have the same tree, and but for their first axis the same shapes."""
+  if jax.tree.structure(features) != jax.tree.structure(others):
+    return False
+  pairs = zip(jax.tree.leaves(features), jax.tree.leaves(others), strict=True)
+  return all(a.shape[1:] == b.shape[1:] and a.ndim == b.ndim for a, b in pairs)
+
+
+def _said(features: Any) -> str:
+  if features is None:
+    return "None"
+  leaves = jax.tree.leaves(features)
+  if len(leaves) == 1 and leaves[0] is features:
+    return f"of shape [n{''.join(f', {n}' for n in features.shape[1:])}]"
+  return str(jax.tree.structure(features))
 
 
 def _fits(filled: np.ndarray, size: tuple[int, int]) -> bool:

@@ -52,6 +52,8 @@ class FitSettings(NamedTuple):
     select: Name of the metric that selected; None if there was but one.
     data: Checksums of the training and the validation samples, where they were arrays; of a `Fit`
       without workdir made when they are first asked for (`resuming.Fingerprints`).
+    metric: Checksum of the program of the metric that selected (`resuming.program_of`); None
+      where there is no workdir, or where the best errors in it may be of another one.
   """
 
   epochs: int
@@ -72,10 +74,25 @@ class FitSettings(NamedTuple):
   mode: str = "min"
   select: str | None = None
   data: Mapping[str, str | None] | None = None
+  metric: str | None = None
+
+  @classmethod
+  def of(cls, **entries: Any) -> "FitSettings":
+    """Returns settings whose numbers are Python's, as JSON takes them.
+
+    Args:
+      **entries: As the attributes; numbers may be NumPy's or JAX's.
+    """
+    return cls(**{name: _pythons(value) for name, value in entries.items()})
 
   def content(self) -> dict[str, Any]:
     """Returns all of it as JSON can hold it."""
     return {**self._asdict(), "data": None if self.data is None else dict(self.data)}
+
+
+def _pythons(value: Any) -> Any:
+  single = isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
+  return np.asarray(value).item() if single else value
 
 
 def input_shapes(inputs: Sequence[Any]) -> list[tuple[list[int], str]] | None:

@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
@@ -5,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ace_jax import homotopy
+import ace_jax
+from ace_jax import homotopy, sown
 from ace_jax.homotopy import Homotopic
 from ace_jax.relaxations import MLP
+from ace_jax.training import make_mesh
 
 
 class Model(nn.Module):
@@ -186,3 +191,76 @@ def test_per_channel_widens_every_gamma_and_nothing_else():
   output = TwoWidths().apply(wide, x)
   np.testing.assert_array_equal(output[:, 0], strict[:, 0])
   assert jnp.abs(output[:, 1] - strict[:, 1]).min() > 1e-4
+
+
+class Sowing(nn.Module):
+  """A plain regression that sows in every way, beside state that it counts with."""
+
+  last: bool = True
+  collection: str = "losses"
+
+  @nn.compact
+  def __call__(self, x):
+    calls = self.variable("counts", "calls", lambda: jnp.zeros(()))
+    if self.is_mutable_collection("counts") and not self.is_initializing():
+      calls.value += 1
+    h = nn.Dense(1)(x)
+    if self.last:
+      self.sow(self.collection, "h", h, init_fn=lambda: 0.0, reduce_fn=lambda a, b: b)
+    one = {"init_fn": lambda: 0.0, "reduce_fn": lambda a, b: a + b}
+    self.sow(self.collection, "number", jnp.ones(()), **one)
+    self.sow("others", "tree", {"a": jnp.ones(()), "b": h}, init_fn=dict, reduce_fn=lambda a, b: b)
+    self.sow("others", "many", h)
+    h = self.perturb("h", h)
+    h = self.perturb("again", h, "shifts")
+    return Homotopic(nn.Dense, name="layer")(h, x)
+
+
+class Outer(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return Sowing(name="inner", collection="counts")(x)
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("model", [Sowing(), Sowing(last=False), Outer()])
+def test_what_is_sown_is_no_state(model, given):
+  x = jax.random.normal(jax.random.key(1), (16, 3))
+  sow, perturb = nn.Module.sow, nn.Module.perturb
+  options = {"variables": model.init(jax.random.key(0), x)} if given else {}
+  trained = ace_jax.fit(
+    model, lambda p, b: (p - b[1]) ** 2, (x, x[:, :1]), (x, x[:, :1]), epochs=2, batch_size=8,
+    progress=None, mesh=make_mesh(devices=jax.devices()[:1]), **options,
+  )  # fmt: skip
+  calls = {"calls": 4.0}  # 2 epochs of 2 steps
+  expected = {"counts": {"inner": calls} if isinstance(model, Outer) else calls}
+  assert jax.tree.map(float, trained.state.model_state) == expected
+  assert (nn.Module.sow, nn.Module.perturb) == (sow, perturb)
+
+
+def test_what_is_sown_is_recorded_in_its_own_thread_alone():
+  x, waits = jnp.ones((2, 3)), threading.Barrier(2)
+
+  class Waiting(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      waits.wait(60)
+      self.sow("losses", "sown", x, reduce_fn=lambda a, b: b)
+      waits.wait(60)
+      return x
+
+  def recorded(_):
+    with sown.recorded() as paths:
+      Waiting().init(jax.random.key(0), x)
+    return paths
+
+  def others(_):
+    Waiting().init(jax.random.key(0), x)
+    return set()
+
+  original = nn.Module.sow
+  with ThreadPoolExecutor(2) as threads:
+    assert [*threads.map(recorded, range(2))] == [{("losses", "sown")}] * 2
+    jobs = [threads.submit(recorded, 0), threads.submit(others, 0)]
+    assert [job.result() for job in jobs] == [{("losses", "sown")}, set()]
+  assert nn.Module.sow is original

@@ -225,6 +225,8 @@ def test_masks_that_edges_of_leading_nodes_cannot_keep():
     ({"nodes": (16, 8), "edges": (30, 30)}, "must rise"),
     ({"nodes": 1, "edges": 0}, "at least 2"),
     ({"nodes": 16, "edges": 64, "count": 0}, "count is 0"),
+    ({"nodes": 16.5, "edges": 64}, "nodes is 16.5; give one whole number, or one a size"),
+    ({"nodes": 16, "edges": None}, "edges is None; give one whole number, or one a size"),
   ],
 )
 def test_sizes_that_do_not_fit(sizes, says):
@@ -246,3 +248,40 @@ def test_graphs_that_are_none(graph, says):
   with pytest.raises(ConfigurationError, match=re.escape(says)):
     [*padding.batches([GRAPHS[0], graph], nodes=32, edges=64)]
   assert [*padding.batches([], nodes=32, edges=64)] == []
+
+
+def with_edges(graph, width):
+  features = np.arange(width * graph.n_edge[0], dtype=np.float32).reshape(-1, width)
+  return graph._replace(edges={"d": features})
+
+
+def test_a_lone_atom_beside_graphs_with_features_of_edges():
+  lone = graph_of(1, 1)._replace(senders=None, receivers=None)
+  pair = with_edges(graph_of(2, 0), 3)
+  for atom in (lone, lone._replace(edges=np.zeros(0))):
+    for several in ([atom, pair], [pair, atom]):
+      (batch,) = graphs.batches(several, nodes=np.max([8, 4]), edges=np.int64(6))
+      expected = np.zeros((6, 3), np.float32)
+      expected[:2] = pair.edges["d"]
+      np.testing.assert_array_equal(batch.edges["d"], expected)
+      assert batch.edges["d"].dtype == np.float32
+    alone, _ = graphs.batches([atom, pair], nodes=[8], edges=np.array([6]), count=1)
+    np.testing.assert_array_equal(alone.edges["d"], np.zeros((6, 3)))
+
+
+@pytest.mark.parametrize(
+  ("other", "says"),
+  [
+    (graph_of(3, 1), "edges of graph 1 are None, those of graph 0 PyTreeDef({'d': *})"),
+    (graph_of(3, 1)._replace(edges=np.ones((6, 1)), globals=None), "edges of graph 1 are of shape"),
+    (with_edges(graph_of(3, 1), 3)._replace(globals=None), "globals of graph 1 are None, those of"),
+    (
+      with_edges(graph_of(3, 1), 3)._replace(globals=np.ones((1, 2))),
+      "[n, 2], those of graph 0 of",
+    ),
+  ],
+)
+def test_features_that_differ(other, says):
+  with pytest.raises(ConfigurationError, match=re.escape(says)) as caught:
+    [*graphs.batches([with_edges(graph_of(2, 0), 3), other], nodes=9, edges=9)]
+  assert "\n" not in str(caught.value)

@@ -1,7 +1,8 @@
 """What `fit` is given, put into the form in which a training takes it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,26 +20,103 @@ _SEEDS = range(-(2**31), 2**32)
 """JAX's keys hold 32 bits of a seed: those beyond would be other ones' doubles."""
 
 
+_OTHERS_NAMES = {
+  **dict.fromkeys(("learning_rate", "step_size"), "lr"),
+  **dict.fromkeys(("key", "rng", "prng_key", "random_seed", "random_state", "rng_seed"), "seed"),
+  **dict.fromkeys(("early_stopping", "early_stopping_patience"), "patience"),
+  **dict.fromkeys(("logger", "loggers", "log", "hooks"), "callbacks"),
+  **dict.fromkeys(("verbose", "silent", "quiet", "progress_bar", "bar"), "progress"),
+  **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs"), "epochs"),
+  **dict.fromkeys(("gradient_clip", "grad_clip", "max_norm", "max_grad_norm"), "clip_norm"),
+  **dict.fromkeys(("scheduler", "schedule", "lr_schedule"), "decay"),
+  **dict.fromkeys(("folder", "out_dir", "output_dir", "log_dir", "logdir", "directory"), "workdir"),
+  **dict.fromkeys(("criterion", "loss_fn", "objective"), "loss"),
+  **dict.fromkeys(("device", "devices", "sharding"), "mesh"),
+  **dict.fromkeys(("params", "init_params"), "variables"),
+  **dict.fromkeys(("monitor",), "select"),
+  **dict.fromkeys(("val", "validation", "validation_data", "val_data", "eval_data"), "valid"),
+}
+"""What arguments of `fit` are called elsewhere, where no likeness of the letters would find it."""
+
+
 def runs_of(seed: int, seeds: Sequence[int] | None) -> dict[str, int]:
-  """Returns the seed of each run by the name of its folder, "" of one alone."""
-  for number in [seed] if seeds is None else seeds:
-    if number not in _SEEDS:
-      raise ConfigurationError(
-        f"seed={number} must be a whole number from {_SEEDS[0]} to {_SEEDS[-1]}."
-      )
+  """Returns the seed of each run by the name of its folder, "" of one alone.
+
+  Args:
+    seed: Of one run; of any library's whole numbers, as are `seeds`.
+    seeds: Of several; None is one run.
+
+  Raises:
+    ConfigurationError: one is no seed, they contradict each other, or two are the same.
+  """
+  alone = _seed(seed)
   if seeds is None:
-    return {"": seed}
-  if seed:
-    raise ConfigurationError(f"seed={seed} and seeds={[*seeds]} contradict each other; give one.")
-  if not seeds or len({number % 2**32 for number in seeds}) < len(seeds):
-    raise ConfigurationError(f"seeds are {[*seeds]}; give some that differ.")
-  return {f"seed{number}": number for number in seeds}
+    return {"": alone}
+  try:
+    several = [*seeds]
+  except TypeError as error:  # a number, or an array of no axis
+    raise ConfigurationError(
+      f"seeds is {seeds!r:.40}; give several whole numbers, such as range(3)."
+    ) from error
+  numbers = [*map(_seed, several)]
+  if alone:
+    raise ConfigurationError(f"seed={alone} and seeds={numbers} contradict each other; give one.")
+  if not numbers or len({number % 2**32 for number in numbers}) < len(numbers):
+    raise ConfigurationError(f"seeds are {numbers}; give some that differ.")
+  return {f"seed{number}": number for number in numbers}
+
+
+def _seed(number: Any) -> int:
+  try:
+    value = operator.index(number)
+  except TypeError:
+    value = None
+  # Not `in`: of a number that is not Python's, a range would try every one that it has.
+  if value is None or not _SEEDS[0] <= value <= _SEEDS[-1]:
+    raise ConfigurationError(
+      f"seed={number!s:.40} must be a whole number from {_SEEDS[0]} to {_SEEDS[-1]}."
+    )
+  return value
+
+
+def numbers_of(**given: Any) -> list[Any]:
+  """Returns step sizes and the like as Python's numbers, which optimizers keep in their states.
+
+  Args:
+    **given: By name, of any library; None where there is none.
+
+  Raises:
+    ConfigurationError: one is no single number; names it.
+  """
+  numbers = []
+  for name, number in given.items():
+    try:
+      if number is not None and type(number) not in (int, float):
+        number = float(number)
+      numbers.append(number)
+    except (TypeError, ValueError) as error:
+      what = "a function" if callable(number) else f"{number!r:.40}"
+      advice = "a factor that changes with the steps is decay=" if callable(number) else "as 1e-3"
+      raise ConfigurationError(f"{name} is {what}; give one number ({advice}).") from error
+  return numbers
 
 
 def loggers_of(
   callbacks: Sequence[Logger | Callable[[Record], Any]], seed: int | None
 ) -> list[Logger]:
-  """Returns the loggers of a run; its seed is None where it is the only one."""
+  """Returns the loggers of a run.
+
+  Args:
+    callbacks: As of `fit`.
+    seed: Its seed; None where it is the only run.
+
+  Raises:
+    ConfigurationError: callbacks are no list, or one of them takes no records.
+  """
+  if isinstance(callbacks, Logger) or not isinstance(callbacks, Iterable):
+    raise ConfigurationError(
+      f"callbacks is a {type(callbacks).__name__}; give a list of them, callbacks=[...]."
+    )
   if seed is None:
     return [as_logger(callback) for callback in callbacks]
   for callback in callbacks:
@@ -63,7 +141,9 @@ def options_of(settings: dict[str, Any], others: Sequence[str]) -> loop.Settings
   arguments = [*known, *others]
   for name in settings:
     if name not in known:
-      advice = did_you_mean(name, arguments) or f"it takes {', '.join(arguments)}."
+      known_as = _OTHERS_NAMES.get(name.lower())
+      near = f"did you mean {known_as}?" if known_as else did_you_mean(name, arguments)
+      advice = near or f"it takes {', '.join(arguments)}."
       raise ConfigurationError(f"fit takes no argument {name}; {advice}")
   return loop.Settings(**settings)
 

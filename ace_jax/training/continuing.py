@@ -17,6 +17,9 @@ from ace_jax.task import Task
 from ace_jax.training import parallel, resuming
 from ace_jax.training.history import Record
 
+_SAME_ERROR = 1e-4
+"""Relative difference of two evaluations of a predictor by one metric, by different programs."""
+
 
 class Earlier(Protocol):
   """What a `Fit` has that is gone on with."""
@@ -145,6 +148,19 @@ def with_errors(state: AceState, errors: Sequence[dict[str, float]]) -> AceState
     for name, old in state.best.items()
   }
   return state.replace(best=best)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def has_errors(state: AceState, errors: Sequence[dict[str, float]]) -> bool:
+  """Whether these are the errors of a state's best predictors, but for rounding.
+
+  Args:
+    state: With a leading axis of replicas.
+    errors: Of each replica's predictors, by name, evaluated anew.
+  """
+  return all(
+    np.allclose(best.error, [each[name] for each in errors], rtol=_SAME_ERROR, atol=0)
+    for name, best in state.best.items()
+  )
 
 
 def check_structure(old: AceState, fresh: AceState) -> None:

@@ -237,6 +237,7 @@ def fit(
   batch_size, eval_every, patience                      used             used
   epochs (and all that changes no result)               used, not said   used, not said
   an optimizer's or decay's own constants, loss         used, not known  used, not known
+  metric (or a loss that selects)                       used, best anew  used, best anew
   train, valid, mode, select                            refused          used
   seed, seeds                                           refused          refused
   model, kind of constraint, optimizer or dual          refused          refused
@@ -260,6 +261,9 @@ def fit(
   others = [name for name in inspect.signature(fit).parameters if name != "settings"]
   options = arguments.options_of(settings, others)
   runs = arguments.runs_of(seed, seeds)
+  lr, gamma_lr, slack_lr, dual_lr, clip_norm = arguments.numbers_of(
+    lr=lr, gamma_lr=gamma_lr, slack_lr=slack_lr, dual_lr=dual_lr, clip_norm=clip_norm
+  )
   earlier = continuing.earlier_of(state, [*runs.values()], variables, options.epochs)
   if earlier and seeds is None:
     runs = {"": earlier[0].settings.seed}
@@ -298,6 +302,8 @@ def fit(
     init_key, run_key = jax.random.split(jax.random.key(number))
     start = dict(init(init_key, sample)) if begin is None else begin
     start = homotopy.unbox(start)
+    if begin is not None and not earlier and model.without_sown is not None:
+      start = model.without_sown(start, *inputs(sample))
     if not states:
       checking.require(method.task, start, sample, constraint, strict=strict, metrics=metrics)
       arrays = sources.in_memory(train=train, valid=valid, test=test)
@@ -307,7 +313,7 @@ def fit(
       check_moves(primal, Primal(theta, gamma, constraint.init_slack(gamma)))
     states.append(method.init(start, constraint, run_key))
   rates = arguments.step_sizes(optimizer, lr, gamma_lr, slack_lr)
-  used = saving.FitSettings(
+  used = saving.FitSettings.of(
     epochs=options.epochs,
     batch_size=options.batch_size,
     eval_every=options.eval_every,
@@ -326,6 +332,9 @@ def fit(
     mode=mode,
     select=next((name for name in metrics if metrics[name] is selecting), None),
     data=resuming.Fingerprints({"train": train, "valid": valid}),
+    metric=None
+    if workdir is None
+    else resuming.program_of(method.task, states[0].projection, sample),
   )
   settings_of_runs = [used._replace(seed=number) for number in runs.values()]
   fresh = begun = parallel.stack(states)
@@ -349,8 +358,18 @@ def fit(
     logging.warning("%s; what was trained so far is returned.", interrupted)
 
   def restored(old: AceState) -> AceState:
+    now = resuming.adopted(old, fresh, options.patience)
+    if not kept.same_metric:
+      errors = measuring.test_errors(method.task, now, valid, options.eval_batch_size, mesh)
+      kept.same_metric = continuing.has_errors(now, errors)
+      if not kept.same_metric:
+        logging.warning(
+          "the run in %s goes on with another %s, by which its best predictors are evaluated "
+          "anew.", workdir, "loss" if metric is None else "metric",
+        )  # fmt: skip
+        now = continuing.with_errors(now, errors)
     kept.replace()
-    return resuming.adopted(old, fresh, options.patience)
+    return now
 
   with resuming.kept(workdir, settings_of_runs, resume) as kept:
     end, histories = loop.train(

@@ -1,11 +1,13 @@
 """Loaders: re-iterables of batches, for data that do not fit in memory or differ in size.
 
 A loader is anything that can be iterated over more than once (grain's DataLoader and IterDataset, a
-torch DataLoader, a list of batches) or a function that returns an iterator (a generator function).
-Order, shuffling and batch sizes are the loader's own. Here its batches become NumPy arrays that are
-known to fit together; `streaming` brings them to the devices.
+torch DataLoader, a list of batches, what has but __len__ and __getitem__) or a function that
+returns an iterator (a generator function). Order, shuffling and batch sizes are the loader's own.
+Here its batches become NumPy arrays that are known to fit together; `streaming` brings them to the
+devices.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,6 +21,7 @@ from ace_jax.checking import not_finite
 from ace_jax.errors import ConfigurationError
 from ace_jax.task import Batch, take
 from ace_jax.training import hosts, loader_states
+from ace_jax.whole import whole as whole_number
 
 MOST_SHAPES = 8
 """Each shape of a batch is another compiled program."""
@@ -65,9 +68,12 @@ class Loader:
   """
 
   def __init__(self, source: Iterable[Any] | Callable[[], Any], called: str, steps: int | None):
-    if steps is not None and steps < 1:
-      raise ConfigurationError(f"steps_per_epoch is {steps}; it must be at least 1.")
-    self.source, self.called, self.steps = source, called, steps
+    number = whole_number(steps)
+    if steps is not None and number is None:
+      raise ConfigurationError(f"steps_per_epoch is {steps!r:.40}; it must be a whole number.")
+    if number is not None and number < 1:
+      raise ConfigurationError(f"steps_per_epoch is {number}; it must be at least 1.")
+    self.source, self.called, self.steps = source, called, number
     self._before: Any = None  # the iterator of the pass before
     self._iterator: Iterator[Any] | None = None
     self._held: list[Any] = []  # read from the iterator, and not yet given out
@@ -187,12 +193,9 @@ class Loader:
 
   def _length(self) -> int | None:
     """Returns the batches of a pass, where the source says; refuses one that says it has no end."""
-    try:
-      length = len(self.source)  # pyright: ignore[reportArgumentType]
-    except (TypeError, NotImplementedError):
+    length = _length(self.source)
+    if length is None:
       return None
-    except (OverflowError, ValueError):  # more than a whole number of Python's size
-      length = sys.maxsize
     if length < sys.maxsize // 2:
       return length
     if self.steps is None:
@@ -200,13 +203,9 @@ class Loader:
     return None
 
   def _begin(self, read: int = 0) -> None:
-    if isinstance(self.source, Iterable):
-      iterator = iter(self.source)
-    elif callable(self.source):
-      iterator = self.source()
-      iterator = iter(iterator) if isinstance(iterator, Iterable) else None
-    else:
-      iterator = None
+    iterator = _iterated(self.source)
+    if iterator is None and callable(self.source):
+      iterator = _iterated(self.source())
     if iterator is None:
       raise ConfigurationError(
         f"{self.called} is a {type(self.source).__name__}; it must be arrays with one leading "
@@ -266,6 +265,30 @@ class Loader:
         "pad to few (graphs: ace_jax.graphs.batches), or drop incomplete batches."
       )
     return arrays
+
+
+def _iterated(source: Any) -> Iterator[Any] | None:
+  """Returns an iterator over a source; None if Python cannot iterate over it."""
+  try:
+    iterator = iter(source)
+  except TypeError:
+    if isinstance(source, Iterable):  # an error of the loader's own
+      raise
+    return None
+  if isinstance(source, Iterable):
+    return iterator
+  # One that has but __getitem__ need not refuse the index after its last: a slice never does.
+  return itertools.islice(iterator, _length(source))
+
+
+def _length(source: Any) -> int | None:
+  """Returns how many entries a source says it has, None where it does not say."""
+  try:
+    return len(source)
+  except (TypeError, NotImplementedError):
+    return None
+  except (OverflowError, ValueError):  # more than a whole number of Python's size
+    return sys.maxsize
 
 
 def shapes(batch: Batch) -> tuple[tuple[int, ...], ...]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import signals
+from ace_jax import checking, signals
 from ace_jax.errors import ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.files import expanded
 from ace_jax.primal_dual import PrimalDual, StepOutput
@@ -36,6 +37,7 @@ from ace_jax.training.history import Record
 from ace_jax.training.loaders import Loader
 from ace_jax.training.resuming import CHECKPOINTS
 from ace_jax.training.sinks import JsonlLogger, Logger
+from ace_jax.whole import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +67,15 @@ class Settings:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if value is not None and value < 1:
-        raise ConfigurationError(f"{field.name} is {value}; it must be at least 1.")
+      if value is None and field.default is None:
+        continue
+      number = whole(value)
+      if number is None and value != math.inf:
+        raise ConfigurationError(f"{field.name} is {value!r:.40}; it must be a whole number.")
+      if number is not None:
+        object.__setattr__(self, field.name, number)  # Python's own, which JSON takes
+        if number < 1:
+          raise ConfigurationError(f"{field.name} is {number}; it must be at least 1.")
     if self.keep_period and self.keep_period % self.checkpoint_every:
       raise ConfigurationError(
         f"keep_period is {self.keep_period}; it must be a multiple of checkpoint_every, "
@@ -301,7 +310,8 @@ def _epoch(
   state, outputs = run(state, data)
   outputs = hosts.fetch(outputs)
   new = history.records(state, outputs, time.perf_counter() - start)
-  return state, new, {i: _not_finite(parallel.select(outputs, i), epoch + 1) for i in going}
+  problems = {i: _not_finite(parallel.select(outputs, i), epoch + 1) for i in going}
+  return state, new, _with_advice(problems, "train", data)
 
 
 def _evaluation(
@@ -320,7 +330,7 @@ def _evaluation(
   if measure is not None:
     numbers |= hosts.fetch(measure(state))
   measured = {i: {name: float(values[i]) for name, values in numbers.items()} for i in going}
-  return state, measured, problems
+  return state, measured, _with_advice(problems, "valid", valid)
 
 
 def _not_finite(outputs: StepOutput, epoch: int) -> str:
@@ -337,19 +347,31 @@ def _not_finite_errors(errors: dict[str, Any], epoch: int) -> str:
   return f"the error {bad[0]} is not finite after epoch {epoch}" if bad else ""
 
 
+def _with_advice(problems: dict[Any, str], called: str, data: Batch) -> dict[Any, str]:
+  """Returns what is not finite with what may mend it: the samples, where they are not finite."""
+  if not any(problems.values()):
+    return problems
+  advice = "lower the step sizes or clip gradients."
+  samples = sources.in_memory(**{called: data})
+  held = "".join(checking.first_not_finite(name, those) for name, those in samples.items())
+  if held:
+    advice = (
+      f"{held}: leave out these samples, or put numbers in their place before the arithmetic of "
+      f"the loss; where that is done, {advice}"
+    )
+  return {i: said and f"{said}; {advice}" for i, said in problems.items()}
+
+
 def _without_failures(
   going: np.ndarray, problems: dict[Any, str], names: Sequence[str], workdir: Path | None
 ) -> np.ndarray:
   """Returns the replicas that go on; raises if none does, else warns of those that do not."""
-  advice = "lower the step sizes or clip gradients."
   left = np.array([i for i in going if not problems[i]], int)
   if not left.size:
-    raise NonFiniteError(f"{problems[going[0]]}; {advice} {_last_good(workdir)}")
+    raise NonFiniteError(f"{problems[going[0]]} {_last_good(workdir)}")
   for i in going:
     if problems[i]:
-      logging.warning(
-        "replica %s: %s; it is left behind, the others go on; %s", names[i], problems[i], advice
-      )
+      logging.warning("replica %s is left behind, the others go on: %s", names[i], problems[i])
   return left
 
 

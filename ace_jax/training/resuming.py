@@ -18,11 +18,12 @@ import numpy as np
 import optax
 from absl import logging
 
-from ace_jax import files
+from ace_jax import compiling, files
 from ace_jax.errors import CheckpointError, ConfigurationError
+from ace_jax.homotopy import Variables
 from ace_jax.saving import FitSettings
 from ace_jax.state import AceState
-from ace_jax.task import Batch
+from ace_jax.task import Batch, Task
 from ace_jax.training import checkpoints, history, hosts, parallel
 from ace_jax.training.history import Record
 from ace_jax.training.locks import locked
@@ -106,6 +107,22 @@ def fingerprint(data: Batch) -> str | None:
     sums.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}\n".encode())
     sums.update(array.view(np.uint8).data if array.size else b"")
   return sums.hexdigest()
+
+
+def program_of(task: Task, variables: Variables, sample: Batch) -> str | None:
+  """Returns a checksum of the program by which a task's predictors are selected.
+
+  It is that of the metric alone, of predictions of two samples; whatever else the metric reads is
+  a constant of the program. None where that has no text, such as of one that calls Python.
+
+  Args:
+    task: Its metric, or without one its loss.
+    variables: Of a predictor.
+    sample: Samples of the shapes of which the program is.
+  """
+  prediction = jax.eval_shape(task.predict, variables, sample)
+  text = jax.jit(task.metric or task.loss).lower(prediction, sample).as_text()
+  return None if compiling.outside(text) else hashlib.sha256(text.encode()).hexdigest()
 
 
 class Fingerprints(Mapping[str, str | None]):
@@ -209,6 +226,9 @@ def compared(what: str, old: FitSettings, new: FitSettings, same_data: bool) -> 
 class Kept:
   """Keeps how the replicas of a run are trained in its workdir.
 
+  Attributes:
+    same_metric: Whether the errors in its checkpoint are known to be of the metric given now.
+
   Args:
     workdir: The folder; None keeps nothing.
     settings: Of each replica.
@@ -216,6 +236,7 @@ class Kept:
 
   def __init__(self, workdir: Path | None, settings: Sequence[FitSettings]):
     self._workdir, self._settings = workdir, settings
+    self.same_metric = True
 
   def replace(self) -> None:
     """Writes the file.
@@ -225,7 +246,9 @@ class Kept:
     """
     if self._workdir is None or not hosts.first():
       return
-    content = {"format": _FORMAT, "runs": [run.content() for run in self._settings]}
+    # Until a checkpoint of the new errors is there, the next run must not take them for such.
+    runs = [run if self.same_metric else run._replace(metric=None) for run in self._settings]
+    content = {"format": _FORMAT, "runs": [run.content() for run in runs]}
     try:
       files.write_json(self._workdir / SETTINGS, content)
     except OSError as error:
@@ -261,12 +284,16 @@ def kept(
     if not checkpoints.exists(folder / CHECKPOINTS):
       keeps.replace()
     elif resume:
-      hosts.from_first(lambda: _compare(folder, settings))
+      keeps.same_metric = bool(hosts.from_first(lambda: _compare(folder, settings)))
     yield keeps
 
 
 def _compare(workdir: Path, settings: Sequence[FitSettings]) -> int:
-  """Compares settings with those in a workdir; says in a line what differs, or refuses it."""
+  """Says in a line what differs from the settings in a workdir, or refuses it.
+
+  Returns:
+    1 if the errors in its checkpoint are of the metric given now, 0 if that is not known.
+  """
   path = workdir / SETTINGS
   try:
     runs = [FitSettings(**run) for run in json.loads(path.read_text())["runs"]]
@@ -286,7 +313,7 @@ def _compare(workdir: Path, settings: Sequence[FitSettings]) -> int:
     )
   what = f"the run in {workdir}"
   say(what, compared(what, runs[0], settings[0], same_data=True))
-  return 0
+  return int(runs[0].metric is not None and runs[0].metric == settings[0].metric)
 
 
 def say(what: str, changes: Sequence[str]) -> None:

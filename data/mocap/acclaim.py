@@ -57,8 +57,9 @@ def read_motion(
   for words in reader:
     key = words[0].casefold()
     if key.startswith(":"):
-      units |= {key} & {":degrees", ":radians"}
-      same_joints = same_joints or key == ":fully-specified"
+      marks = {word.casefold() for word in words}
+      units |= marks & {":degrees", ":radians"}
+      same_joints = same_joints or ":fully-specified" in marks
     elif len(words) == 1 and (is_integer(key) or key not in joints):
       number = reader.integer(words[0])
       if numbers and number != numbers[-1] + 1:

@@ -14,6 +14,11 @@ from data.mocap.words import Reader, shown
 ROTATIONS = ("rx", "ry", "rz")
 TRANSLATIONS = ("tx", "ty", "tz")
 _SECTIONS = (":units", ":root", ":bonedata", ":hierarchy")
+_ROOT_FIELDS = ("order", "axis", "position", "orientation")
+_BONE_FIELDS = (
+  *("begin", "end", "id", "name", "direction", "length", "axis", "dof", "limits"),
+  *("bodymass", "cofmass"),
+)
 _DEGREES = ("deg", "degree", "degrees")
 _RADIANS = ("rad", "radian", "radians")
 
@@ -78,6 +83,8 @@ class Skeleton:
 def read_skeleton(path: str | Path) -> Skeleton:
   """Parses an .asf file; keywords and names of bones are the same in upper and lower case.
 
+  A section may begin on the line of its name, and several fields may share a line.
+
   Args:
     path: The file; a leading ~ is the home folder.
 
@@ -95,14 +102,15 @@ def read_skeleton(path: str | Path) -> Skeleton:
     if section in seen:
       raise reader.error(f"section {section} appears twice")
     seen.add(section)
+    lines = reader.block(words[1:])
     if section == ":units":
-      degrees = _degrees(reader)
+      degrees = _degrees(reader, lines)
     elif section == ":root":
-      root = _root(reader)
+      root = _root(reader, lines)
     elif section == ":bonedata":
-      bones = list(_bones(reader))
+      bones = list(_bones(reader, lines))
     else:
-      parents = _hierarchy(reader)
+      parents = _hierarchy(reader, lines)
   for content, section in ((root, ":root"), (bones, ":bonedata"), (parents, ":hierarchy")):
     if not content:
       raise DataError(f"{path}: section {section} is missing; the file is truncated, get it again.")
@@ -166,21 +174,42 @@ class _Fields:
     return channels
 
 
-def _degrees(reader: Reader) -> bool:
-  degrees = True
-  for words in reader.block():
-    if words[0].lower() == "angle":
-      unit = words[1].lower() if len(words) == 2 else ""
-      if unit not in (*_DEGREES, *_RADIANS):
-        raise reader.error("angle needs one of deg, rad")
-      degrees = unit in _DEGREES
-  return degrees
+def _degrees(reader: Reader, lines: Iterator[list[str]]) -> bool:
+  """Returns whether angles are degrees: pairs of a quantity and its unit, one or more a line."""
+  said: set[bool] = set()
+  for words in lines:
+    lower = [word.lower() for word in words]
+    about_angles = any(w.startswith("angle") or w in (*_DEGREES, *_RADIANS) for w in lower)
+    if not about_angles:
+      continue
+    pairs = [*zip(lower[::2], lower[1::2], strict=False)]
+    units = [unit for name, unit in pairs if name == "angle"]
+    if len(lower) % 2 or not units or not {*units} <= {*_DEGREES, *_RADIANS}:
+      raise reader.error(
+        f"{shown(' '.join(words))!r} should be pairs such as length 0.45; angle needs one of deg, "
+        "rad"
+      )
+    said |= {unit in _DEGREES for unit in units}
+  if len(said) > 1:
+    raise reader.error(":units has angles in deg and in rad")
+  return said != {False}
 
 
-def _root(reader: Reader) -> Joint:
+def _fields_of(words: list[str], keywords: tuple[str, ...]) -> Iterator[list[str]]:
+  """Splits a line before each of some keywords; the word after "name" is a name, whatever it is."""
+  begin = 0
+  for i in range(1, len(words)):
+    if words[i].lower() in keywords and words[i - 1].lower() != "name":
+      yield words[begin:i]
+      begin = i
+  yield words[begin:]
+
+
+def _root(reader: Reader, lines: Iterator[list[str]]) -> Joint:
   fields = _Fields(reader)
-  for words in reader.block():
-    fields.add(words)
+  for words in lines:
+    for field in _fields_of(words, _ROOT_FIELDS):
+      fields.add(field)
   zeros = ("0", "0", "0")
   return Joint(
     name="root",
@@ -191,21 +220,22 @@ def _root(reader: Reader) -> Joint:
   )
 
 
-def _bones(reader: Reader) -> Iterator[Joint]:
+def _bones(reader: Reader, lines: Iterator[list[str]]) -> Iterator[Joint]:
   fields: _Fields | None = None
-  for words in reader.block():
-    key = words[0].lower()
-    if key == "begin":
-      if fields is not None:
-        raise reader.error("a bone without its end")
-      fields = _Fields(reader)
-    elif fields is None:
-      raise reader.error(f"{shown(words[0])!r} outside of begin ... end")
-    elif key == "end":
-      yield _bone(fields)
-      fields = None
-    elif key[0].isalpha():  # else a further line of limits
-      fields.add(words)
+  for line in lines:
+    for words in _fields_of(line, _BONE_FIELDS):
+      key = words[0].lower()
+      if key == "begin":
+        if fields is not None:
+          raise reader.error("a bone without its end")
+        fields = _Fields(reader)
+      elif fields is None:
+        raise reader.error(f"{shown(words[0])!r} outside of begin ... end")
+      elif key == "end":
+        yield _bone(fields)
+        fields = None
+      elif key[0].isalpha():  # else a further line of limits
+        fields.add(words)
   if fields is not None:
     raise reader.error("a bone without its end")
 
@@ -227,10 +257,10 @@ def _bone(fields: _Fields) -> Joint:
   )
 
 
-def _hierarchy(reader: Reader) -> dict[str, str]:
+def _hierarchy(reader: Reader, lines: Iterator[list[str]]) -> dict[str, str]:
   """Returns each bone's parent; both in lower case."""
   parents: dict[str, str] = {}
-  for words in reader.block():
+  for words in lines:
     parent, *children = (word.casefold() for word in words)
     if not children and parent in ("begin", "end"):
       continue

@@ -66,8 +66,14 @@ class Reader:
       if words:
         yield words
 
-  def block(self) -> Iterator[list[str]]:
-    """The lines up to the next section, which stays unread."""
+  def block(self, rest: list[str]) -> Iterator[list[str]]:
+    """The lines of a section up to the next one, which stays unread.
+
+    Args:
+      rest: What follows its name on the line of that, the first of these lines if there is some.
+    """
+    if rest:
+      yield rest
     for words in self:
       if words[0].startswith(":"):
         self._line -= 1

@@ -58,6 +58,72 @@ def test_upper_and_lower_case_are_the_same(tmp_path, plain, skeleton, motion):
   assert [*joints][1:] == [w for w in skeleton.split() if w.lower() in ("upper", "lower")][:2]
 
 
+UNITS = ":units\n  mass 1.0\n  length 0.45\n  angle deg\n"
+
+
+@pytest.mark.parametrize(
+  "units",
+  [
+    ":units mass 1.0 length 0.45 angle rad\n",
+    ":units angle rad\n",
+    ":UNITS Angle RADIANS mass 1.0\n  length 0.45\n",
+    ":units (mass, 1.0)\n length 0.45 angle radian\n",
+    ":units\n angle rad mass 1.0 length 0.45\n",
+  ],
+)
+def test_units_on_any_line_of_their_section(tmp_path, plain, units):
+  # Angles of the files in radians: the same positions, if both are read as such.
+  def radians(line):
+    name, *words = line.split()
+    kept = 3 if name == "root" else 0
+    turned = [str(np.deg2rad(float(word))) for word in words[kept:]]
+    return " ".join([name, *words[:kept], *turned])
+
+  skeleton = SKELETON.replace(UNITS, units).replace("axis 0 0 90", f"axis 0 0 {np.pi / 2}")
+  lines = [line if len(line.split()) == 1 else radians(line) for line in MOTION.splitlines()]
+  for mark in ("", ":RADIANS"):
+    motion = "\n".join(lines).replace(":DEGREES", mark)
+    for name, array in positions(tmp_path, skeleton, motion).items():
+      np.testing.assert_allclose(array, plain[name], atol=1e-12)
+  assert not acclaim.read_skeleton(tmp_path / "01.asf").degrees
+  motion = "\n".join(lines).replace(":FULLY-SPECIFIED\n:DEGREES", ":FULLY-SPECIFIED :DEGREES")
+  with pytest.raises(DataError, match="angles are not in the unit of"):
+    positions(tmp_path, skeleton, motion)
+
+
+@pytest.mark.parametrize(
+  ("units", "line"),
+  [
+    (":units mass 1.0 angle grad\n", 3),
+    (":units\n mass 1.0 angle\n", 4),
+    (":units angle=rad\n", 3),
+    (":units rad\n", 3),
+    (":units length 0.45 inch angle rad\n", 3),
+    (":units angle deg\n angle rad\n", 4),
+  ],
+)
+def test_units_of_angles_that_are_unknown(tmp_path, units, line):
+  with pytest.raises(DataError, match=rf"01\.asf:{line}: .*(angle needs one of deg|in deg and)"):
+    positions(tmp_path, SKELETON.replace(UNITS, units))
+
+
+def test_sections_and_fields_that_share_a_line(tmp_path, plain):
+  skeleton = SKELETON.replace(":root\n  order", ":root order").replace(UNITS, ":units angle deg\n")
+  skeleton = skeleton.replace("axis XYZ\n  position 0 0 0\n  ", "axis XYZ position 0 0 0 ")
+  skeleton = skeleton.replace(":bonedata\n  begin\n    id 1", ":bonedata begin id 1")
+  skeleton = skeleton.replace("name upper\n    direction", "name upper direction")
+  skeleton = skeleton.replace("dof rx rz\n    limits", "limits").replace(
+    "(-160.0 20.0)\n           (-70.0 70.0)", "(-160 20) (-70 70) dof rx rz"
+  )
+  skeleton = skeleton.replace(":hierarchy\n  begin", ":hierarchy begin")
+  assert len(skeleton.splitlines()) == len(SKELETON.splitlines()) - 12
+  assert_equal(positions(tmp_path, skeleton), plain)
+  names = SKELETON.replace("upper", "length").replace("lower", "end")
+  motion = MOTION.replace("upper", "length").replace("lower", "end")
+  joints = positions(tmp_path, names, motion)
+  assert [array.tolist() for array in joints.values()] == [a.tolist() for a in plain.values()]
+
+
 def test_bones_may_be_listed_before_their_parents(tmp_path, plain):
   skeleton = SKELETON.replace(UPPER + LOWER, LOWER + UPPER).replace(
     "    root upper\n    upper lower\n", "    upper lower\n    root upper\n"

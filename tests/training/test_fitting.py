@@ -1,5 +1,9 @@
 """What `fit` takes: optimizers, metrics to be high, callbacks, and names that it does not know."""
 
+import dataclasses
+import inspect
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +14,7 @@ import pytest
 import ace_jax
 from ace_jax.errors import ConfigurationError
 from ace_jax.optimizers import primal_optimizer
-from ace_jax.training import make_mesh
+from ace_jax.training import arguments, make_mesh
 
 X = jax.random.normal(jax.random.key(0), (24, 3))
 Y = jnp.linalg.norm(X, axis=-1, keepdims=True) + 0.3 * X[:, :1]
@@ -47,6 +51,11 @@ def assert_same(tree, other, **tolerance):
     ("batchsize", "fit takes no argument batchsize; did you mean batch_size?"),
     ("constrain", "fit takes no argument constrain; did you mean constraint?"),
     ("callback", "fit takes no argument callback; did you mean callbacks?"),
+    ("learning_rate", "fit takes no argument learning_rate; did you mean lr?"),
+    ("Logger", "fit takes no argument Logger; did you mean callbacks?"),
+    ("verbose", "fit takes no argument verbose; did you mean progress?"),
+    ("key", "fit takes no argument key; did you mean seed?"),
+    ("early_stopping", "fit takes no argument early_stopping; did you mean patience?"),
     ("xyz", "fit takes no argument xyz; it takes epochs, batch_size, "),
   ],
 )
@@ -54,6 +63,12 @@ def test_unknown_keywords_are_refused_at_once(name, says):
   with pytest.raises(ConfigurationError) as error:
     ace_jax.fit(None, None, None, None, **{name: 3})  # nothing else is looked at
   assert str(error.value).startswith(says) and "\n" not in str(error.value)
+
+
+def test_what_arguments_are_called_elsewhere_names_arguments_that_there_are():
+  known = {*inspect.signature(ace_jax.fit).parameters}
+  known |= {field.name for field in dataclasses.fields(ace_jax.training.Settings)}
+  assert known >= {*arguments._OTHERS_NAMES.values()} and not known & {*arguments._OTHERS_NAMES}
 
 
 def hits(prediction, batch):
@@ -250,8 +265,43 @@ def test_seeds_are_replicas_each_equal_to_its_own_fit(tmp_path):
     ({"seed": 2**32}, r"seed=4294967296 must be a whole number from -2147483648 to 4294967295"),
     ({"seeds": (1, 2), "seed": 3}, r"seed=3 and seeds=\[1, 2\] contradict each other"),
     ({"seeds": (1, 2), "callbacks": [Keeps()]}, "a Keeps cannot log several seeds"),
+    ({"seeds": 3}, r"seeds is 3; give several whole numbers, such as range\(3\)"),
+    ({"seeds": np.array(3)}, r"seeds is array\(3\); give several whole numbers"),
+    ({"seeds": np.arange(0)}, r"seeds are \[\]; give some that differ"),
+    ({"seeds": np.arange(2.0)}, r"seed=0.0 must be a whole number from"),
+    ({"seed": np.float64(1)}, r"seed=1.0 must be a whole number from"),
+    ({"seed": np.int64(2**40)}, r"seed=1099511627776 must be a whole number from"),
+    ({"callbacks": print}, r"callbacks is a builtin_function_or_method; give a list of them"),
+    ({"callbacks": Keeps()}, r"callbacks is a Keeps; give a list of them"),
+    ({"epochs": 1.5}, "epochs is 1.5; it must be a whole number"),
+    ({"batch_size": "8"}, "batch_size is '8'; it must be a whole number"),
+    ({"lr": optax.constant_schedule(1e-3)}, "lr is a function; give one number .* is decay="),
+    ({"dual_lr": "fast"}, "dual_lr is 'fast'; give one number"),
   ],
 )
 def test_seeds_that_contradict(options, says):
   with pytest.raises(ConfigurationError, match=says):
     fit(**options)
+
+
+def test_numbers_of_numpy_are_those_of_python(tmp_path):
+  plain = {"seed": 3, "lr": 0.5, "dual_lr": 0.25, "clip_norm": 2.0, "eval_every": 1}
+  others = {"seed": np.int64(3), "lr": np.float32(0.5), "dual_lr": jnp.float32(0.25)}
+  others |= {"clip_norm": np.array(2.0), "eval_every": np.uint8(1), "batch_size": np.int64(12)}
+  trained = fit(np.int64(2), workdir=tmp_path, **others)
+  same = fit(2, **plain)
+  assert_same(trained.state, same.state)
+  assert trained.settings.content() == same.settings.content()
+  trained.save(tmp_path / "fit.npz")
+  assert ace_jax.load(tmp_path / "fit.npz", Radial()).settings == same.settings._replace(
+    data=dict(same.settings.data), inputs=[[[2, 3], "float32"]]
+  )
+  (kept,) = json.loads((tmp_path / "fit.json").read_text())["runs"]
+  assert (kept["seed"], kept["lr"], kept["epochs"]) == (3, 0.5, 2)
+
+
+@pytest.mark.parametrize("seeds", [np.arange(2), jnp.arange(2), iter((0, 1))])
+def test_seeds_of_any_kind(seeds):
+  runs = fit(1, seeds=seeds)
+  assert [run.settings.seed for run in runs] == [0, 1]
+  assert all(type(run.settings.seed) is int for run in runs)

@@ -176,6 +176,29 @@ def test_generator_functions_and_torch():
   np.testing.assert_allclose(losses(fit(Torch())), seen.reshape(3, 5).mean(1), rtol=2e-6)
 
 
+class Indexed:
+  """What Python iterates over by its indices; slices beyond the end are empty, not refused."""
+
+  def __len__(self):
+    return 5
+
+  def __getitem__(self, i):
+    return X[8 * i : 8 * i + 8], Y[8 * i : 8 * i + 8]
+
+
+class Ending:
+  """The same without a length: an IndexError ends it."""
+
+  def __getitem__(self, i):
+    return BATCHES[i]
+
+
+def test_what_has_but_indices_is_a_loader():
+  expected = fit(BATCHES).state.primal
+  for loader in (Indexed(), Ending(), lambda: Indexed()):
+    assert_same(fit(loader).state.primal, expected)
+
+
 def test_an_epoch_of_some_steps_goes_on_with_the_pass():
   trained = fit(BATCHES, steps_per_epoch=2, epochs=4)  # 2 + 2, then anew for 1 + 1, ...
   order = [BATCHES[i % 5] for i in range(8)]
@@ -355,6 +378,8 @@ def test_arguments_that_do_not_go_together():
     fit((X, Y), (X, Y), steps_per_epoch=3)
   with pytest.raises(ConfigurationError, match=r"steps_per_epoch is 0; it must be at least 1"):
     fit(BATCHES, steps_per_epoch=0)
+  with pytest.raises(ConfigurationError, match=r"steps_per_epoch is 1.5; it must be a whole numb"):
+    fit(BATCHES, steps_per_epoch=1.5)
   with pytest.raises(ConfigurationError, match=r"train is a loader, whose .* leave batch_size out"):
     fit(BATCHES, batch_size=8)
   with pytest.raises(ConfigurationError, match=r"valid is a loader, .* leave eval_batch_size out"):

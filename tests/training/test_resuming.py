@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import ace_jax
-from ace_jax.errors import ConfigurationError, Interrupted
-from ace_jax.training import locks, make_mesh, resuming, settling
+from ace_jax import checking
+from ace_jax.errors import ConfigurationError, Interrupted, NonFiniteError
+from ace_jax.training import locks, make_mesh, measuring, resuming, settling
 from experiments.harness import training as harness
 from tests.training.test_fitting import Radial, X, Y, assert_same, fit, squared_error
 
@@ -69,6 +70,71 @@ def test_what_cannot_change_is_refused(tmp_path, now, says):
     fit(2, **now, workdir=tmp_path / "run", resume=True)
   assert "\n" not in str(error.value)
   assert (tmp_path / "run" / "fit.json").read_text() == before
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_another_metric_evaluates_the_best_of_a_run_anew(tmp_path, caplog, named):
+  def far(prediction, batch):
+    return 1000 + jnp.abs(prediction - batch[1])
+
+  def metric(function):
+    return {"metric": {"error": function}} if named else {"metric": function}
+
+  options = {"lr": 0.1, "eval_every": 1, "workdir": tmp_path}
+  fit(1, **options, **(metric(squared_error) if named else {}))
+  says = "goes on with another metric, by which its best predictors are evaluated anew"
+  resumed = fit(4, **options, resume=True, **metric(far))
+  assert says in caplog.text
+  for name, best in resumed.state.best.items():
+    error = float(jnp.mean(far(Radial().apply(best.variables, X), (X, Y))))
+    assert float(best.error) == pytest.approx(error, rel=1e-6)
+    assert int(best.epoch) > 1
+    assert float(best.error) == min(r[f"valid/{name}"] for r in resumed.history[1:])
+  caplog.clear()
+  again = fit(4, **options, resume=True, **metric(far))
+  assert_same(again.state, resumed.state)
+  assert "another metric" not in caplog.text
+  back = fit(4, **options, resume=True, **metric(squared_error))
+  assert says in caplog.text and float(back.state.best["relaxed"].error) < 100
+
+
+def test_a_new_metric_is_not_forgotten_before_a_checkpoint_has_it(tmp_path, caplog):
+  def far(prediction, batch):
+    return 1000 + jnp.abs(prediction - batch[1])
+
+  def broken(record):
+    raise OSError("the power is gone")
+
+  fit(1, workdir=tmp_path)
+  with pytest.raises(OSError, match="power"):
+    fit(3, workdir=tmp_path, resume=True, metric=far, callbacks=[broken])
+  caplog.clear()
+  resumed = fit(3, workdir=tmp_path, resume=True, metric=far)
+  assert "another metric" in caplog.text
+  assert float(resumed.state.best["relaxed"].error) > 1000
+
+
+def test_an_unchanged_metric_keeps_the_best_bit_for_bit(tmp_path, monkeypatch):
+  options = {"metric": lambda p, b: jnp.abs(p - b[1]), "lr": 1e-2, "seeds": (0, 1)}
+  whole = fit(3, **options)
+  fit(2, workdir=tmp_path, **options)
+  options["metric"] = lambda p, b: jnp.abs(p - b[1])
+  asked = []
+  original = measuring.test_errors
+  monkeypatch.setattr(measuring, "test_errors", lambda *a: asked.append(1) or original(*a))
+  resumed = fit(3, workdir=tmp_path, resume=True, **options)
+  assert not asked
+  for a, b in zip(whole, resumed, strict=True):
+    assert_same(b.state, a.state)
+  # Of a folder that does not say its metric, such as one of before: evaluated, and found the same.
+  content = json.loads((tmp_path / "fit.json").read_text())
+  for run in content["runs"]:
+    assert len(run.pop("metric")) == 64
+  (tmp_path / "fit.json").write_text(json.dumps(content))
+  for a, b in zip(whole, fit(3, workdir=tmp_path, resume=True, **options), strict=True):
+    assert_same(b.state, a.state)
+  assert asked
+  assert all(run["metric"] for run in json.loads((tmp_path / "fit.json").read_text())["runs"])
 
 
 def test_other_data_are_refused(tmp_path):
@@ -308,6 +374,58 @@ def test_missing_labels_that_the_loss_leaves_out_are_taken():
     Radial(), loss, data, data, epochs=1, batch_size=12, progress=None, mesh=mesh
   )
   assert np.isfinite(trained.history[0]["loss"])
+
+
+def masked_after(prediction, batch):
+  return jnp.where(jnp.isnan(batch[1]), 0, jnp.square(prediction - batch[1]))
+
+
+def fit_on(y, loss=masked_after, **options):
+  options = {"epochs": 1, "batch_size": 12, "progress": None, **options}
+  mesh = make_mesh(devices=jax.devices()[:1])
+  data, valid = (X, y), options.pop("valid", (X, Y))
+  return ace_jax.fit(Radial(), loss, data, valid, mesh=mesh, **options)
+
+
+@pytest.mark.parametrize("rows", [[3], [3, 4, 9]])
+def test_a_loss_that_is_masked_after_the_arithmetic_has_no_gradient(rows):
+  says = rf"train\[1\] holds {len(rows)} values that are not finite, first at sample 3, which the"
+  y = Y.at[np.array(rows)].set(jnp.nan)
+  with pytest.raises(ConfigurationError, match=says) as error:
+    fit_on(y)
+  assert "before the arithmetic" in str(error.value) and "\n" not in str(error.value)
+  assert np.isfinite(fit_on(Y, valid=(X, y)).history[0]["valid/relaxed"])  # without a gradient
+
+
+def test_every_sample_that_is_not_finite_is_tried():
+  def loss(prediction, batch):
+    return jnp.square(prediction - jnp.where(jnp.isnan(batch[1]), prediction, batch[1]))
+
+  y = jnp.tile(Y, (1, 2)).at[0, 0].set(jnp.nan)
+  assert np.isfinite(fit_on(y, loss).history[0]["loss"])
+  says = r"train\[1\] holds 2 values .*does not leave out those of sample 5; mend or leave out"
+  with pytest.raises(ConfigurationError, match=says):
+    fit_on(y.at[5, 1].set(jnp.inf), loss)
+
+
+@pytest.mark.parametrize("where", ["train", "valid"])
+def test_a_failing_run_names_data_that_are_not_finite(where, monkeypatch, caplog):
+  monkeypatch.setattr(checking, "_MOST_TRIED", 2)
+
+  def loss(prediction, batch):  # NaN are left out, infinities are not
+    return jnp.square(prediction - jnp.where(jnp.isnan(batch[1]), prediction, batch[1]))
+
+  y = Y.at[np.array([2, 3])].set(jnp.nan).at[5].set(jnp.inf)
+  data = {"y": y} if where == "train" else {"y": Y, "valid": (X, y)}
+  says = (
+    rf"is not finite.*; {where}\[1\] holds 3 values that are not finite, first at sample 2: lea"
+  )
+  with pytest.raises(NonFiniteError, match=says) as error:
+    fit_on(loss=loss, **data)
+  assert "\n" not in str(error.value)
+  with pytest.raises(NonFiniteError, match=r"; lower the step sizes or clip") as error:
+    fit_on(Y, lr=1e38, epochs=3)
+  assert "holds" not in str(error.value)
 
 
 def test_a_constraint_without_time_to_act_is_warned_of(caplog):
