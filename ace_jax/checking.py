@@ -1,7 +1,6 @@
 """Whether model, loss and symmetry fit together, tried on a few samples before training."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import compiling, homotopy, programs, task
+from ace_jax import compiling, homotopy, programs, sample_losses, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import LayerCall
@@ -22,8 +21,6 @@ from ace_jax.task import Batch, Task
 NO_LAYER = "no Homotopic: the model has no gamma, so that nothing is constrained"
 KEPT = 1e-4
 """Relative equivariance error, in float32, below which a function keeps a group."""
-_MOST_TRIED = 256
-"""Samples that hold numbers which are not finite, of which the loss is asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,120 +124,6 @@ def require(
     raise ConfigurationError(f"{problems[0]}.")
 
 
-def require_finite(learned: Task, variables: homotopy.Variables, data: Mapping[str, Batch]) -> None:
-  """Refuses samples with numbers that are not finite, unless the loss leaves them out.
-
-  A label that is missing may be NaN where the loss of its sample is finite all the same, and in
-  training its gradient too. Of many such samples the first are tried.
-
-  Args:
-    learned: Model and loss.
-    variables: Initial ones.
-    data: Samples, by what they are called; those to train on "train".
-
-  Raises:
-    ConfigurationError: names the array, how many of its numbers are not finite, and a sample.
-  """
-  tried = compiling.Jitted(
-    functools.partial(_losses_and_gradient, learned),
-    compiler_options={"xla_backend_optimization_level": 0},  # it runs once
-  )
-  for called, samples in data.items():
-    leaves, structure = jax.tree_util.tree_flatten_with_path(samples)
-    for i, (path, leaf) in enumerate(leaves):
-      held = _not_finite_rows(leaf)
-      if not held:
-        continue
-      name = f"{called}{jax.tree_util.keystr(path)}"
-      count, rows = held
-      rows = np.resize(rows[:_MOST_TRIED], max(2, min(len(rows), _MOST_TRIED)))
-      some = task.take(samples, rows)
-      losses, gradient = tried(variables, some)
-      bad = np.flatnonzero(~np.isfinite(losses))
-      if bad.size and bad[0]:
-        raise ConfigurationError(
-          f"{name} holds {count} values that are not finite, and the loss does not leave out those "
-          f"of sample {rows[bad[0]]}; mend or leave out these samples."
-        )
-      if bad.size:
-        raise ConfigurationError(_mend(name, count, "sample", rows[0]))
-      if called != "train" or bool(gradient):
-        continue
-      filled = jax.tree.leaves(some)
-      filled[i] = jnp.where(jnp.isfinite(filled[i]), filled[i], 0)
-      if bool(tried(variables, jax.tree.unflatten(structure, filled))[1]):  # it is these numbers
-        raise ConfigurationError(
-          f"{name} holds {count} values that are not finite, first at sample {rows[0]}, which the "
-          "loss leaves out, but not its gradient: put a number in their place before the "
-          "arithmetic, such as jnp.where(mask, target, 0), and mask what comes of it."
-        )
-
-
-def _losses_and_gradient(
-  learned: Task, variables: homotopy.Variables, batch: Batch
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the loss of every sample, and whether the gradient of their mean is finite."""
-  theta, gamma, state = homotopy.split(variables)
-
-  def mean(theta: Any, gamma: Any) -> tuple[jax.Array, jax.Array]:
-    losses = learned.losses(homotopy.merge(theta, gamma, state), batch)
-    return jnp.mean(losses), losses
-
-  gradients, losses = jax.grad(mean, argnums=(0, 1), has_aux=True)(theta, gamma)
-  finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradients)]
-  return losses, jnp.all(jnp.array(finite, bool))
-
-
-def not_finite(called: str, array: Any, unit: str = "sample") -> tuple[int, str] | None:
-  """Returns the first sample with a number that is not finite, and what to say; None if all are.
-
-  Args:
-    called: What messages call the array.
-    array: Of samples, in its first axis.
-    unit: What that axis has, where not samples.
-  """
-  held = _not_finite_rows(array)
-  if not held:
-    return None
-  count, rows = held
-  return int(rows[0]), _mend(called, count, unit, rows[0])
-
-
-def first_not_finite(called: str, samples: Batch) -> str:
-  """Returns which array of samples holds numbers that are not finite, in words; "" if none does.
-
-  Args:
-    called: What messages call the samples.
-    samples: Arrays with one leading axis.
-  """
-  for path, leaf in jax.tree_util.tree_flatten_with_path(samples)[0]:
-    held = _not_finite_rows(leaf)
-    if held:
-      count, rows = held
-      name = f"{called}{jax.tree_util.keystr(path)}"
-      return f"{name} holds {count} values that are not finite, first at sample {rows[0]}"
-  return ""
-
-
-def _mend(called: str, count: int, unit: str, first: int) -> str:
-  return (
-    f"{called} holds {count} values that are not finite, first at {unit} {first}; mend or leave "
-    "out these samples."
-  )
-
-
-def _not_finite_rows(array: Any) -> tuple[int, np.ndarray] | None:
-  """Returns how many numbers are not finite, and in which rows; None if all are."""
-  if not jnp.issubdtype(jnp.result_type(array), jnp.inexact):
-    return None
-  library = jnp if isinstance(array, jax.Array) else np
-  count = int(library.sum(~library.isfinite(array)))
-  if not count:
-    return None
-  rows = np.asarray(array).reshape(len(array), -1)
-  return count, np.flatnonzero(np.any(~np.isfinite(rows), axis=1))
-
-
 def _constrains_gamma(constraint: Constraint) -> bool:
   some = {"layer": {homotopy.GAMMA: jnp.ones(())}}
   leaves = [len(jax.tree.leaves(constraint.init_multipliers(gamma))) for gamma in (some, {})]
@@ -251,15 +134,18 @@ class _Tried(NamedTuple):
   """Model and loss, traced on a few samples.
 
   Attributes:
-    run: `run(variables, batch) -> ({name: values of the loss or a metric}, prediction)`, jitted; no
-      prediction without gamma.
+    run: `run(variables, batch) -> ({name: values of the loss or a metric}, prediction)`, jitted.
+    functions: The loss and metrics, by name.
     values: What it returns first, as shapes.
+    prediction: What it returns then, as shapes.
     program: Of `run`, as of `jax.make_jaxpr`.
     calls: Of the homotopic layers.
   """
 
   run: Callable[[homotopy.Variables, Batch], tuple[dict[str, Any], Any]]
+  functions: Mapping[str, Callable[[Any, Batch], Any]]
   values: dict[str, Any]
+  prediction: Any
   program: Any
   calls: Sequence[LayerCall]
 
@@ -276,12 +162,12 @@ def _try(
   def run(variables: homotopy.Variables, batch: Batch) -> tuple[dict[str, Any], Any]:
     prediction = learned.predict(variables, batch)
     values = {name: function(prediction, batch) for name, function in functions.items()}
-    return values, (prediction if variables.get(homotopy.GAMMA) else None)
+    return values, prediction
 
   with layer_calls() as calls:
     traced = run.trace(variables, batch)
-  values, _ = traced.out_info
-  return _Tried(run, values, traced.jaxpr, calls)
+  values, prediction = traced.out_info
+  return _Tried(run, functions, values, prediction, traced.jaxpr, calls)
 
 
 def _layer_problems(
@@ -349,7 +235,7 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
   weighting = [
     problem
     for name, returned in tried.values.items()
-    if isinstance(returned, tuple) and (problem := _weights_problem(name, returned))
+    if isinstance(returned, tuple) and (problem := sample_losses.weights_problem(name, returned))
   ]
   if weighting:
     return weighting[:1]
@@ -357,7 +243,7 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
     return [
       f"the {name} is one number for the batch; it must be [graphs, ...]"
       for name, returned in tried.values.items()
-      if not _values(returned).shape
+      if not sample_losses.values_of(returned).shape
     ][:1]
   # Of the projection, whose prediction has the same shapes, and which is traced in half the time.
   plain = homotopy.project(variables)
@@ -370,7 +256,7 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
   for name in tried.values:
     shapes = []
     for samples, values in several.items():
-      shape = _values(values[name]).shape
+      shape = sample_losses.values_of(values[name]).shape
       if shape[:1] != (samples,):
         return [
           f"the {name} of {samples} samples has shape {shape}; it must be [samples, ...], one or "
@@ -382,26 +268,12 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
         f"the {name} of 2 samples has shape {shapes[0]}, that of 3 {shapes[1]}: it compares every "
         "sample with every other; give prediction and target the same shape"
       ]
-  return []
-
-
-def _values(returned: Any) -> Any:
-  return returned[0] if isinstance(returned, tuple) else returned
-
-
-def _weights_problem(name: str, returned: tuple[Any, ...]) -> str:
-  """Returns what is wrong with a loss that returned several things; "" if they are its weights."""
-  shapes = [jnp.shape(x) for x in returned]
-  if len(shapes) != 2:
-    return f"the {name} returned {len(shapes)} things; it must return values, or (values, weights)"
-  values, given = shapes
-  pairs = zip(given[1:], values[1:], strict=False)
-  if given[:1] != values[:1] or len(given) > len(values) or any(w not in (1, v) for w, v in pairs):
-    return (
-      f"the weights of the {name} have shape {given}, its values {values}; weights must have the "
-      "leading axes of the values, each of their length or 1"
-    )
-  return ""
+  return [
+    f"the {name} compares every sample with every other, and takes a mean over them; give "
+    "prediction and target the same shape"
+    for name, function in tried.functions.items()
+    if sample_losses.broadcasts(function, tried.prediction, batch)
+  ][:1]
 
 
 def _projection_problems(

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from ace_jax import task
 from ace_jax.task import Batch
+
+_FEW = 2
 
 
 def mixes_samples(loss: Callable[[Any, Batch], jax.Array], prediction: Any, batch: Batch) -> bool:
@@ -50,6 +53,37 @@ def mixes_samples(loss: Callable[[Any, Batch], jax.Array], prediction: Any, batc
   return any(changes(i, moved) for moved in (False, True) for i in range(samples))
 
 
+def broadcasts(loss: Callable[[Any, Batch], Any], prediction: Any, batch: Batch) -> bool:
+  """Whether a loss mixes samples where prediction and batch have arrays [n, 1] and [n].
+
+  Others that mix them, such as one that is divided by the mean of a batch, may be meant.
+
+  Args:
+    loss: As of `mixes_samples`, with weights or without.
+    prediction: Its arrays, or their shapes and dtypes.
+    batch: Samples.
+  """
+  shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (prediction, batch)]
+  longer = [
+    max(a, b, key=len)
+    for a in shapes[0]
+    for b in shapes[1]
+    if a and a[:1] == b[:1] and len(a) != len(b)
+  ]
+  if all(any(n != 1 for n in shape[1:]) for shape in longer):
+    return False
+  samples = task.size(batch)
+  few = jax.tree.map(lambda x: _some(x.shape, x.dtype, samples), prediction)
+  return mixes_samples(lambda p, b: values_of(loss(p, b)), few, task.take(batch, slice(0, _FEW)))
+
+
+def _some(shape: tuple[int, ...], dtype: Any, samples: int) -> jax.Array:
+  """Returns numbers that differ, of a few samples."""
+  if shape[:1] == (samples,):
+    shape = (min(samples, _FEW), *shape[1:])
+  return jnp.asarray(np.linspace(0.2, 0.8, int(np.prod(shape))).reshape(shape)).astype(dtype)
+
+
 def _equal(a: Any, b: Any) -> bool:
   """Whether numbers are the same but for rounding."""
   exact = not jnp.issubdtype(a.dtype, jnp.inexact)
@@ -57,3 +91,23 @@ def _equal(a: Any, b: Any) -> bool:
   wide = np.complex128 if jnp.iscomplexobj(a) else np.float64
   a, b = np.asarray(a).astype(wide), np.asarray(b).astype(wide)
   return bool(np.allclose(a, b, rtol=rtol, atol=0, equal_nan=True))
+
+
+def values_of(returned: Any) -> Any:
+  """Returns what a loss returned, without weights."""
+  return returned[0] if isinstance(returned, tuple) else returned
+
+
+def weights_problem(name: str, returned: tuple[Any, ...]) -> str:
+  """Returns what is wrong with a loss that returned several things; "" if they are its weights."""
+  shapes = [jnp.shape(x) for x in returned]
+  if len(shapes) != 2:
+    return f"the {name} returned {len(shapes)} things; it must return values, or (values, weights)"
+  values, given = shapes
+  pairs = zip(given[1:], values[1:], strict=False)
+  if given[:1] != values[:1] or len(given) > len(values) or any(w not in (1, v) for w, v in pairs):
+    return (
+      f"the weights of the {name} have shape {given}, its values {values}; weights must have the "
+      "leading axes of the values, each of their length or 1"
+    )
+  return ""

@@ -120,6 +120,11 @@ def test_per_channel_and_layer_outputs_of_a_scan():
     (lambda p, b: jnp.mean((p - b[1]) ** 2), Y, r"loss of 2 samples has shape \(\)"),
     (lambda p, b: jnp.sum((p - b[1]) ** 2, axis=0), Y, r"loss of 2 samples has shape \(1,\)"),
     (squared, Y[:, 0], r"shape \(2, 2\), that of 3 \(3, 3\).*every sample with every other"),
+    (
+      lambda p, b: jnp.mean((p - b[1]) ** 2, axis=-1),
+      Y[:, 0],
+      "loss compares every sample with every other, and takes a mean over them",
+    ),
   ],
 )
 def test_a_loss_that_is_not_one_for_each_sample_is_refused(loss, y, message):

@@ -12,7 +12,7 @@ import optax
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import checking, homotopy, padding, saving, signals, task
+from ace_jax import checking, finite, homotopy, padding, saving, signals, task
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import Interrupted
@@ -307,7 +307,7 @@ def fit(
     if not states:
       checking.require(method.task, start, sample, constraint, strict=strict, metrics=metrics)
       arrays = sources.in_memory(train=train, valid=valid, test=test)
-      checking.require_finite(method.task, start, arrays)
+      finite.require_finite(method.task, start, arrays)
     if not states and optimizer is not None:
       theta, gamma, _ = homotopy.split(start)
       check_moves(primal, Primal(theta, gamma, constraint.init_slack(gamma)))

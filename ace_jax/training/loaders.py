@@ -17,8 +17,8 @@ import jraph
 import numpy as np
 from absl import logging
 
-from ace_jax.checking import not_finite
 from ace_jax.errors import ConfigurationError
+from ace_jax.finite import not_finite
 from ace_jax.task import Batch, take
 from ace_jax.training import hosts, loader_states
 from ace_jax.whole import whole as whole_number

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from ace_jax import checking, signals
+from ace_jax import finite, signals
 from ace_jax.errors import ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.files import expanded
 from ace_jax.primal_dual import PrimalDual, StepOutput
@@ -353,7 +353,7 @@ def _with_advice(problems: dict[Any, str], called: str, data: Batch) -> dict[Any
     return problems
   advice = "lower the step sizes or clip gradients."
   samples = sources.in_memory(**{called: data})
-  held = "".join(checking.first_not_finite(name, those) for name, those in samples.items())
+  held = "".join(finite.first_not_finite(name, those) for name, those in samples.items())
   if held:
     advice = (
       f"{held}: leave out these samples, or put numbers in their place before the arithmetic of "
