@@ -291,10 +291,11 @@ def test_numbers_of_numpy_are_those_of_python(tmp_path):
   trained = fit(np.int64(2), workdir=tmp_path, **others)
   same = fit(2, **plain)
   assert_same(trained.state, same.state)
-  assert trained.settings.content() == same.settings.content()
+  metric = trained.settings.metric  # which a workdir alone asks for
+  assert trained.settings.content() == {**same.settings.content(), "metric": metric}
   trained.save(tmp_path / "fit.npz")
   assert ace_jax.load(tmp_path / "fit.npz", Radial()).settings == same.settings._replace(
-    data=dict(same.settings.data), inputs=[[[2, 3], "float32"]]
+    data=dict(same.settings.data), inputs=[[[2, 3], "float32"]], metric=metric
   )
   (kept,) = json.loads((tmp_path / "fit.json").read_text())["runs"]
   assert (kept["seed"], kept["lr"], kept["epochs"]) == (3, 0.5, 2)
