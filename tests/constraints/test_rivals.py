@@ -22,7 +22,6 @@ from ace_jax.symmetry import actions, groups
 from ace_jax.symmetry.data import Symmetry, measure
 from ace_jax.training import parallel
 from experiments.nbody.models import NBodySEGNN
-from tests.values import drawn
 
 VECTORS = Symmetry(
   groups.so3(),
@@ -222,7 +221,7 @@ def test_the_schedule_has_the_last_word_on_gamma_and_shrinks_the_branches():
     lambda prediction, batch: jnp.square(prediction - batch["y"]),
     lambda batch: (batch["x"], batch["v"], batch["q"]),
   )
-  variables = drawn(NBodySEGNN(network).init)(keys[0], x, v, batch["q"])
+  variables = jax.jit(NBodySEGNN(network).init)(keys[0], x, v, batch["q"])
   rule = rivals.Schedule(steps=4, symmetry=symmetry)
   method = PrimalDual(learned, primal_adam(1e-3), dual_optimizer("sgd", 1.0))
   state, step = method.init(variables, rule, keys[1]), jax.jit(method.step)
