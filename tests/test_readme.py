@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ace_jax
@@ -38,7 +39,7 @@ def test_links_of_the_readme_lead_somewhere():
 
 
 def test_the_examples_of_an_own_model_run_in_under_30_lines():
-  example, of_nnx, of_constraint = examples()
+  example, of_nnx, of_weights, of_constraint = examples()
   assert len(example.splitlines()) < 30
   scope = {}
   exec(compile(example, "own_model.md", "exec"), scope)
@@ -48,6 +49,10 @@ def test_the_examples_of_an_own_model_run_in_under_30_lines():
   test, model = scope["test"], scope["model"]
   error = ((model(test[0]) - test[1]) ** 2).mean()
   assert float(error) == pytest.approx(scope["fit"].test["projection"], rel=1e-4)
+  exec(compile(of_weights, "own_model.md", "exec"), scope)
+  missing = np.isnan(scope["sparse"][1]).mean()
+  assert 0.1 < missing < 0.2
+  assert np.isfinite(scope["fit"].history[-1]["loss"])
   exec(compile(of_constraint, "own_model.md", "exec"), scope)
   assert float(scope["Budget"]().budget) == 0.2
 
