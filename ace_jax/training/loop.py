@@ -371,7 +371,7 @@ def _without_failures(
     raise NonFiniteError(f"{problems[going[0]]} {_last_good(workdir)}")
   for i in going:
     if problems[i]:
-      logging.warning("replica %s is left behind, the others go on: %s", names[i], problems[i])
+      logging.warning("replica %s: %s It is left behind, the others go on.", names[i], problems[i])
   return left
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ace_jax
-from ace_jax import checking
+from ace_jax import finite
 from ace_jax.errors import ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.training import locks, make_mesh, measuring, resuming, settling
 from experiments.harness import training as harness
@@ -410,7 +410,7 @@ def test_every_sample_that_is_not_finite_is_tried():
 
 @pytest.mark.parametrize("where", ["train", "valid"])
 def test_a_failing_run_names_data_that_are_not_finite(where, monkeypatch, caplog):
-  monkeypatch.setattr(checking, "_MOST_TRIED", 2)
+  monkeypatch.setattr(finite, "_MOST_TRIED", 2)
 
   def loss(prediction, batch):  # NaN are left out, infinities are not
     return jnp.square(prediction - jnp.where(jnp.isnan(batch[1]), prediction, batch[1]))
