@@ -223,6 +223,7 @@ def test_a_full_disk_is_one_line(tmp_path, repository):
     run(Plan((entry("a"),)), repository, tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_continues(tmp_path, repository):
   folder = tmp_path / "w"
   plan = write_plan(tmp_path / "plan.json")

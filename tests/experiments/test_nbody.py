@@ -16,7 +16,7 @@ from tests.experiments.nbody_commands import TINY, refuses, run, run_module
 _SLOW = pytest.mark.slow
 
 
-def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file):
+def test_a_run_from_end_to_end(tmp_path, data_file):
   folder = tmp_path / "run"
   flags = [*TINY, "--log_test", f"--data_file={data_file}", f"--workdir={folder}"]
   done = run(*flags)
@@ -45,7 +45,17 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   assert all((folder / name).stat().st_size < 5e6 for name in artifacts.FILES)
   check_artifacts(folder, result, data_file)
   assert list((folder / "tensorboard").iterdir())
+  refuses(run(*flags), 2, "already holds this run", "--resume")
+  refuses(run(*flags, "--resume", "--lr=0.5"), 2, "another configuration", "lr")
 
+
+@_SLOW  # tests/symmetry/test_report.py and tests/training/test_resuming.py assert it in one process
+def test_a_run_is_reported_and_resumed(tmp_path, data_file):
+  folder = tmp_path / "run"
+  flags = [*TINY, f"--data_file={data_file}", f"--workdir={folder}"]
+  done = run(*flags)
+  assert done.returncode == 0, done.stderr
+  result = json.loads((folder / "result.json").read_text())
   done = run_module("report", f"--runs={folder}", "--samples=10", "--angles=4", "--suggest")
   assert done.returncode == 0, done.stderr
   # Ten samples are too few to tell; what is suggested otherwise, test_suggestion says.
@@ -54,8 +64,6 @@ def test_a_run_from_end_to_end_and_what_its_workdir_refuses(tmp_path, data_file)
   assert "rotation_x" in said
   assert "layers_0/update_1" in said
 
-  refuses(run(*flags), 2, "already holds this run", "--resume")
-  refuses(run(*flags, "--resume", "--lr=0.5"), 2, "another configuration", "lr")
   again = run(*flags, "--resume")
   assert again.returncode == 0, again.stderr
   repeated = json.loads((folder / "result.json").read_text())

@@ -12,7 +12,7 @@ _SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
   "flags",
   [
-    ["--constraint=strict"],
+    pytest.param(["--constraint=strict"], marks=_SLOW),
     pytest.param(["--constraint=none", "--relaxation=linear"], marks=_SLOW),
     pytest.param(["--constraint=inequality", "--epsilon=0.2"], marks=_SLOW),
     pytest.param(["--constraint=resilient", "--rho=0.5", "--centring=center_of_mass"], marks=_SLOW),

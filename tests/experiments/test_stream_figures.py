@@ -48,6 +48,7 @@ def draw(*flags):
   return commands.run("experiments.stream_figures", *flags)
 
 
+@pytest.mark.slow
 def test_figures_from_what_was_kept_of_runs(tmp_path):
   for seed in (1, 2):
     (tmp_path / str(seed)).mkdir()

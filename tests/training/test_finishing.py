@@ -88,7 +88,7 @@ def numbers(records):
   ]
 
 
-@pytest.mark.parametrize("source", ["best", "last"])
+@pytest.mark.parametrize("source", with_slow(["best", "last"], "last"))
 def test_the_finish_is_a_strict_run_from_the_weights_it_begins_with(source):
   before, old_records = run(length=AFTER, after=None)
   end, records = run(source=source)

@@ -69,7 +69,7 @@ def trained(replicas, mesh, epochs=9, **options):
 
 
 @pytest.mark.parametrize(
-  "shape", with_slow([(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)], (1, 1), (2, 2), (2, 1))
+  "shape", with_slow([(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)], (1, 1), (1, 4), (2, 2), (2, 1))
 )
 def test_every_mesh_gives_each_replica_what_it_finds_alone(shape):
   # 54 steps; three replicas do not divide over 2 or 4 rows, so copies fill up.
