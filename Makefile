@@ -21,7 +21,7 @@ demo: install
 	$(PYTHON) -m experiments.table --folders=$(DEMO)
 
 test: install
-	$(PYTHON) -m pytest -n 2 --dist worksteal
+	$(PYTHON) -m pytest -n 3 --dist worksteal
 
 slow: install
 	$(PYTHON) -m pytest -m slow -n 2 --dist worksteal
