@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ace_jax import compiling, homotopy, programs, sample_losses, task
+from ace_jax import compiling, homotopy, programs, sample_losses, task, weights
 from ace_jax.constraints.base import Constraint
 from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import LayerCall
@@ -235,7 +235,7 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
   weighting = [
     problem
     for name, returned in tried.values.items()
-    if isinstance(returned, tuple) and (problem := sample_losses.weights_problem(name, returned))
+    if isinstance(returned, tuple) and (problem := weights.problem(name, returned))
   ]
   if weighting:
     return weighting[:1]
@@ -243,7 +243,7 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
     return [
       f"the {name} is one number for the batch; it must be [graphs, ...]"
       for name, returned in tried.values.items()
-      if not sample_losses.values_of(returned).shape
+      if not weights.values_of(returned).shape
     ][:1]
   # Of the projection, whose prediction has the same shapes, and which is traced in half the time.
   plain = homotopy.project(variables)
@@ -256,7 +256,7 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
   for name in tried.values:
     shapes = []
     for samples, values in several.items():
-      shape = sample_losses.values_of(values[name]).shape
+      shape = weights.values_of(values[name]).shape
       if shape[:1] != (samples,):
         return [
           f"the {name} of {samples} samples has shape {shape}; it must be [samples, ...], one or "

@@ -59,9 +59,9 @@ def require_finite(learned: Task, variables: homotopy.Variables, data: Mapping[s
       filled[i] = jnp.where(jnp.isfinite(filled[i]), filled[i], 0)
       if bool(tried(variables, jax.tree.unflatten(structure, filled))[1]):  # it is these numbers
         raise ConfigurationError(
-          f"{name} holds {count} values that are not finite, first at sample {rows[0]}, which the "
-          "loss leaves out, but not its gradient: put a number in their place before the "
-          "arithmetic, such as jnp.where(mask, target, 0), and mask what comes of it."
+          f"{_held(name, count, 'sample', rows[0])}, which the loss leaves out, but not its "
+          "gradient: put a number in their place before the arithmetic, such as "
+          "jnp.where(mask, target, 0), and mask what comes of it."
         )
 
 
@@ -106,16 +106,16 @@ def first_not_finite(called: str, samples: Batch) -> str:
     held = _not_finite_rows(leaf)
     if held:
       count, rows = held
-      name = f"{called}{jax.tree_util.keystr(path)}"
-      return f"{name} holds {count} values that are not finite, first at sample {rows[0]}"
+      return _held(f"{called}{jax.tree_util.keystr(path)}", count, "sample", rows[0])
   return ""
 
 
 def _mend(called: str, count: int, unit: str, first: int) -> str:
-  return (
-    f"{called} holds {count} values that are not finite, first at {unit} {first}; mend or leave "
-    "out these samples."
-  )
+  return f"{_held(called, count, unit, first)}; mend or leave out these samples."
+
+
+def _held(called: str, count: int, unit: str, first: int) -> str:
+  return f"{called} holds {count} values that are not finite, first at {unit} {first}"
 
 
 def _not_finite_rows(array: Any) -> tuple[int, np.ndarray] | None:

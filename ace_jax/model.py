@@ -144,10 +144,10 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
         variables, *inputs, **modes, rngs=_streams(key, rngs), mutable=list(model_state)
       )
     # What is sown into a collection that is carried too would make the carry grow.
-    carried = {**model_state, **sown.like(homotopy.without_sown(updated), model_state)}
+    state = carried(model_state, homotopy.without_sown(updated))
     if "intermediates" in model_state:  # who passes it asks what the layers sow (`rivals.Schedule`)
-      carried["intermediates"] = updated.get("intermediates", {})
-    return prediction, carried
+      state["intermediates"] = updated.get("intermediates", {})
+    return prediction, state
 
   def calls(variables: Variables, *inputs: Any) -> dict[str, LayerCall]:
     modes = mode_keywords(call, False)
@@ -164,6 +164,18 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
     return sown.without(variables, found)
 
   return Model(init, apply, calls, without_sown)
+
+
+def carried(state: Any, new: Any) -> Any:
+  """Returns a state with the new values of its leaves, and no others: what the next step takes.
+
+  Args:
+    state: Nested dictionaries.
+    new: The same, perhaps without some of the leaves, and with others, such as what modules sow.
+  """
+  if not isinstance(state, Mapping) or not isinstance(new, Mapping):
+    return new
+  return {name: carried(tree, new.get(name, tree)) for name, tree in state.items()}
 
 
 def _returning_a_pair(apply: Callable[..., Any]) -> Callable[..., Any]:

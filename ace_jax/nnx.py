@@ -1,6 +1,6 @@
 """Homotopic layers for Flax NNX, and NNX modules as a `Model`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ace_jax import homotopy, paths, relaxing, scales
 from ace_jax.errors import ConfigurationError
 from ace_jax.homotopy import GAMMA, RELAXATION
-from ace_jax.model import Model, Variables, mode_keywords
+from ace_jax.model import Model, Variables, carried, mode_keywords
 from ace_jax.recording import LayerCall, layer_arrays, layer_calls, readable, record_call
 from ace_jax.scales import MEAN_SQUARE
 
@@ -246,7 +246,7 @@ def as_model(module: nnx.Module) -> Model:
       return prediction, kept
     new = variables(built)
     # Of a strict run branches are not among them, though their statistics are still in the module.
-    return prediction, _leaves_of(kept, new)
+    return prediction, carried(kept, new)
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
     with layer_calls() as called, layer_arrays("y_eq", "f_neq", "y") as found:
@@ -264,13 +264,6 @@ def _collection(variable: Any) -> str | None:
     return GAMMA
   known = {nnx.Param: "params", nnx.BatchStat: "batch_stats"}
   return next((name for base, name in known.items() if issubclass(kind, base)), kind.__name__)
-
-
-def _leaves_of(kept: Any, new: Any) -> Any:
-  """Returns the new values of the leaves that are kept, and of those alone."""
-  if not isinstance(kept, Mapping):
-    return new
-  return {name: _leaves_of(tree, new.get(name, tree)) for name, tree in kept.items()}
 
 
 def _wrappers(module: nnx.Module) -> frozenset[paths.Path]:

@@ -321,17 +321,17 @@ def of_real(loss: weights.Loss) -> weights.Loss:
   def masked(prediction: Any, batch: Any) -> Any:
     returned = loss(prediction, batch)
     graph = padded_graphs(batch)
-    if graph is None or not jnp.ndim(returned[0] if isinstance(returned, tuple) else returned):
+    if graph is None or not jnp.ndim(weights.values_of(returned)):
       return returned  # the check of `fit` says that a loss must not be one number
     values, given = returned if isinstance(returned, tuple) else (returned, jnp.ones(()))
     mask = _mask_of(graph, values.shape)
-    given = jnp.broadcast_to(weights.weights_of(values, given), values.shape)
+    given = weights.weights_of(values, given)
     return values, jnp.where(mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim)), given, 0)
 
   return masked
 
 
-def _mask_of(graph: PaddedGraphs, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+def _mask_of(graph: PaddedGraphs, shape: tuple[int, ...]) -> Any:
   """Returns which rows of an array of such a shape are of real graphs, nodes or edges."""
   if graph.n_node.ndim > 1:
     return jax.vmap(lambda graph: _mask_of(graph, shape[1:]))(graph)
@@ -340,7 +340,7 @@ def _mask_of(graph: PaddedGraphs, shape: tuple[int, ...]) -> Bool[Array, "..."]:
   if shape[:1] == sizes[:1]:
     return _real(graph)
   if shape[:1] == sizes[1:2]:
-    return jnp.arange(num_nodes) < jnp.sum(jnp.where(_real(graph), graph.n_node, 0))
+    return node_mask(graph, num_nodes)
   if shape[:1] == sizes[2:]:
     return jnp.arange(sizes[2]) < jnp.sum(jnp.where(_real(graph), graph.n_edge, 0))
   raise ConfigurationError(

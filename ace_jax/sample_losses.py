@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from ace_jax import task
+from ace_jax import task, weights
 from ace_jax.task import Batch
 
 _FEW = 2
@@ -74,7 +74,9 @@ def broadcasts(loss: Callable[[Any, Batch], Any], prediction: Any, batch: Batch)
     return False
   samples = task.size(batch)
   few = jax.tree.map(lambda x: _some(x.shape, x.dtype, samples), prediction)
-  return mixes_samples(lambda p, b: values_of(loss(p, b)), few, task.take(batch, slice(0, _FEW)))
+  return mixes_samples(
+    lambda p, b: weights.values_of(loss(p, b)), few, task.take(batch, slice(0, _FEW))
+  )
 
 
 def _some(shape: tuple[int, ...], dtype: Any, samples: int) -> jax.Array:
@@ -91,23 +93,3 @@ def _equal(a: Any, b: Any) -> bool:
   wide = np.complex128 if jnp.iscomplexobj(a) else np.float64
   a, b = np.asarray(a).astype(wide), np.asarray(b).astype(wide)
   return bool(np.allclose(a, b, rtol=rtol, atol=0, equal_nan=True))
-
-
-def values_of(returned: Any) -> Any:
-  """Returns what a loss returned, without weights."""
-  return returned[0] if isinstance(returned, tuple) else returned
-
-
-def weights_problem(name: str, returned: tuple[Any, ...]) -> str:
-  """Returns what is wrong with a loss that returned several things; "" if they are its weights."""
-  shapes = [jnp.shape(x) for x in returned]
-  if len(shapes) != 2:
-    return f"the {name} returned {len(shapes)} things; it must return values, or (values, weights)"
-  values, given = shapes
-  pairs = zip(given[1:], values[1:], strict=False)
-  if given[:1] != values[:1] or len(given) > len(values) or any(w not in (1, v) for w, v in pairs):
-    return (
-      f"the weights of the {name} have shape {given}, its values {values}; weights must have the "
-      "leading axes of the values, each of their length or 1"
-    )
-  return ""

@@ -84,10 +84,3 @@ def _without(tree: Any, paths: set[Path]) -> Any:
     return None
   kept = without(tree, paths)
   return kept or None
-
-
-def like(new: Any, old: Any) -> Any:
-  """Returns nested dictionaries without what `old` has not, such as what modules sow."""
-  if not isinstance(new, Mapping) or not isinstance(old, Mapping):
-    return new
-  return {name: like(tree, old[name]) for name, tree in new.items() if name in old}

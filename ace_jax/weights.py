@@ -37,6 +37,13 @@ class Weighted(NamedTuple):
     return self.total / self.weight
 
 
+def means(sums: Any, count: Any) -> Any:
+  """Returns the means of a tree of sums: weighted ones of `Weighted`, of others over a count."""
+  return jax.tree.map(
+    lambda s: s.mean() if is_weighted(s) else s / count, sums, is_leaf=is_weighted
+  )
+
+
 def is_weighted(node: Any) -> bool:
   """Whether a node of a tree is a `Weighted`."""
   return isinstance(node, Weighted)
@@ -123,3 +130,23 @@ def _guarded(prediction: Any, weights: Array) -> Any:
     return jnp.where(counted, leaf, jax.lax.stop_gradient(leaf))
 
   return jax.tree.map(guard, prediction)
+
+
+def values_of(returned: Any) -> Any:
+  """Returns what a loss returned, without weights."""
+  return returned[0] if isinstance(returned, tuple) else returned
+
+
+def problem(name: str, returned: tuple[Any, ...]) -> str:
+  """Returns what is wrong with a loss that returned several things; "" if they are its weights."""
+  shapes = [jnp.shape(x) for x in returned]
+  if len(shapes) != 2:
+    return f"the {name} returned {len(shapes)} things; it must return values, or (values, weights)"
+  values, given = shapes
+  pairs = zip(given[1:], values[1:], strict=False)
+  if given[:1] != values[:1] or len(given) > len(values) or any(w not in (1, v) for w, v in pairs):
+    return (
+      f"the weights of the {name} have shape {given}, its values {values}; weights must have the "
+      "leading axes of the values, each of their length or 1"
+    )
+  return ""

@@ -204,11 +204,7 @@ def _means(errors: Callable[[Variables, Batch], Any], mesh: Mesh, batch_size: in
 
     sums = jax.lax.map(total, index)
     sums = jax.tree.map(lambda s: jax.lax.psum(jnp.sum(s), parallel.DATA), sums)
-
-    def mean(total: Any) -> Any:
-      return total.mean() if weights.is_weighted(total) else total / samples
-
-    return jax.tree.map(mean, sums, is_leaf=weights.is_weighted)
+    return weights.means(sums, samples)
 
   return means
 

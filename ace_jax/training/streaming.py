@@ -152,12 +152,8 @@ class Errors:
     bad = [~np.isfinite(x) for sums, _ in totals.values() for x in jax.tree.leaves(sums)]
     if np.any(bad, axis=0).all():  # in every replica
       loader.refuse_not_finite()
-
-    def mean(total: Any, count: Any) -> Any:
-      return np.float32(total.mean() if weights.is_weighted(total) else total / count)
-
     return {
-      name: jax.tree.map(lambda s, n=count: mean(s, n), sums, is_leaf=weights.is_weighted)
+      name: jax.tree.map(np.float32, weights.means(sums, count))
       for name, (sums, count) in totals.items()
     }
 
