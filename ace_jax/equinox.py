@@ -135,23 +135,11 @@ class Homotopic(eqx.Module):
     return total / jnp.where(count > 0, count, 1)
 
 
-class Relaxed(eqx.Module):
+class Relaxed(relaxing.AroundSubmodule, eqx.Module):
   """A submodule with a homotopic layer around it (`relax`)."""
 
   wrapped: Any
   layer: Homotopic
-
-  def __call__(self, *args: Any, **kwargs: Any) -> Any:
-    """Returns wrapped(x) + gamma branch(x), for the first argument x."""
-    return self.layer(
-      self.wrapped(*args, **kwargs), relaxing.first_input(self.wrapped, args, kwargs)
-    )
-
-  def __getattr__(self, name: str) -> Any:
-    """Returns what the model around it reads of the submodule, such as its weight."""
-    if name in ("wrapped", "layer") or name.startswith("_"):
-      raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-    return getattr(self.wrapped, name)
 
 
 def variables(model: Any) -> dict[str, Any]:

@@ -110,24 +110,12 @@ class Homotopic(nnx.Module):
     return current
 
 
-class Relaxed(nnx.Module):
+class Relaxed(relaxing.AroundSubmodule, nnx.Module):
   """A submodule with a homotopic layer around it (`relax`)."""
 
   def __init__(self, wrapped: nnx.Module, layer: Homotopic):
     self.wrapped = wrapped
     self.layer = layer
-
-  def __call__(self, *args: Any, **kwargs: Any) -> Any:
-    """Returns wrapped(x) + gamma branch(x), for the first argument x."""
-    return self.layer(
-      self.wrapped(*args, **kwargs), relaxing.first_input(self.wrapped, args, kwargs)
-    )
-
-  def __getattr__(self, name: str) -> Any:
-    """Returns what the model around it reads of the submodule, such as its weight."""
-    if name in ("wrapped", "layer") or name.startswith("_"):
-      raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-    return getattr(self.wrapped, name)
 
 
 def variables(module: nnx.Module) -> dict[str, Any]:

@@ -54,6 +54,23 @@ class Relaxed(nn.Module):
       return self.relaxed_model(*args, **kwargs)
 
 
+class AroundSubmodule:
+  """A submodule (`wrapped`) with a homotopic `layer` around it, in any framework of objects."""
+
+  wrapped: Any
+  layer: Any
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    """Returns wrapped(x) + gamma branch(x), for the first argument x."""
+    return self.layer(self.wrapped(*args, **kwargs), first_input(self.wrapped, args, kwargs))
+
+  def __getattr__(self, name: str) -> Any:
+    """Returns what the model around it reads of the submodule, such as its weight."""
+    if name in ("wrapped", "layer") or name.startswith("_"):
+      raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    return getattr(self.wrapped, name)
+
+
 def first_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
   """Returns what a submodule maps: its first argument, also where that is given by its name.
 
