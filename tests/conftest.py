@@ -4,6 +4,7 @@ import ctypes
 import gc
 import importlib.metadata
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -73,31 +74,25 @@ def parity_dir(request) -> Path:
 
 
 _MOST = 1.5e9
-"""Bytes of a worker after a test, beyond which it frees its programs before the next one."""
+"""Bytes of a worker after a test, beyond which it frees its compiled programs."""
 
 # glibc keeps what compilers free; other systems have no such call.
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
-def _free_programs():
-  jax.clear_caches()
-  gc.collect()
-  if _TRIM:
-    _TRIM(0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _programs_of_one_module():
-  """Frees the compiled programs of a module with it; a worker would keep gigabytes of them."""
-  yield
-  _free_programs()
+def _resident() -> float:
+  """Bytes that this process holds; on macOS the most it ever held, which is all that is known."""
+  if sys.platform == "linux":
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @pytest.fixture(autouse=True)
-def _programs_of_large_tests():
-  """Frees them within a module of large programs too."""
+def _programs_of_a_large_worker():
+  """Frees them after a test; small workers keep them, since other modules use the same ones."""
   yield
-  if _TRIM:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    if pages * os.sysconf("SC_PAGE_SIZE") > _MOST:
-      _free_programs()
+  if _resident() > _MOST:
+    jax.clear_caches()
+    gc.collect()
+    if _TRIM:
+      _TRIM(0)

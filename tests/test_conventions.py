@@ -11,6 +11,7 @@ import pytest
 import ace_jax
 from ace_jax.errors import ConfigurationError
 from ace_jax.relaxations import MLP
+from tests.marks import with_slow
 
 X = jax.random.normal(jax.random.key(1), (16, 3))
 Y = X[:, :1]
@@ -176,7 +177,7 @@ def test_the_dtype_of_y_is_kept(dtype):
     np.testing.assert_allclose(output.astype(jnp.float32), expected, atol=0.05)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", with_slow([jnp.bfloat16, jnp.float16], jnp.float16))
 def test_parameters_of_half_precision_train(dtype):
   class Half(nn.Module):
     @nn.compact

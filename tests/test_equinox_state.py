@@ -8,6 +8,7 @@ import pytest
 import ace_jax
 from ace_jax.errors import ConfigurationError
 from ace_jax.training import parallel
+from tests.marks import with_slow
 
 X = np.asarray(2 + 3 * jax.random.normal(jax.random.key(1), (16, 3)))
 Y = X[:, :1]
@@ -84,7 +85,7 @@ def test_statistics_after_two_steps_are_those_by_hand(mode):
   jax.tree.map(np.testing.assert_array_equal, kept["state"], variables["state"])
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", with_slow([1, 4], 4))
 def test_fit_trains_a_model_with_state(devices, tmp_path):
   pair = make(axis_name=("batch", "data"))
   run = fit(pair, mesh=parallel.make_mesh(data=devices), workdir=tmp_path / "run")

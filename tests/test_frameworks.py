@@ -12,6 +12,7 @@ import ace_jax
 from ace_jax import homotopy
 from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import report
+from tests.marks import with_slow
 
 WIDTH = 3
 X = jax.random.normal(jax.random.key(1), (24, 4))
@@ -93,7 +94,10 @@ def close(a, b, **tolerance):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
-@pytest.mark.parametrize(("scale", "variables"), [("free", VARIABLES), ("fixed", FIXED)])
+@pytest.mark.parametrize(
+  ("scale", "variables"),
+  [("free", VARIABLES), pytest.param("fixed", FIXED, marks=pytest.mark.slow)],
+)
 def test_three_frameworks_give_the_same_losses_gammas_and_names(scale, variables):
   runs = {
     name: train(model, variables=variables if name == "linen" else None)
@@ -112,7 +116,7 @@ def test_three_frameworks_give_the_same_losses_gammas_and_names(scale, variables
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["nnx", "equinox"])
+@pytest.mark.parametrize("name", with_slow(["nnx", "equinox"], "nnx"))
 def test_a_fit_goes_on_bit_for_bit(name):
   model = models("fixed", FIXED)[name]
   first = train(model, epochs=1)
@@ -209,7 +213,7 @@ def test_missing_variables_are_named(name):
     ace_jax.model.as_model(models()[name]).apply(broken, X)
 
 
-@pytest.mark.parametrize("name", ["nnx", "equinox"])
+@pytest.mark.parametrize("name", with_slow(["nnx", "equinox"], "equinox"))
 def test_resume_is_bit_for_bit(name, tmp_path):
   options = {"checkpoint_every": 1}
   whole = train(models()[name], epochs=4, **options)
@@ -339,6 +343,10 @@ def test_layers_that_are_never_called_are_said():
     with pytest.raises(ConfigurationError, match=r"layer head is never called: .* take it out"):
       train(model)
     assert len(train(model, epochs=1, constraint=ace_jax.Unconstrained()).history) == 1
+
+
+@pytest.mark.slow
+def test_layers_that_are_called_elsewhere_are_trained():
   assert train(NnxUnused(auxiliary=True), epochs=1).gamma["head"] != 1
   for _ in range(2):  # the second time JAX has the jitted layer's trace
     assert train(EquinoxUnused(jitted=True), epochs=1).gamma["head"] != 1

@@ -15,6 +15,7 @@ from ace_jax.optimizers import dual_optimizer
 from ace_jax.primal_dual import PrimalDual
 from ace_jax.relaxations import MLP
 from ace_jax.training import checkpoints, epochs, parallel
+from tests.marks import with_slow
 
 
 class LinearHomotopy(nn.Module):
@@ -111,33 +112,33 @@ def small_run(axis_name=None, constraint=None):
   return method, run.replace(multipliers=multipliers), data
 
 
-def test_gradients_do_not_depend_on_the_device_count_under_shard_map_and_pmap():
+@pytest.mark.parametrize("devices", with_slow([2, 4], 2))
+def test_gradients_do_not_depend_on_the_device_count_under_shard_map_and_pmap(devices):
   # "fixed" couples the samples of a batch, so the mean square must be averaged over devices.
   method, run, data = small_run()
   expected = method.gradients(run, data)
   method, run, data = small_run("data")
-  for devices in (2, 4):
-    mesh = parallel.make_mesh(devices)
-    specs = (PartitionSpec(), PartitionSpec("data"))
-    sharded = jax.jit(
-      jax.shard_map(
-        lambda run, batch: method.gradients(run, batch, "data"),
-        mesh=mesh,
-        in_specs=specs,
-        out_specs=PartitionSpec(),
-      )
-    )(run, data)
-    batches = tuple(a.reshape(devices, -1, *a.shape[1:]) for a in data)
-    mapped = jax.pmap(
+  mesh = parallel.make_mesh(devices)
+  specs = (PartitionSpec(), PartitionSpec("data"))
+  sharded = jax.jit(
+    jax.shard_map(
       lambda run, batch: method.gradients(run, batch, "data"),
-      axis_name="data",
-      in_axes=(None, 0),
-      devices=jax.devices()[:devices],
-    )(run, batches)
-    mapped = jax.tree.map(lambda a: a[0], mapped)
-    for result in (sharded, mapped):
-      close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-      jax.tree.map(close, result, expected)
+      mesh=mesh,
+      in_specs=specs,
+      out_specs=PartitionSpec(),
+    )
+  )(run, data)
+  batches = tuple(a.reshape(devices, -1, *a.shape[1:]) for a in data)
+  mapped = jax.pmap(
+    lambda run, batch: method.gradients(run, batch, "data"),
+    axis_name="data",
+    in_axes=(None, 0),
+    devices=jax.devices()[:devices],
+  )(run, batches)
+  mapped = jax.tree.map(lambda a: a[0], mapped)
+  for result in (sharded, mapped):
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, result, expected)
 
 
 @pytest.mark.slow

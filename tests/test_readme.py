@@ -38,6 +38,7 @@ def test_links_of_the_readme_lead_somewhere():
   assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+@pytest.mark.slow
 def test_the_examples_of_an_own_model_run_in_under_30_lines():
   example, of_nnx, of_weights, of_constraint = examples()
   assert len(example.splitlines()) < 30

@@ -43,7 +43,11 @@ def is_dense(module):
   ("model", "names"),
   [
     (Compact(), ["Dense_0", "shared"]),
-    (SetUp(), ["inner/Dense_0", "inner/shared", "layers_0", "layers_1"]),
+    pytest.param(
+      SetUp(),
+      ["inner/Dense_0", "inner/shared", "layers_0", "layers_1"],
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_linen(model, names):

@@ -29,6 +29,7 @@ def assert_trains(run, layers):
   assert np.isfinite(run.history[1]["loss"])
 
 
+@pytest.mark.slow
 def test_attention_of_nnx_with_dropout():
   class Attention(nnx.Module):
     def __init__(self, rngs):

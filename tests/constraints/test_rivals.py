@@ -22,6 +22,7 @@ from ace_jax.symmetry import actions, groups
 from ace_jax.symmetry.data import Symmetry, measure
 from ace_jax.training import parallel
 from experiments.nbody.models import NBodySEGNN
+from tests.marks import with_slow
 
 VECTORS = Symmetry(
   groups.so3(),
@@ -46,6 +47,7 @@ LINEAR = ace_jax.Task(
   lambda variables, batch, key: (batch[0] @ variables["params"]["w"], {}),
   lambda prediction, batch: jnp.square(prediction - batch[1]),
 )
+
 TARGET = jnp.diag(jnp.array([1.0, 2.0, 3.0])).at[0, 1].set(0.5)
 
 
@@ -321,7 +323,7 @@ class Vectors(nn.Module):
     return Homotopic(relaxations.Linear, irreps=irreps, name="layer")(scale * x, x)
 
 
-@pytest.mark.parametrize("rule", [rivals.Schedule, rivals.GradNorm])
+@pytest.mark.parametrize("rule", with_slow([rivals.Schedule, rivals.GradNorm], rivals.Schedule))
 def test_devices_that_share_a_batch_change_nothing(rule):
   data = batch_of(16)
   states = []

@@ -45,20 +45,18 @@ def test_a_run_and_its_figures_from_end_to_end(tmp_path):
   assert {path.name for path in out.iterdir()} == {"poses_run.png", "poses_run.gif"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "flags",
   [
-    pytest.param(["--model=egnn", "--constraint=equality"], marks=pytest.mark.slow),
+    ["--model=egnn", "--constraint=equality"],
     ["--model=mpnn", "--constraint=strict", "--subject=walk"],
-    pytest.param(["--model=mpnn", "--constraint=functional"], marks=pytest.mark.slow),
-    pytest.param(["--model=egnn", "--constraint=schedule"], marks=pytest.mark.slow),
-    pytest.param(["--model=radial_field", "--constraint=equality"], marks=pytest.mark.slow),
-    pytest.param(["--model=tfn", "--constraint=strict"], marks=pytest.mark.slow),
-    pytest.param(["--model=se3_transformer", "--constraint=none"], marks=pytest.mark.slow),
-    pytest.param(
-      ["--model=egno", "--constraint=one_sided", "--noheight", "--centring=center_of_mass"],
-      marks=pytest.mark.slow,
-    ),
+    ["--model=mpnn", "--constraint=functional"],
+    ["--model=egnn", "--constraint=schedule"],
+    ["--model=radial_field", "--constraint=equality"],
+    ["--model=tfn", "--constraint=strict"],
+    ["--model=se3_transformer", "--constraint=none"],
+    ["--model=egno", "--constraint=one_sided", "--noheight", "--centring=center_of_mass"],
   ],
 )
 def test_every_model_runs(tmp_path, flags):

@@ -88,6 +88,7 @@ def test_help_lists_the_flags_without_jax():
   assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.slow
 def test_what_the_data_cannot_give(tmp_path, data_file):
   workdir = f"--workdir={tmp_path / 'run'}"
   refuses(run(workdir, f"--data_file={tmp_path / 'no.npz'}"), 2, "is no file")

@@ -44,6 +44,7 @@ def folder(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 def test_a_run_from_end_to_end(run, folder, tmp_path):
   workdir = tmp_path / "run"
   flags = [*TINY, f"--data_dir={folder}", "--constraint=resilient", f"--workdir={workdir}"]

@@ -88,6 +88,7 @@ def curve_file(path, factor, runs=("strict",)):
   return path
 
 
+@pytest.mark.slow
 def test_what_is_written_and_what_stays(run, tmp_path):
   out = tmp_path / "out"
   committed = (RESULTS / "nbody" / reference.REPORT).read_bytes()

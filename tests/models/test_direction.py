@@ -59,7 +59,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", with_slow(MODELS, "tfn", "se3_transformer", "segnn"))
+@pytest.mark.parametrize("name", with_slow(MODELS, "tfn", "se3_transformer", "segnn", "egno"))
 def test_a_strict_network_keeps_rotations_about_its_direction_alone(name):
   network, inputs, positions, mirrors = MODELS[name]
   with jax.enable_x64(True):

@@ -122,6 +122,7 @@ def test_egno_keeps_translations_for_any_gamma_if_centred():
   assert errors["none"] > 1e-3
 
 
+@pytest.mark.slow
 def test_egno_strict_neither_creates_nor_computes_streams():
   x, v, h = inputs()
   graph = graph_of(PAIRS)

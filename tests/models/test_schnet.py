@@ -115,7 +115,7 @@ def neighbours(arrays, config, dtype):
 
 
 @pytest.mark.parametrize("layout", [sparse, all_pairs, neighbours])
-@pytest.mark.parametrize("bits", [64, 32])
+@pytest.mark.parametrize("bits", with_slow([64, 32], 32))
 def test_published_outputs_and_gradients(schnet_fixture, layout, bits):
   arrays = np.load(schnet_fixture)
   config = json.loads(str(arrays["config"]))

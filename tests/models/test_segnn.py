@@ -181,6 +181,7 @@ def test_published_outputs_and_gradients(segnn_fixture, layout, bits):
       )
 
 
+@pytest.mark.slow
 def test_gamma_names_and_strict_parameters():
   model = NBodySEGNN(SEGNN(hidden_features=8, num_layers=2))
   inputs = random_particles()

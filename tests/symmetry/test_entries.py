@@ -154,6 +154,7 @@ def test_what_is_ambiguous_is_refused_in_one_line():
 TRAIN, VALID = springs(40), springs(32, key=1)
 
 
+@pytest.mark.slow
 def test_a_functional_constraint_trains_energy_and_forces():
   constraint = on_error.Functional(1e-3, symmetry=SYMMETRY)
   fit = ace_jax.fit(

@@ -146,7 +146,8 @@ def test_the_projection_keeps_its_best_until_the_finish_beats_it():
       assert error == pytest.approx(float(end.best[name].error[i]), rel=1e-5)
 
 
-@pytest.mark.parametrize("rule", with_slow(["equality", "resilient"], "resilient"))
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["equality", "resilient"])
 def test_a_run_killed_before_at_or_after_the_switch_resumes_bit_for_bit(tmp_path, rule):
   whole = tmp_path / "whole"
   end, records = run(rule, workdir=whole)

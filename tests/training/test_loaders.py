@@ -108,14 +108,18 @@ def test_a_loss_that_is_not_finite_for_other_reasons_is_said_as_such():
     train(optimizer=optax.sgd(1e38), gamma_lr=1e-3)
 
 
-def test_devices_and_replicas_share_the_batches():
+@pytest.mark.slow
+def test_replicas_share_the_batches():
   alone = [fit(BATCHES, epochs=2, seed=seed) for seed in (3, 4)]
-  shared = fit(BATCHES, epochs=2, seed=3, mesh=devices(4))
   both = fit(BATCHES, epochs=2, seeds=(3, 4), mesh=make_mesh(2, 2, jax.devices()[:4]))
-  assert_same(shared.state.primal, alone[0].state.primal, rtol=1e-5, atol=1e-6)
   for one_seed, replica in zip(alone, both, strict=True):
     assert_same(replica.state.primal, one_seed.state.primal, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(losses(replica), losses(one_seed), rtol=1e-5)
+
+
+def test_devices_share_the_batches():
+  alone, shared = (fit(BATCHES, epochs=2, mesh=devices(count)) for count in (1, 4))
+  assert_same(shared.state.primal, alone.state.primal, rtol=1e-5, atol=1e-6)
   says = "a batch of 10 does not divide over 4 devices; take a batch size of 8 or 12, or"
   with pytest.raises(ConfigurationError, match=says):
     fit([(X[:10], Y[:10])], mesh=devices(4))
@@ -235,7 +239,7 @@ def grain_dataset():
   [
     pytest.param(grain_loader, 3, id="grain"),
     pytest.param(grain_dataset, 3, id="grain dataset", marks=pytest.mark.slow),
-    pytest.param(Stateful, None, id="stateful passes"),
+    pytest.param(Stateful, None, id="stateful passes", marks=pytest.mark.slow),
   ],
 )
 def test_a_loader_with_state_is_resumed_bit_for_bit(tmp_path, loader, steps):
@@ -284,6 +288,24 @@ def molecule(nodes):
   )  # fmt: skip
 
 
+def error_of_graphs(prediction, graph):
+  return jnp.square(prediction - graph.globals)
+
+
+def train_on_graphs(loader, **options):
+  options = {"mesh": devices(1), "constraint": ace_jax.Unconstrained(), "epochs": 3, **options}
+  inputs = {"inputs": lambda graph: (graph,), "progress": None}
+  return ace_jax.fit(OfGraphs(), error_of_graphs, loader, loader, **inputs, **options)
+
+
+@pytest.mark.slow
+def test_a_padded_batch_of_graphs_trains_as_one_without_padding():
+  molecules = [molecule(n) for n in (3, 3, 5, 5, 3, 2, 5, 4, 2, 2, 2)]
+  once = train_on_graphs([jraph.batch_np(molecules)])
+  padded = train_on_graphs([*graphs.batches(molecules, nodes=60, edges=300)])
+  np.testing.assert_allclose(losses(padded), losses(once), rtol=1e-5)
+
+
 def test_graphs_of_two_sizes_compile_two_programs(monkeypatch):
   sizes = [3, 3, 5, 5, 3, 2, 5, 4, 2, 2, 2]
   molecules = [molecule(n) for n in sizes]
@@ -295,27 +317,17 @@ def test_graphs_of_two_sizes_compile_two_programs(monkeypatch):
     streaming.Epoch, "__init__", lambda self, *a: (begun(self, *a), made.append(self))[0]
   )
 
-  def error(prediction, graph):
-    return jnp.square(prediction - graph.globals)
-
-  def train(loader):
-    return ace_jax.fit(
-      OfGraphs(), error, loader, loader, epochs=3, inputs=lambda graph: (graph,), progress=None,
-      mesh=devices(1), constraint=ace_jax.Unconstrained(),
-    )  # fmt: skip
-
-  trained = train(batches)
+  trained = train_on_graphs(batches)
   assert len(made[0].run._ready) == 2
   # Padding counts nothing: a mean over real graphs, each batch by their number.
-  values = [float(error(OfGraphs().apply(trained.projection, g), g)[0, 0]) for g in molecules]
+  values = [
+    float(error_of_graphs(OfGraphs().apply(trained.projection, g), g)[0, 0]) for g in molecules
+  ]
   assert float(trained.state.best["projection"].error) == pytest.approx(np.mean(values), rel=1e-5)
-  once = train([jraph.batch_np(molecules)])
-  padded = train([*graphs.batches(molecules, nodes=60, edges=300)])
-  np.testing.assert_allclose(losses(padded), losses(once), rtol=1e-5)
   with pytest.raises(
     ConfigurationError, match=r"batches of graphs, which are not split over 2 dev"
   ):
-    ace_jax.fit(OfGraphs(), error, batches, batches, inputs=lambda graph: (graph,), mesh=devices(2))
+    train_on_graphs(batches, mesh=devices(2))
 
 
 class Endless:

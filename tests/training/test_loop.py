@@ -20,6 +20,7 @@ import ace_jax
 from ace_jax import errors, homotopy
 from ace_jax.homotopy import Homotopic
 from ace_jax.training import checkpoints, history, loop, parallel
+from tests.marks import with_slow
 
 X = jax.random.normal(jax.random.key(0), (60, 3))
 RADIUS = jnp.linalg.norm(X, axis=-1, keepdims=True)
@@ -87,6 +88,7 @@ def test_equality_drives_gamma_to_zero_and_keeps_the_fit():
   }
 
 
+@pytest.mark.slow
 def test_resilient_keeps_gamma_and_meets_its_stationarity_where_data_break_the_symmetry():
   result = fit(
     RADIUS**2 / 4 + X[:, :1],
@@ -189,7 +191,9 @@ def test_a_workdir_that_holds_a_run_is_not_overwritten(tmp_path):
     fit(RADIUS, 2, workdir=tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "unsealed"])
+@pytest.mark.parametrize(
+  "damage", with_slow(["truncate", "flip", "remove", "manifest", "unsealed"], "flip")
+)
 def test_a_damaged_newest_checkpoint_falls_back_and_names_the_file(tmp_path, damage, caplog):
   fit(RADIUS, 3, workdir=tmp_path, checkpoint_every=1)
   newest = checkpoints.newest(tmp_path / "checkpoints")

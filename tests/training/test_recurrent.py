@@ -97,7 +97,7 @@ def by_hand(model, steps):
 
 
 @pytest.mark.parametrize(
-  "build", with_slow([LinenLstm, NnxLstm, NnxScan, EquinoxGru], LinenLstm, NnxLstm)
+  "build", with_slow([LinenLstm, NnxLstm, NnxScan, EquinoxGru], LinenLstm, NnxLstm, EquinoxGru)
 )
 def test_a_scan_from_zeros_trains_as_by_hand(build):
   module = build(nnx.Rngs(0)) if issubclass(build, nnx.Module) else build()

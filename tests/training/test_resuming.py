@@ -15,6 +15,7 @@ from ace_jax import finite
 from ace_jax.errors import ConfigurationError, Interrupted, NonFiniteError
 from ace_jax.training import locks, make_mesh, measuring, resuming, settling
 from experiments.harness import training as harness
+from tests.marks import with_slow
 from tests.training.test_fitting import Radial, X, Y, assert_same, fit, squared_error
 
 
@@ -72,7 +73,7 @@ def test_what_cannot_change_is_refused(tmp_path, now, says):
   assert (tmp_path / "run" / "fit.json").read_text() == before
 
 
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("named", with_slow([False, True], True))
 def test_another_metric_evaluates_the_best_of_a_run_anew(tmp_path, caplog, named):
   def far(prediction, batch):
     return 1000 + jnp.abs(prediction - batch[1])
@@ -207,7 +208,7 @@ def test_a_state_of_another_model():
     fit(2, state=first._replace(state=state))
 
 
-@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("keeps", with_slow([True, False], False))
 def test_the_first_ctrl_c_returns_the_fit_and_the_second_raises(tmp_path, keeps, caplog):
   workdir = tmp_path if keeps else None
 
