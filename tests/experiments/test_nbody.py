@@ -81,10 +81,10 @@ def check_artifacts(folder, result, data_file):
     variables = export.load_parameters(folder / artifacts.VARIABLES[name])
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
     assert ("gamma" in variables) == (name == "relaxed")
-    model = nbody_run.make_model(Settings.from_json(result["settings"]))
+    predict = jax.jit(nbody_run.make_model(Settings.from_json(result["settings"])).apply)
 
-    def error(data, model=model, variables=variables):
-      y = model.apply(variables, *nbody_run.model_inputs(data))
+    def error(data, predict=predict, variables=variables):
+      y = predict(variables, *nbody_run.model_inputs(data))
       return float(np.mean(nbody_run.squared_error(y, data)))
 
     assert error(test) == pytest.approx(predictor["test_mse"], rel=1e-4)
@@ -92,7 +92,7 @@ def check_artifacts(folder, result, data_file):
       assert error(moved) == pytest.approx(predictor["test_mse_turned"][rotations], rel=1e-4)
     with np.load(folder / artifacts.PREDICTIONS) as file:
       assert file[name].shape == file["truth"].shape == (4, 5, 3)
-      predicted = model.apply(variables, file["start"], file["velocities"], file["charges"])
+      predicted = predict(variables, file["start"], file["velocities"], file["charges"])
       np.testing.assert_allclose(file[name], predicted, rtol=1e-4, atol=1e-5)
   errors = result["predictors"]["projection"]
   for error in errors["test_mse_turned"].values():  # the projection keeps rotations

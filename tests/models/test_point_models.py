@@ -174,7 +174,7 @@ def test_egnn_has_the_published_outputs_and_gradients(egnn_fixture, layout):
       x, h = model.apply(variables, positions, *rest)
       return jnp.mean(jnp.square(x)), (x, h)
 
-    grad, (x, h) = jax.grad(energy, has_aux=True)(positions)
+    grad, (x, h) = jax.jit(jax.grad(energy, has_aux=True))(positions)
     close(x.reshape(-1, 3), arrays["out/positions"], 1e-9)
     close(h.reshape(-1, config["hidden"]), arrays["out/features"], 1e-9)
     close(grad.reshape(-1, 3), arrays["grad/positions"], 1e-9)
@@ -203,8 +203,8 @@ def test_egno_has_the_published_outputs_and_gradients(egno_fixture, layout, monk
     return np.moveaxis(np.asarray(array), -2, 0).reshape(-1, array.shape[-1])
 
   gamma = variables.pop("gamma")
-  projection = model.apply(variables, positions, *rest)
-  gradient = jax.grad(energy, (0, 1), has_aux=True)
+  projection = jax.jit(lambda v: model.apply(v, positions, *rest))(variables)
+  gradient = jax.jit(jax.grad(energy, (0, 1), has_aux=True))
   (gamma_grad, position_grad), relaxed = gradient(gamma, positions, variables)
   for name, outputs in (("projection", projection), ("relaxed", relaxed)):
     for field, output in zip(("positions", "velocities", "features"), outputs, strict=True):

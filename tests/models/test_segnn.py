@@ -159,17 +159,16 @@ def test_published_outputs_and_gradients(segnn_fixture, layout, bits):
     variables = jax.tree.map(lambda a: jnp.asarray(a, dtype), variables)
     positions, *rest = layout(arrays, config, dtype)
 
-    def relaxed(gamma, positions):
-      return model.apply({**variables, "gamma": gamma}, positions, *rest)
-
     def energy(gamma, positions):
-      return jnp.mean(jnp.square(relaxed(gamma, positions)))
+      relaxed = model.apply({**variables, "gamma": gamma}, positions, *rest)
+      return jnp.mean(jnp.square(relaxed)), relaxed
 
-    projection = model.apply(homotopy.project(variables), positions, *rest)
-    gradients = jax.jit(jax.grad(energy, argnums=(0, 1)))(variables["gamma"], positions)
+    projection = jax.jit(model.apply)(homotopy.project(variables), positions, *rest)
+    gradient = jax.jit(jax.grad(energy, (0, 1), has_aux=True))
+    gradients, relaxed = gradient(variables["gamma"], positions)
     outputs = {
       "out/positions_projection": projection,
-      "out/positions_relaxed": relaxed(variables["gamma"], positions),
+      "out/positions_relaxed": relaxed,
       "grad/positions": gradients[1],
       "grad/gammas": jnp.stack(list(homotopy.by_name(gradients[0]).values())),
     }

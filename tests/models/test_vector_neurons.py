@@ -187,7 +187,8 @@ def test_what_all_points_share_is_mapped_once():
     expected = block.init(jax.random.key(1), vn.joined(x, common))
     assert jax.tree.all(jax.tree.map(np.array_equal, variables, expected))
     variables = jax.tree.map(lambda a: a.astype(float), variables)
+    apply = jax.jit(block.apply)
     for chosen in (variables, homotopy.project(variables)):
-      together = block.apply(chosen, vn.joined(x, common))
-      apart = block.apply(chosen, x, common=common)
+      together = apply(chosen, vn.joined(x, common))
+      apart = apply(chosen, x, common=common)
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), apart, together)

@@ -21,6 +21,7 @@ from ace_jax import errors, homotopy
 from ace_jax.homotopy import Homotopic
 from ace_jax.training import checkpoints, history, loop, parallel
 from tests.marks import with_slow
+from tests.values import drawn
 
 X = jax.random.normal(jax.random.key(0), (60, 3))
 RADIUS = jnp.linalg.norm(X, axis=-1, keepdims=True)
@@ -154,7 +155,7 @@ def test_batch_norm_and_dropout_reach_the_model():
       return Homotopic(nn.Dense, "fixed", "data", name="layer")(nn.Dense(1)(y), x)
 
   data = (X, RADIUS)
-  variables = Noisy().init(jax.random.key(0), X, train=False)
+  variables = drawn(Noisy().init)(jax.random.key(0), X, train=False)
   result = fit(RADIUS, 3, Noisy(), variables=variables)
   mean = result.state.model_state["batch_stats"]["BatchNorm_0"]["mean"]
   assert not np.allclose(mean, variables["batch_stats"]["BatchNorm_0"]["mean"])
