@@ -297,23 +297,23 @@ def as_model(model: Any) -> Model:
       def on_sample(arrays: Any, key: Any, held: Any) -> tuple[Any, list[dict[str, Array]], Any]:
         keywords = {"key": key} if takes_key else {}
         states = () if held is None else (held,)
-        with layer_arrays(*fields) as found:
+        with layer_arrays(*fields) as listed:
           y = built(*eqx.combine(arrays, static), *states, **keywords)
         y, moved = (y, None) if held is None else y
-        names[:] = [name for name, _ in found]
+        names[:] = [name for name, _ in listed]
         # Evaluation moves nothing.
-        return y, [arrays for _, arrays in found], None if keys is None else moved
+        return y, [arrays for _, arrays in listed], None if keys is None else moved
 
       mapped = jax.vmap(on_sample, (0, 0, None), (0, 0, None), axis_name=axis)
       return mapped(arrays, keys, held)
 
     if key is None:
-      y, found, moved = over_samples(values, arrays, None)
+      y, by_call, moved = over_samples(values, arrays, None)
     else:
       keys = jax.random.split(key, len(jax.tree.leaves(arrays)[0]))
       traced = over_samples if state is None else equinox_states.without_mesh(over_samples)
-      y, found, moved = traced(values, arrays, keys)
-    return y, list(zip(names, found, strict=True)), moved
+      y, by_call, moved = traced(values, arrays, keys)
+    return y, list(zip(names, by_call, strict=True)), moved
 
   def init(key: PRNGKeyArray, *inputs: Any) -> dict[str, Any]:
     del key, inputs
@@ -323,8 +323,8 @@ def as_model(model: Any) -> Model:
     values: Variables, *inputs: Any, key: PRNGKeyArray | None = None
   ) -> tuple[Any, dict[str, Any]]:
     kept = {name: tree for name, tree in values.items() if name not in ("params", GAMMA)}
-    prediction, found, moved = run(values, inputs, key, MEAN_SQUARE)
-    for name, arrays in found:
+    prediction, listed, moved = run(values, inputs, key, MEAN_SQUARE)
+    for name, arrays in listed:
       if "batch_stats" in kept:
         path = name.split("/") if name else []
         current = arrays[MEAN_SQUARE]
@@ -335,8 +335,8 @@ def as_model(model: Any) -> Model:
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
     with layer_calls() as called:
-      found = run(values, inputs, None, "y_eq", "f_neq", "y")[1]
-    return readable(found, called)
+      listed = run(values, inputs, None, "y_eq", "f_neq", "y")[1]
+    return readable(listed, called)
 
   return Model(init, apply, calls)
 

@@ -159,9 +159,9 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
     collections = {*variables} - {"params", homotopy.GAMMA, "batch_stats"}
     if not collections:  # where nothing can have been sown, the model is not traced
       return variables
-    found: set[sown.Path] = set()
-    jax.eval_shape(lambda key: found.update(initial(key, *inputs)[1]), jax.random.key(0))
-    return sown.without(variables, found)
+    leaves: set[sown.Path] = set()
+    jax.eval_shape(lambda key: leaves.update(initial(key, *inputs)[1]), jax.random.key(0))
+    return sown.without(variables, leaves)
 
   return Model(init, apply, calls, without_sown)
 

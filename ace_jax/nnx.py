@@ -237,9 +237,9 @@ def as_model(module: nnx.Module) -> Model:
     return prediction, carried(kept, new)
 
   def calls(values: Variables, *inputs: Any) -> dict[str, LayerCall]:
-    with layer_calls() as called, layer_arrays("y_eq", "f_neq", "y") as found:
+    with layer_calls() as called, layer_arrays("y_eq", "f_neq", "y") as listed:
       apply(values, *inputs)
-    return readable(found, called)
+    return readable(listed, called)
 
   return Model(init, apply, calls)
 

@@ -42,12 +42,12 @@ class _Arrays(NamedTuple):
 
   Attributes:
     fields: Of a `LayerCall`, those that are asked for.
-    found: Of each call, its layer and these fields.
+    listed: Of each call, its layer and these fields.
     trace: Where the arrays are read.
   """
 
   fields: tuple[str, ...]
-  found: list[tuple[str, dict[str, Array]]]
+  listed: list[tuple[str, dict[str, Array]]]
   trace: Any
 
 
@@ -83,7 +83,7 @@ def layer_arrays(*fields: str) -> Iterator[list[tuple[str, dict[str, Array]]]]:
   arrays = _Arrays(fields, [], tracers.current_trace())
   token = _ARRAYS.set(arrays)
   try:
-    yield arrays.found
+    yield arrays.listed
   finally:
     _ARRAYS.reset(token)
 
@@ -118,9 +118,9 @@ def require_readable(name: str, f_neq: Array) -> None:
   arrays = _ARRAYS.get()
   if arrays is None or "mean_square" not in arrays.fields:
     return
-  tried = arrays._replace(found=[])
+  tried = arrays._replace(listed=[])
   _bring_out(tried, LayerCall(name, f_neq, None, f_neq, None))
-  if not tried.found:
+  if not tried.listed:
     raise ConfigurationError(
       f"{name}: its running scale cannot be kept through a jax.grad, jax.lax.scan, jax.checkpoint "
       "or jax.jit within the model; give the layer scale='free', or call it outside of them."
@@ -128,18 +128,20 @@ def require_readable(name: str, f_neq: Array) -> None:
 
 
 def readable(
-  found: list[tuple[str, dict[str, Array]]], called: list[LayerCall]
+  listed: list[tuple[str, dict[str, Array]]], called: list[LayerCall]
 ) -> dict[str, LayerCall]:
-  """Returns {layer: LayerCall} of what `layer_arrays` found.
+  """Returns {layer: LayerCall} of what `layer_arrays` listed.
 
   Args:
-    found: With the fields y_eq, f_neq and y.
+    listed: With the fields y_eq, f_neq and y.
     called: What `layer_calls` listed meanwhile.
 
   Raises:
     ConfigurationError: what a layer computes was not found.
   """
-  known = {name: LayerCall(name, gamma=None, **{"f_neq": None, **arrays}) for name, arrays in found}
+  known = {
+    name: LayerCall(name, gamma=None, **{"f_neq": None, **arrays}) for name, arrays in listed
+  }
   missing = next((call.name for call in called if call.name not in known), None)
   if missing is not None:
     raise ConfigurationError(
@@ -153,7 +155,7 @@ def _bring_out(arrays: _Arrays, call: LayerCall) -> None:
   """Appends a call, out of every `jax.vmap` within."""
   if tracers.current_trace() == arrays.trace:
     fields = {field: getattr(call, field) for field in arrays.fields}
-    arrays.found.append((call.name, {k: v for k, v in fields.items() if v is not None}))
+    arrays.listed.append((call.name, {k: v for k, v in fields.items() if v is not None}))
     return
   # The rule of a custom_vmap is called outside of the vmap that it is for. All arrays go through
   # one: a mean over samples alone does not depend on the mapped axis any more. JAX cannot linearise
