@@ -19,7 +19,7 @@ from absl import app, flags
 
 from ace_jax import files
 from benchmarks import launching, machine, speed_table
-from experiments.harness import paths
+from experiments.harness import folders, paths
 from experiments.harness.programs import last_line
 
 FLAGS = flags.FLAGS
@@ -117,19 +117,20 @@ def main(argv: list[str]) -> None:
   unknown = [name for name in names if name not in BENCHMARKS]
   if unknown:
     raise app.UsageError(f"--only={unknown[0]} is none of {', '.join(BENCHMARKS)}.")
-  results = Path(FLAGS.results)
-  results.mkdir(parents=True, exist_ok=True)
-  failed, folders = {}, {}
+  if FLAGS.speed_page and not PAGE.is_file():
+    raise app.UsageError(f"--speed_page: there is no {PAGE} here; start it in the checkout.")
+  results = folders.tried(Path(FLAGS.results), "results")
+  failed, measured = {}, {}
   for name in names:
     begin = time.perf_counter()
     folder, complaint = run(name, results, FLAGS.timeout)
     if complaint:
       failed[name] = complaint
     else:
-      folders[folder] = None
+      measured[folder] = None
     print(f"{name}: {complaint or 'done'} ({time.perf_counter() - begin:.0f} s)", flush=True)
   tables = write_tables(results, PAGE if FLAGS.speed_page else None)
-  for folder in folders or tables:
+  for folder in measured or tables:
     print(f"\n{speed_table.terminal(tables[folder])}")
   if failed:
     sys.exit(f"error: {', '.join(failed)} failed; the table has what was measured before.")

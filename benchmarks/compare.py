@@ -296,12 +296,16 @@ def main(argv: list[str], root: Path = ROOT) -> None:
   try:
     if len(argv) != 2:
       raise CompareError(f"give one commit to compare with, not {len(argv) - 1}.")
-    for model in FLAGS.model:
+    models = [*dict.fromkeys(FLAGS.model)]
+    if not models:
+      raise CompareError(f"--model= names none; take some of {', '.join(steps.MODELS)}.")
+    for model in models:
       if model not in steps.MODELS:
         raise CompareError(f"--model={model} is none of {', '.join(steps.MODELS)}.")
-      if FLAGS.formulation != "auto" and model != "segnn":
-        raise CompareError(f"--formulation is SEGNN's alone; {model} has none.")
-    print(json.dumps(compare(root, argv[1], FLAGS.model)))
+      refusal = steps.refusal(model, FLAGS.formulation, FLAGS.strict, FLAGS.unconstrained)
+      if refusal:
+        raise CompareError(refusal)
+    print(json.dumps(compare(root, argv[1], models)))
   except CompareError as error:
     sys.exit(f"error: {error}")
 

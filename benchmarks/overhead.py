@@ -8,7 +8,7 @@ standard error.
 import json
 import statistics
 
-from absl import flags
+from absl import app, flags
 
 from benchmarks import launching, machine, steps
 
@@ -24,6 +24,9 @@ flags.DEFINE_integer("rounds", 60, "Epochs of each; the error falls with the roo
 def main(argv: list[str]) -> None:
   """Prints the JSON line."""
   del argv
+  for name in FLAGS.constraints or [""]:
+    if name not in steps.CONSTRAINTS:
+      raise app.UsageError(f"--constraints={name} is none of {', '.join(steps.CONSTRAINTS)}.")
   problem = steps.problem(FLAGS.model).first(FLAGS.steps)
   programs = {
     name: steps.Epoch(problem, [steps.start(problem, name)])

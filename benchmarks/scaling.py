@@ -21,7 +21,7 @@ from absl import app, flags
 
 from ace_jax import files, plots
 from benchmarks import launching, machine, scaling_figure
-from experiments.harness import paths, programs, result_files, tables
+from experiments.harness import folders, paths, programs, result_files, tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("axes", None, "Names of axes; by default all.")
@@ -94,12 +94,13 @@ def table(report: dict[str, Any]) -> str:
 def main(argv: list[str]) -> None:
   """Measures what is asked for, and writes the report and the figure."""
   del argv
-  names = FLAGS.axes or [*AXES]
+  names = [*AXES] if FLAGS.axes is None else [*dict.fromkeys(FLAGS.axes)]
+  if not names:
+    raise app.UsageError(f"--axes= names none; take some of {', '.join(AXES)}, or leave it out.")
   unknown = [name for name in names if name not in AXES]
   if unknown:
     raise app.UsageError(f"--axes={unknown[0]} is none of {', '.join(AXES)}.")
-  folder = Path(FLAGS.records) / machine.folder(machine.describe())
-  folder.mkdir(parents=True, exist_ok=True)
+  folder = folders.tried(Path(FLAGS.records) / machine.folder(machine.describe()), "records")
   path = folder / JSON
   axes = result_files.read_json(path, "remove it").get("axes", {}) if path.exists() else {}
   for name in names:

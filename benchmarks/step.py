@@ -9,12 +9,13 @@ goes, by kind of kernel and for the kernels that take longest, with the lines th
 import json
 import statistics
 import sys
+from pathlib import Path
 
 import jax
-from absl import flags
+from absl import app, flags
 
 from benchmarks import kernels, launching, machine, steps
-from experiments.harness import paths
+from experiments.harness import folders, paths
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "segnn", steps.MODELS, "Which training step.")
@@ -32,6 +33,11 @@ flags.DEFINE_bool("profile", False, "Print where the time of one more epoch goes
 def main(argv: list[str]) -> None:
   """Prints the JSON line."""
   del argv
+  refusal = steps.refusal(FLAGS.model, FLAGS.formulation, FLAGS.strict, FLAGS.unconstrained)
+  if refusal:
+    raise app.UsageError(refusal)
+  if FLAGS.trace:
+    folders.tried(Path(FLAGS.trace), "trace")
   problem = steps.problem(FLAGS.model, FLAGS.formulation)
   if FLAGS.profile:  # a program from JAX's cache would name the lines of the day it was compiled
     jax.config.update("jax_compilation_cache_include_metadata_in_key", True)

@@ -21,6 +21,8 @@ from ace_jax.training import epochs, memory, parallel
 
 PLAIN = ("strict", "none")
 """Constraints without multipliers: the plain equivariant model, and the relaxed one."""
+CONSTRAINTS = {"equality": constraints.Equality, "resilient": constraints.Resilient}
+"""Those with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +174,15 @@ def constraint(name: str, strict: bool, unconstrained: bool) -> str:
   return "strict" if plain else "none" if unconstrained else "equality"
 
 
+def refusal(model: str, formulation: str, strict: bool, unconstrained: bool) -> str:
+  """Returns why flags ask for no step, with what to do; "" if they ask for one."""
+  if formulation != "auto" and model != "segnn":
+    return f"--formulation is SEGNN's alone; {model} has none."
+  if strict and unconstrained:
+    return "--strict and --unconstrained contradict each other; leave out one."
+  return ""
+
+
 def method(problem: Problem) -> primal_dual.PrimalDual:
   """Returns task and optimizers."""
   learned = task.from_model(problem.network, squared_error, problem.inputs)
@@ -183,14 +194,13 @@ def start(problem: Problem, constraint: str, seed: int = 0) -> state.AceState:
 
   Args:
     problem: Model and data.
-    constraint: "strict", "none", "equality" or "resilient".
+    constraint: One of "strict", "none", and those of `CONSTRAINTS`.
     seed: Draws initial values.
   """
   init = homotopy.strict(problem.network.init) if constraint == "strict" else problem.network.init
   sample = problem.inputs(task.take(problem.data, slice(0, 2)))
   variables = jax.jit(init)(jax.random.key(seed), *sample)
-  rules = {"equality": constraints.Equality, "resilient": constraints.Resilient}
-  rule = rules.get(constraint, base.Unconstrained)()
+  rule = base.Unconstrained() if constraint in PLAIN else CONSTRAINTS[constraint]()
   return method(problem).init(variables, rule, jax.random.key(1))
 
 

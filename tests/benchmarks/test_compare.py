@@ -90,7 +90,7 @@ def launch(root, *arguments):
 
 
 def test_pairs_of_both_trees_by_turns(repository):
-  process = launch(repository, "old", "--model=segnn,egno", "--strict")
+  process = launch(repository, "old", "--model=segnn,egno,segnn", "--strict")
   out, err = process.communicate(timeout=120)
   assert (process.returncode, err) == (0, "")
   assert "with uncommitted changes" in out.splitlines()[1]
@@ -119,7 +119,9 @@ def test_pairs_of_both_trees_by_turns(repository):
     ([], "give one commit to compare with, not 0."),
     (["empty"], "empty has no benchmarks/steps.py, by which steps are timed"),
     (["old", "--model=egoo"], "--model=egoo is none of segnn, egno"),
+    (["old", "--model="], "--model= names none; take some of segnn, egno"),
     (["old", "--model=egno", "--formulation=fast"], "--formulation is SEGNN's alone"),
+    (["old", "--strict", "--unconstrained"], "--strict and --unconstrained contradict each other"),
     (["old", "--model=tfn"], "commit old cannot be timed: ValueError: it knows no model 'tfn'"),
   ],
 )
