@@ -20,7 +20,7 @@ class _PathParser(flags.ArgumentParser):
 
 class _PathsParser(flags.ListParser):
   def parse(self, argument: str | list[str]) -> list[str]:
-    return [_expanded(path) for path in super().parse(argument)]
+    return [_expanded(path) for path in super().parse(argument) or [""]]
 
 
 def DEFINE_path(name: str, default: str | None, help: str, **options: Any) -> None:
@@ -34,6 +34,8 @@ def DEFINE_paths(name: str, default: list[str] | None, help: str) -> None:
 
 
 def _expanded(path: str) -> str:
+  if not path:  # as of a variable that the shell does not know
+    raise ValueError("a path is empty; write one, or leave the flag out.")
   expanded = os.path.expanduser(path)
   if expanded.startswith("~"):
     raise ValueError(f"the home folder of {path} is not known; write the whole path.")

@@ -140,6 +140,16 @@ def test_the_home_folder_in_flags(monkeypatch):
   assert parser.parse("~/a,b,~/c") == ["/home/me/a", "b", "/home/me/c"]
 
 
+def test_a_flag_that_is_no_path_is_refused():
+  for parser, words in (
+    (paths._PathParser(), [""]),
+    (paths._PathsParser(), ["", "a,", ",", "a,,b"]),
+  ):
+    for word in words:
+      with pytest.raises(ValueError, match=r"a path is empty; write one, or leave the flag out\."):
+        parser.parse(word)
+
+
 def test_checkpoints_where_nothing_allocates(tmp_path, monkeypatch):
   expected = fit(tmp_path / "a", 2)
   monkeypatch.delattr(os, "posix_fallocate")
