@@ -51,6 +51,8 @@ def main() -> None:
   for name in ("processes", "minutes", "repository") if asked else ():
     if FLAGS[name].present:
       raise UsageError(f"--{name} is for running; leave it out with --{asked[0]}.")
+  if FLAGS.compare and FLAGS.workdir:
+    raise UsageError("--compare tests what was collected; leave out --workdir.")
   if FLAGS.minutes is not None and not 0 < FLAGS.minutes < float("inf"):
     raise UsageError(f"--minutes={FLAGS.minutes:g} must be positive and finite.")
   if not FLAGS.workdir and asked != ["compare"]:

@@ -345,9 +345,9 @@ def _sizes(train_samples: list[str] | list[int] | None) -> list[int] | None:
     sizes = [int(size) for size in train_samples]
   except ValueError:
     sizes = []
-  if not sizes or min(sizes) < 1:
+  if not sizes or min(sizes) < 1 or len({*sizes}) < len(sizes):
     raise UsageError(
-      f"--train_samples={','.join(map(str, train_samples))} must be positive whole numbers, "
-      "separated by commas."
+      f"--train_samples={','.join(map(str, train_samples))} must be different positive whole "
+      "numbers, separated by commas."
     )
   return sizes

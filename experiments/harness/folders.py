@@ -27,8 +27,10 @@ def chosen(workdir: str | None, label: str, resume: Sequence[str] = ()) -> Path:
     resume: Flags that the command needs, beside --workdir, to go on there.
 
   Raises:
-    UsageError: it cannot be written.
+    UsageError: it cannot be written, or holds a result that nothing could go on from.
   """
+  if workdir and (refusal := _unknown(Path(workdir))):
+    raise UsageError(refusal)
   folder = tried(Path(workdir) if workdir else _new(label), "workdir", resume)
   if workdir is None:
     shown = " ".join([f"--workdir={folder}", *resume])
@@ -50,6 +52,8 @@ def tried(folder: Path, flag: str, resume: Sequence[str] = ()) -> Path:
   _check_text(folder, flag)
   interrupts.work_in(folder, (f"--{flag}={folder}", *resume))
   try:
+    if not folder.exists():  # else a command that is refused later would leave it
+      atexit.register(_remove_if_empty, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
       pass
@@ -171,7 +175,7 @@ def why_not(config: Path, settings: Mapping[str, Any], resume: bool) -> str:
   """Returns why a run cannot go into the folder of a config.json; "" if it can.
 
   Args:
-    config: The file, which may be missing.
+    config: The file; it may be missing where nothing has run.
     settings: What decides the run, as JSON.
     resume: Whether a run that is there may be continued.
 
@@ -179,7 +183,7 @@ def why_not(config: Path, settings: Mapping[str, Any], resume: bool) -> str:
     DataError: the file is damaged.
   """
   if not config.exists():
-    return ""
+    return _unknown(config.parent)
   there, renamed = result_files.read_config(config, "restore it, or choose another --workdir")
   # A run may be resumed to a longer one: its past does not depend on where it ends, unless its last
   # epochs are a finish.
@@ -197,6 +201,13 @@ def why_not(config: Path, settings: Mapping[str, Any], resume: bool) -> str:
   if not resume:
     return f"{config.parent} already holds this run; add --resume, or choose another --workdir."
   return ""
+
+
+def _unknown(folder: Path) -> str:
+  """Returns why nothing is written to a folder that holds what is committed of a run, say."""
+  if not (folder / RESULT).exists() or (folder / CONFIG).exists():
+    return ""
+  return f"{folder} holds a {RESULT} without the {CONFIG} of its run; choose another --workdir."
 
 
 EARLIER = "a run of an earlier version, whose remul is called gap_penalty since then"

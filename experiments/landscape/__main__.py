@@ -31,6 +31,8 @@ flags.DEFINE_integer("samples", 500, "Fixed training samples.", lower_bound=1)
 flags.DEFINE_float("extent", 1.0, "Half the width of a slice, in norms of the filters.")
 flags.DEFINE_integer("seed", 0, "Draws the directions.")
 
+_COMPUTED = ("grid", "frames", "animation_grid", "snapshots", "samples", "extent", "seed")
+
 
 def main() -> None:
   """Draws the landscapes.
@@ -53,14 +55,14 @@ def main() -> None:
   app.set_up_jax()
   from experiments.landscape import run as landscape_run
 
-  names = ("grid", "frames", "animation_grid", "snapshots", "samples", "extent", "seed")
-  values = {name: FLAGS[name].value for name in names}
+  values = {name: FLAGS[name].value for name in _COMPUTED}
   landscape_run.run(landscape_run.Request(run, strict, str(target), **values))
 
 
 def _redraw(folder: str) -> None:
-  if FLAGS.run or FLAGS.strict:
-    raise UsageError("--redraw computes nothing; leave out --run and --strict.")
+  for name in ("run", "strict", *_COMPUTED):
+    if FLAGS[name].present:
+      raise UsageError(f"--redraw computes nothing; leave out --{name}.")
   kept = folders.existing(folder, "redraw")
   app.set_up_jax()
   from experiments.landscape import figures

@@ -46,6 +46,8 @@ def check() -> None:
   if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
     raise UsageError(f"--data_dir={FLAGS.data_dir} is no folder; name one of Acclaim files.")
   model_flags.check("mocap", "egno", ("modes", "centring", "keep"))
+  if FLAGS["data_seed"].present:
+    raise UsageError("--data_seed: the synthetic walker is always the same; leave it out.")
   if FLAGS.train_samples and len(FLAGS.train_samples) > 1:
     raise UsageError("--train_samples takes one size here.")
 

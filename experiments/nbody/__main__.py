@@ -80,6 +80,13 @@ def check() -> None:
       )
   if FLAGS.data_file and not Path(FLAGS.data_file).is_file():
     raise UsageError(f"--data_file={FLAGS.data_file} is no file; name an .npz of trajectories.")
+  if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
+    raise UsageError(f"--data_dir={FLAGS.data_dir} is no folder; name one of a published data set.")
+  if FLAGS.grid and len(FLAGS.train_samples or ()) > 1:
+    raise UsageError(
+      "--grid and several --train_samples contradict each other: the curve is a mean over all "
+      "replicas; take one size, or one value."
+    )
   Breaking.parse(FLAGS.symmetry_breaking)
   if FLAGS["breaking_from"].present and not FLAGS.symmetry_breaking:
     raise UsageError("--breaking_from needs --symmetry_breaking, such as gravity:1.")

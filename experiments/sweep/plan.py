@@ -223,7 +223,14 @@ def describe(sweep: Sweep, flags: tuple[str, ...]) -> list[tuple[str, dict[str, 
     said = last_line(done.stderr)
     flags_said = f" ({' '.join(flags)})" if flags else ""
     raise UsageError(f"{sweep.experiment}{flags_said}: {said.removeprefix('error: ')}")
-  return [(replica["replica"], replica["settings"]) for replica in json.loads(done.stdout)]
+  try:
+    described = json.loads(done.stdout)
+  except ValueError:  # --help, say, which ends before
+    raise UsageError(
+      f"{sweep.experiment} did not say its settings with the flags after the --; leave out --help "
+      "and its like."
+    ) from None
+  return [(replica["replica"], replica["settings"]) for replica in described]
 
 
 def check(sweep: Sweep) -> None:

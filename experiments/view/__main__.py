@@ -28,8 +28,12 @@ def main(folder: str = str(folders.RUNS)) -> None:
     UsageError: there is no such folder, or the port is taken.
   """
   root = Path(folder).expanduser()
-  if not root.is_dir():
-    raise UsageError(f"{folder} is no folder; name one of a run, or one with runs below it.")
+  if not folder or not root.is_dir():
+    raise UsageError(
+      f"{folder or repr(folder)} is no folder; name one of a run, or one with runs below it."
+    )
+  if FLAGS.list and FLAGS["port"].present:
+    raise UsageError("--list serves nothing; leave out --port.")
   from experiments.view import server
 
   site = server.Site(root)

@@ -25,10 +25,12 @@ def main() -> None:
   """Prints the table of all weights, those added with it.
 
   Raises:
-    UsageError: --add and --name are not given together.
+    UsageError: --add and --name are not given together, or --predictors without them.
   """
   if bool(FLAGS.add) != bool(FLAGS.name):
     raise UsageError("--add=RUN and --name=NAME belong together.")
+  if FLAGS.predictors and not FLAGS.add:
+    raise UsageError("--predictors says what to keep of a run; add --add=RUN and --name=NAME.")
   if FLAGS.add:
     cards.check_name(FLAGS.name)
     run = Path(folders.only_run(FLAGS.add, "add"))

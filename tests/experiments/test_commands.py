@@ -79,11 +79,18 @@ def test_a_benchmark_without_flags_of_its_own_answers():
     ("nbody", ["--symmetry_breaking=foo"], "symmetry breaking 'foo' is not understood"),
     ("nbody", ["--train_samples=0"], "train_samples"),
     ("nbody", ["--train_samples=10001"], "there are 1 to 10000"),
+    ("nbody", ["--train_samples=100,100"], "must be different positive whole numbers"),
+    ("nbody", ["--train_samples=100,200", "--grid=lr=1e-3,1e-2"], "is a mean over all replicas"),
     ("nbody", ["--data_file=none.npz"], "--data_file=none.npz is no file"),
+    ("nbody", ["--data_file="], "flag --data_file=: a path is empty"),
+    ("nbody", ["--data_dir=none"], "--data_dir=none is no folder"),
+    ("nbody", ["--workdir=results/nbody/strict_seed1"], "holds a result.json without the config"),
+    ("nbody", ["--workdir=results/pendulum", "--resume"], "holds a result.json without the config"),
     ("nbody", ["--batch_size=50", "--train_samples=40"], "--batch_size=50 is larger than the 40"),
     ("nbody", ["--keep_period=3", "--checkpoint_every=2"], "must be a multiple of"),
     ("nbody", ["--workdir=README.md/run"], "README.md is no folder; choose another with --workdir"),
     ("mocap", ["--source=acclaim", "--data_dir=none"], "--data_dir=none is no folder"),
+    ("mocap", ["--data_seed=3"], "the synthetic walker is always the same"),
     ("qm9", ["--data_dir=none"], "--data_dir=none is no folder"),
   ],
 )
@@ -103,17 +110,26 @@ def test_a_dry_run_refuses_what_the_run_refuses(command, flags, says):
     ("tradeoff", ["--symmetry_breaking=foo"], "symmetry breaking 'foo'"),
     ("relaxations", ["--", "--symmetry_breaking=foo"], "symmetry breaking 'foo'"),
     ("sweep", ["--grid=layers=1,2", "--", "--symmetry_breaking=foo"], "symmetry breaking 'foo'"),
+    ("sweep", ["--grid=layers=1,2", "--", "--help"], "leave out --help and its like"),
     ("pendulum", ["--workdir=README.md/run"], "README.md is no folder"),
+    ("images", ["--workdir=results/images"], "holds a result.json without the config.json"),
     ("detection", ["--workdir=README.md/run"], "cannot write to workdir README.md/run"),
     ("reference", ["--reference=none.csv"], "name the CSV with --reference"),
     ("report", ["--runs=none"], "name the folder of a finished run"),
     ("report", ["--runs=results/pendulum", "--suggest"], "name the folder of a finished run"),
     ("equivariance", ["--run=none"], "name the folder of a finished run"),
     ("landscape", ["--run=none"], "name the folder of a finished run"),
+    ("landscape", ["--redraw=results/landscape", "--grid=5"], "leave out --grid"),
+    ("weights", ["--predictors=relaxed"], "add --add=RUN and --name=NAME"),
     ("claims", ["--folder=README.md"], "--folder=README.md is no folder"),
     ("campaign", ["--compare=none"], "--compare=none is no folder"),
+    ("campaign", ["--compare=results", "--workdir=none"], "leave out --workdir"),
     ("campaign", ["--workdir=README.md", "--status"], "--workdir=README.md is no folder"),
     ("campaign", ["--workdir=none", "--collect=none"], "--workdir=none is no folder"),
+    ("view", ["results", "--list", "--port=8000"], "leave out --port"),
+    ("view", ["", "--list"], "'' is no folder"),
+    ("table", ["--folders="], "flag --folders=: a path is empty"),
+    ("table", ["--folders=results/nbody,"], "flag --folders=results/nbody,: a path is empty"),
     ("table", ["--table=qm9", "--folders=results/nbody"], "no run that --table=qm9 shows"),
     ("table", ["--table=mocap", "--folders=results/nbody"], "no run that --table=mocap shows"),
     ("table", ["--table=variants", "--folders=results/pendulum"], "no run that --table=variants"),
@@ -157,6 +173,18 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     folders.tried(tmp_path / "file" / "a", "out")
   assert folders.tried(tmp_path / "new folder" / "ä", "out").is_dir()
   assert [*(tmp_path / "new folder" / "ä").iterdir()] == []
+
+
+def test_a_folder_that_a_command_made_and_left_empty_is_removed(tmp_path):
+  (tmp_path / "there").mkdir()
+  code = (
+    "import pathlib, sys; from experiments.harness import folders; "
+    "made = [folders.tried(pathlib.Path(path), 'out') for path in sys.argv[1:]]; "
+    "(made[0] / 'a').write_text('')"
+  )
+  done = commands.python("-c", code, *(tmp_path / name for name in ("kept", "empty", "there")))
+  assert (done.returncode, done.stderr) == (0, "")
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "there"]
 
 
 def test_the_folder_of_several_runs_stands_for_them(tmp_path):
