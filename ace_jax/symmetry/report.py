@@ -211,10 +211,17 @@ def evidence(
   return verdicts.Training(
     error=lowest,
     baseline=sign * baseline,
-    improvement=sign * (1 - lowest / min(before)) if enough else None,
+    improvement=_improvement(min(before), lowest, sign) if enough else None,
     gamma=largest,
     gamma_change=change,
   )
+
+
+def _improvement(before: float, after: float, sign: int) -> float:
+  """Returns the share by which a signed error fell; of 0, nothing or more than any share."""
+  if before == after:
+    return 0.0
+  return sign * (1 - after / before) if before else float("inf")
 
 
 _PROJECTION = "valid/projection"
@@ -241,17 +248,21 @@ def generator_reports(
   """
   reports, doubts = [], verdicts.learned_reasons(trainings)
   for name in measured[0].lost:
-    shares = np.array(
-      [np.asarray(of_seed.lost[name], np.float64) / float(of_seed.loss) for of_seed in measured]
-    )
-    joint, means = shares.mean(axis=0), shares.mean(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of an own loss of 0; `judge` says so
+      shares = np.array(
+        [np.asarray(of_seed.lost[name], np.float64) / float(of_seed.loss) for of_seed in measured]
+      )
+      joint, means = shares.mean(axis=0), shares.mean(axis=1)
+      loss = joint.mean()
+      error = joint.std(ddof=1) / np.sqrt(len(joint))
+      spread = means.std(ddof=1) if len(means) > 1 else 0.0
     reports.append(
       GeneratorReport(
         name=name,
         lie_error=float(np.mean([of_seed.local[name] for of_seed in measured])),
-        loss=float(joint.mean()),
-        error=float(joint.std(ddof=1) / np.sqrt(len(joint))),
-        spread=float(means.std(ddof=1)) if len(means) > 1 else 0.0,
+        loss=float(loss),
+        error=float(error),
+        spread=float(spread),
         seeds=len(means),
         samples=len(joint),
         doubts=doubts,

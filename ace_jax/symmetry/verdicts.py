@@ -15,6 +15,7 @@ one that does not shows that the relation of targets to inputs is kept.
 
 import dataclasses
 import enum
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 THRESHOLD = 4.0
@@ -37,6 +38,8 @@ _ROUNDING = 1e-3  # of a loss over the own one: below, float32 decides its sign
 _EXACT = 1e-5  # relative error of a model along a generator: below, it is float32's
 
 
+NOT_FINITE = "its numbers are not finite, or the model's own loss is 0"
+"""The reason where nothing can be compared."""
 BY_CONSTRUCTION = "the model keeps it by construction"
 """The reason that is no lack of training."""
 OUTSIDE = (
@@ -94,6 +97,9 @@ class Judgement:
 def doubts(training: Training) -> tuple[str, ...]:
   """Returns why a model cannot be taken for one that has learned its data; () if it can."""
   reasons = []
+  numbers = (training.improvement or 0.0, training.gamma or 0.0, training.gamma_change or 0.0)
+  if any(map(math.isnan, numbers)) or not all(map(math.isfinite, numbers[1:])):
+    reasons.append("its records hold numbers that are not finite")
   if not training.error < training.baseline:
     reasons.append("the model is not better than the baseline")
   if training.improvement is None:
@@ -129,6 +135,8 @@ def judge(
   """
   if samples < FEWEST_SAMPLES:
     return Judgement(Verdict.CANNOT_TELL, ("too few samples",))
+  if not all(map(math.isfinite, (loss, error, asymmetry))):  # every comparison would be false
+    return Judgement(Verdict.CANNOT_TELL, (NOT_FINITE,))
   if loss > THRESHOLD * error and loss > SMALLEST_EFFECT:
     return Judgement(Verdict.BROKEN) if compact else Judgement(Verdict.CANNOT_TELL, (OUTSIDE,))
   if asymmetry < _EXACT:

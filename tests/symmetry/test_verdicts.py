@@ -21,6 +21,10 @@ def judge(loss, error=0.01, samples=500, asymmetry=0.1, learned=()):
     ({"improvement": 0.26}, "the model still improves"),
     ({"improvement": None}, "too few evaluations to say whether the model still improves"),
     ({"gamma_change": 0.13}, "gamma still moves"),
+    ({"improvement": float("inf")}, "the model still improves"),
+    ({"improvement": float("nan")}, "its records hold numbers that are not finite"),
+    ({"gamma_change": float("nan")}, "its records hold numbers that are not finite"),
+    ({"gamma": float("inf")}, "its records hold numbers that are not finite"),
   ],
 )
 def test_why_a_model_has_not_learned(changed, reason):
@@ -43,6 +47,32 @@ def test_three_verdicts():
   assert judge(0.0, asymmetry=1e-6).reasons == (verdicts.BY_CONSTRUCTION,)
   assert judge(5.0, samples=29).reasons == ("too few samples",)
   assert judge(0.0, error=0.07).reasons == ("too few samples",)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_called_kept(number):
+  for judgement in (judge(number), judge(0.0, error=number), judge(0.0, asymmetry=number)):
+    assert judgement == Judgement(Verdict.CANNOT_TELL, (verdicts.NOT_FINITE,))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_without_a_loss_tells_nothing():
+  lost = {"rotation_x": np.zeros(40), "rotation_y": np.ones(40)}
+  measured = report.Measured({"rotation_x": 0.1, "rotation_y": 0.1}, lost, 0.0)
+  for reported in report.generator_reports([measured], [LEARNED]):
+    assert reported.judgement == Judgement(Verdict.CANNOT_TELL, (verdicts.NOT_FINITE,))
+
+
+def test_errors_that_fall_to_zero():
+  def improvement(errors, mode="min"):
+    records = [{"epoch": i, "valid/relaxed": error} for i, error in enumerate(errors, 1)]
+    return report.evidence(records, baseline=1.0, mode=mode).improvement
+
+  assert improvement([0.1, 0, 0, 0, 0, 0, 0, 0]) == 0
+  assert improvement([0.4, 0.2, 0.2, 0.2, 0.2, 0.2, 0.1, 0.1]) == pytest.approx(0.5)
+  assert improvement([0.4, 0.2, 0.2, 0.2, 0.2, 0.2, 0, 0]) == 1
+  assert improvement([0, 0, 0, 0, 0, 0, 0.5, 0.5], mode="max") == float("inf")
+  assert improvement([0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.6], mode="max") == pytest.approx(0.2)
 
 
 def test_three_epochs_at_38_standard_errors_below_zero_tell_nothing():
