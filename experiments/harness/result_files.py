@@ -27,6 +27,8 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
   "differs_from_published": dict,
 }
 _ERRORS = ("test_mse", "valid_mse")
+_MEASURED = ("test_gap", "test_gap_error", "test_gap_relative", "best_epoch")
+"""Of a predictor, numbers that may be left out."""
 _SMALLEST = math.ulp(0.0)
 """Above 0."""
 _SIZES = ("hidden_features", "layers", "batch_size")
@@ -257,9 +259,11 @@ def _wrong(result: dict[str, Any]) -> str:
   for name, least in (("seconds", 0), ("epochs", 1), ("train_samples", 1)):
     if not _from(least, result.get(name)):
       return name
-  replicas = result.get("replicas", 1)
-  if not _from(1, replicas):
-    return "replicas"
+  for name, least in (("replicas", 1), ("linear_mse", 0)):
+    if not _from(least, result.get(name, least)):
+      return name
+  if not isinstance(result.get("metric", ""), str):
+    return "metric"
   if not result["seeds"] or not all(type(seed) is int for seed in result["seeds"]):
     return "seeds"
   mocap = result["experiment"] == "mocap"
@@ -273,7 +277,11 @@ def _wrong(result: dict[str, Any]) -> str:
     if not isinstance(predictor, dict) or not all(_from(0, predictor.get(key)) for key in _ERRORS):
       return f"predictors/{name}"
     error = predictor.get(ERROR, predictor.get(ERROR_ABOUT_ORIGIN, ""))
-    if not _from(0, predictor.get("test_gap", 0)) or not (error is None or _from(0, error)):
+    if not (error is None or _from(0, error)):
+      return f"predictors/{name}"
+    turned = predictor.get("test_mse_turned", {})
+    measured = [predictor.get(key, 0) for key in _MEASURED]
+    if not isinstance(turned, dict) or not all(_from(0, x) for x in (*measured, *turned.values())):
       return f"predictors/{name}"
   bound = result.get("functional", {"asked": 0, "final": {"test_gap": 0}})
   reached = bound.get("final") if isinstance(bound, dict) else None

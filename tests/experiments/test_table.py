@@ -94,6 +94,8 @@ def test_nothing_to_read(tmp_path):
     ({"curve": [{"epoch": 1, "test/projection": -1e-3}]}, r"curve\[0\]/test/projection is missing"),
     ({"settings": {**result(0, 1.0)["settings"], "augmented": 1.0, "rho": -5}}, "settings/rho is"),
     ({"replicas": 0}, "replicas is missing"),
+    ({"linear_mse": math.nan}, "linear_mse is missing"),
+    ({"metric": 5}, "metric is missing"),
     ({"settings": {"constraint": "equality", "preset": "quick"}}, "settings/hidden_features is"),
     ({"functional": {"asked": 1e-3}}, "functional is missing"),
     ({"functional": {"asked": 1e-3, "final": {"test_gap": None}}}, "functional/final is missing"),
@@ -102,6 +104,25 @@ def test_nothing_to_read(tmp_path):
 def test_damaged_results_are_named(tmp_path, changed, says):
   (tmp_path / "result.json").write_text(json.dumps({**result(0, 0.004), **changed}))
   with pytest.raises(DataError, match=says):
+    table.read([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+  "changed",
+  [
+    {"test_mse_turned": {"vertical": "x"}},
+    {"test_mse_turned": {"vertical": -1.0}},
+    {"test_mse_turned": [1.0]},
+    {"test_gap_relative": math.nan},
+    {"test_gap_error": -1e-3},
+    {"best_epoch": "last"},
+  ],
+)
+def test_damaged_numbers_of_a_predictor_are_named(tmp_path, changed):
+  damaged = result(0, 0.004)
+  damaged["predictors"]["projection"] |= changed
+  (tmp_path / "result.json").write_text(json.dumps(damaged))
+  with pytest.raises(DataError, match="predictors/projection is missing or no result"):
     table.read([str(tmp_path)])
 
 
