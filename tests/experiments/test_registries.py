@@ -1,4 +1,4 @@
-"""A constraint, a branch and a model of another module are as good as the project's own."""
+"""A constraint, a branch, a model or an experiment of elsewhere is as good as the project's own."""
 
 import json
 
@@ -76,6 +76,28 @@ def test_a_model_of_one_entry_trains(tmp_path, data_file):
   with np.load(data_file) as file:
     still = np.mean((file["test_positions"] - file["test_targets"]) ** 2)
   assert result["predictors"]["projection"]["test_mse"] == pytest.approx(still, rel=0.1)
+
+
+def test_an_experiment_of_another_folder_trains(tmp_path):
+  folder = tmp_path / "run"
+  flags = ["--constraint=shrink", "--kappa=50", "--stiffness=3", f"--workdir={folder}"]
+  done = run("spring", *flags)
+  assert done.returncode == 0, done.stderr
+  assert "no force" in done.stdout
+  result = json.loads((folder / "result.json").read_text())
+  assert (result["experiment"], result["model"], result["epochs"]) == ("spring", "odd", 3)
+  assert result["settings"]["stiffness"] == 3
+  displacements = np.random.default_rng(2).normal(size=(40, 1))  # of the test samples
+  assert result["linear_mse"] == pytest.approx(9 * np.mean(displacements**2), rel=1e-5)
+  # Under a price that outweighs the loss Adam moves gamma from 1 by its step size, 1e-2, 12 times.
+  assert result["final"]["gamma"] == {"force": pytest.approx(0.88, abs=1e-3)}
+  assert (folder / "report.html").exists()
+  done = run("spring", *flags)
+  assert done.returncode == 2
+  assert "already holds this run; add --resume" in done.stderr
+  done = run("spring", "--data_file=a")
+  assert done.returncode == 2
+  assert "Unknown command line flag 'data_file'" in done.stderr
 
 
 def test_names_and_meanings_are_used_once():

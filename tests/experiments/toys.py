@@ -1,16 +1,20 @@
 """What a newcomer adds: a constraint, a branch and a model, each its class and one entry.
 
+An experiment is a package: toy_experiments/spring.
+
 `python tests/experiments/toys.py EXPERIMENT FLAGS` runs an experiment that knows them.
 """
 
 import runpy
 import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+import experiments
 from ace_jax.constraints.base import Constraint
 from experiments.harness import branches, constraints, models
 
@@ -64,5 +68,6 @@ if __name__ == "__main__":
   constraints.register(SHRINK)
   branches.register(SCALED)
   models.register(STILL)
+  experiments.__path__.append(str(Path(__file__).parent / "toy_experiments"))
   module = f"experiments.{sys.argv.pop(1)}"
   runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,0 +1,1 @@
+"""A spring in one dimension; see `__main__`."""
