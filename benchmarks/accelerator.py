@@ -10,7 +10,6 @@ small.
 
 import json
 import time
-from pathlib import Path
 
 from absl import app, flags
 
@@ -43,7 +42,7 @@ def main(argv: list[str]) -> None:
 
   small = FLAGS.sizes == "small" or (FLAGS.sizes == "auto" and jax.default_backend() == "cpu")
   name = jax.devices()[0].device_kind.replace(" ", "_").replace("/", "_")
-  path = Path(FLAGS.out or f"results/accelerator/{name}.json")
+  path = launching.report_path(FLAGS.out or f"results/accelerator/{name}.json")
   report = stages.run(
     [name for name in STAGES if name in FLAGS.stages],
     stages.Suite("small" if small else "published", begin + 60 * FLAGS.minutes),

@@ -30,6 +30,7 @@ def main(argv: list[str]) -> None:
   unknown = [kind for kind in FLAGS.kinds if kind not in fault_kinds.KINDS]
   if unknown:
     raise app.UsageError(f"--kinds={unknown[0]} is none of {', '.join(fault_kinds.KINDS)}.")
+  out = launching.report_path(FLAGS.out)
   root = Path(FLAGS.bench or tempfile.mkdtemp(prefix="faults_")).absolute()
   try:
     kinds = fault_campaign.run(root, FLAGS.kinds, FLAGS.tries, FLAGS.seed)
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
       shutil.rmtree(root, ignore_errors=True)
   tries, survived = (sum(kind[key] for kind in kinds.values()) for key in ("tries", "survived"))
   totals = {"benchmark": "faults", "tries": tries, "survived": survived, "seed": FLAGS.seed}
-  machine.report(Path(FLAGS.out), totals, {"kinds": kinds})
+  machine.report(out, totals, {"kinds": kinds})
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def main(argv: list[str]) -> None:
   unknown = [name for name in FLAGS.loaders or [] if name not in names]
   if unknown:
     raise app.UsageError(f"--loaders={unknown[0]} is none of {', '.join(names)}.")
+  out = launching.report_path(FLAGS.out)
   real, reports = os.environ.get("ACE_DATA_DIR"), {}
   for name in FLAGS.loaders or names:
     # A process each: its memory is limited, and a crash is a finding too.
@@ -94,7 +95,7 @@ def main(argv: list[str]) -> None:
     print(f"{name}: {json.dumps(reports[name])}", flush=True)
   totals = {"benchmark": "fuzz", "seed": FLAGS.seed, "real_files": bool(real)}
   totals |= {key: sum(report[key] for report in reports.values()) for key in ("cases", "findings")}
-  machine.report(Path(FLAGS.out), totals, {"loaders": reports})
+  machine.report(out, totals, {"loaders": reports})
 
 
 if __name__ == "__main__":
