@@ -345,8 +345,8 @@ def of_real(loss: weights.Loss) -> weights.Loss:
   def masked(prediction: Any, batch: Any) -> Any:
     returned = loss(prediction, batch)
     graph = padded_graphs(batch)
-    if graph is None or not jnp.ndim(weights.values_of(returned)):
-      return returned  # the check of `fit` says that a loss must not be one number
+    if graph is None or not getattr(weights.values_of(returned), "ndim", 0):
+      return returned  # the check of `fit` says what a loss must be
     values, given = returned if isinstance(returned, tuple) else (returned, jnp.ones(()))
     mask = _mask_of(graph, values.shape)
     given = weights.weights_of(values, given)
