@@ -303,6 +303,9 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
       ]
     if any(jnp.issubdtype(part.dtype, jnp.complexfloating) for part in parts):
       return [f"the {name} is complex; it must be real, such as jnp.abs(error) ** 2"]
+    values = weights.values_of(returned)
+    if name == "loss" and not jnp.issubdtype(values.dtype, jnp.inexact):
+      return [f"the loss is of {values.dtype}, which has no gradient; give it as a metric"]
   weighting = [
     problem
     for name, returned in tried.values.items()

@@ -14,6 +14,7 @@ from ace_jax import compiling
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import ConfigurationError, did_you_mean
+from ace_jax.finite import beyond_type
 from ace_jax.homotopy import Variables
 from ace_jax.model import Model
 from ace_jax.task import Batch
@@ -171,6 +172,12 @@ def require_samples(**kinds: Any) -> None:
       if not any(jnp.issubdtype(leaf.dtype, kind) for kind in kinds_of_numbers):
         raise ConfigurationError(
           f"{where} is an array of {leaf.dtype}; give numbers, or leave it out."
+        )
+      narrow = beyond_type(leaf) if isinstance(leaf, np.ndarray) else None
+      if narrow is not None:
+        raise ConfigurationError(
+          f"{where} holds whole numbers beyond {narrow}, which JAX would change; scale them, or "
+          "enable jax_enable_x64."
         )
       sizes.setdefault(len(leaf), where)
     if not sizes or 0 in sizes:

@@ -378,7 +378,7 @@ def fit(
     kept.replace()
     return now
 
-  with resuming.kept(workdir, settings_of_runs, resume) as kept:
+  with resuming.kept(workdir, settings_of_runs, resume, [*runs]) as kept:
     end, histories = loop.train(
       method,
       begun,

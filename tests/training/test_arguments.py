@@ -50,7 +50,8 @@ def squared(prediction, batch):
 
 
 def fit(model=None, loss=squared, train=(X, Y), valid=(X, Y), test=None, **options):
-  options = {"epochs": 1, "batch_size": 8, "progress": None, **options}
+  sizes = {} if isinstance(train, list) else {"batch_size": 8}
+  options = {"epochs": 1, **sizes, "progress": None, **options}
   options.setdefault("mesh", make_mesh(devices=jax.devices()[:1]))
   return ace_jax.fit(Net() if model is None else model, loss, train, valid, test, **options)
 
@@ -70,6 +71,8 @@ def refused(says, **given):
     ((X[:0], Y[:0]), "train has no samples"),
     ((X.tolist(), Y), r"train\[0\]\[0\]\[0\] is a float, no array with an axis of samples"),
     ((X, Y, 3), r"train\[2\] is a int, no array with an axis of samples"),
+    ((X, np.arange(16) + 2**40), r"train\[1\] holds whole numbers beyond int32, which JAX would"),
+    ([(X, np.full(16, -(2**40)))], r"batch 1 of train\[1\] holds whole numbers beyond int32"),
     ((X, Y, np.array(["a"] * 16)), r"train\[2\] is an array of <U1; give numbers"),
   ],
 )
@@ -105,6 +108,7 @@ def test_samples_to_evaluate_on_may_hold_more_than_those_to_train_on():
     ({"loss": lambda p, b: [p, p]}, "the loss returned a list"),
     ({"loss": lambda p, b: (p, None)}, "the loss returned None"),
     ({"metric": lambda p, b: None}, "the metric returned None"),
+    ({"loss": lambda p, b: p > b[1]}, "the loss is of bool, which has no gradient"),
     ({"loss": lambda p, b: p * 1j}, "the loss is complex; it must be real"),
     ({"model": Returns(Unregistered)}, "the prediction of the model holds a Unregistered"),
     (
@@ -196,3 +200,22 @@ def test_names_of_layers_are_what_they_were():
   gamma = {"gamma": 1.0, "layer": {"gamma": 2.0}, "block": {"layer": {"gamma": 3.0}}}
   assert homotopy.by_name(gamma) == {"gamma": 1.0, "layer": 2.0, "block/layer": 3.0}
   assert paths.entries(()) == ()
+
+
+def test_loaders_of_float64():
+  with jax.enable_x64(True):
+    samples = X.astype(np.float64), Y.astype(np.float64)
+    trained = fit(train=[samples], valid=[samples], test=[samples])
+    expected = squared(Net().apply(trained.projection, X), samples).mean()
+  np.testing.assert_allclose(trained.test["projection"], expected, rtol=1e-6)
+
+
+def test_a_run_that_was_given_alone_is_no_list_of_one(tmp_path):
+  fit(workdir=tmp_path / "alone")
+  with pytest.raises(ConfigurationError, match=r"has seed=0, not seeds=\[0\]; give that"):
+    fit(workdir=tmp_path / "alone", resume=True, seeds=(0,), epochs=2)
+  fit(workdir=tmp_path / "listed", seeds=(0,))
+  with pytest.raises(ConfigurationError, match=r"has seeds=\[0\], not seed=0; give that"):
+    fit(workdir=tmp_path / "listed", resume=True, epochs=2)
+  (again,) = fit(workdir=tmp_path / "listed", resume=True, seeds=(0,), epochs=2)
+  assert [record["epoch"] for record in again.history] == [1, 2]
