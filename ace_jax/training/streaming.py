@@ -208,7 +208,8 @@ def _samples(batch: Batch, rows: int, samples: Any) -> Any:
 
 def _prefetched(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
   """Yields what an iterator does, of which a thread has the next ready."""
-  wide = jax.config.jax_enable_x64  # which a `with jax.enable_x64` sets for its own thread alone
+  # A `with jax.enable_x64` sets it for its own thread alone.
+  wide = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
   def read() -> Chunk | None:
     with jax.enable_x64(wide):
