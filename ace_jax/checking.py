@@ -11,7 +11,7 @@ import numpy as np
 
 from ace_jax import compiling, homotopy, programs, sample_losses, task, weights
 from ace_jax.constraints.base import Constraint
-from ace_jax.errors import ConfigurationError
+from ace_jax.errors import AceError, ConfigurationError, first_line
 from ace_jax.homotopy import LayerCall
 from ace_jax.recording import layer_calls
 from ace_jax.symmetry import entries
@@ -112,9 +112,13 @@ def require(
     ConfigurationError: names the first problem.
   """
   variables = homotopy.without_sown(variables)
-  functions = {f"metric {name}": metric for name, metric in metrics.items()}
-  if learned.metric is not None and not functions:
-    functions = {"metric": learned.metric}
+  for path, leaf in jax.tree_util.tree_flatten_with_path(variables.get("params", {}))[0]:
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+      raise ConfigurationError(
+        f"params{jax.tree_util.keystr(path)} is of {leaf.dtype}, which has no gradient; keep it in "
+        "another collection, such as by self.variable."
+      )
+  functions = _metrics(learned, metrics)
   tried = _try(learned, {"loss": learned.loss, **functions}, variables, sample)
   problems = _loss_problems(tried, variables, sample)
   if not strict and not problems and _constrains_gamma(constraint):
@@ -122,6 +126,57 @@ def require(
   problems = problems or _projection_problems(learned, tried, variables, sample)
   if problems:
     raise ConfigurationError(f"{problems[0]}.")
+
+
+def require_evaluated(
+  learned: Task,
+  variables: homotopy.Variables,
+  sample: Batch,
+  others: Mapping[str, Batch],
+  metrics: Mapping[str, Callable[[Any, Batch], jax.Array]] = MappingProxyType({}),
+) -> None:
+  """Refuses samples to evaluate on which model and metrics fail, or compare with one another.
+
+  Args:
+    learned: Model and loss, which have passed `require`.
+    variables: Initial ones.
+    sample: What they passed with.
+    others: Samples by what they are called; those of the shapes of `sample` pass as it did.
+    metrics: Further metrics by name.
+
+  Raises:
+    ConfigurationError: names the samples, and their first problem.
+  """
+  variables = homotopy.without_sown(variables)
+  functions = _metrics(learned, metrics) or {"loss": learned.loss}
+  for called, other in others.items():
+    if _kind(other) == _kind(sample):
+      continue
+    try:
+      tried = _try(learned, functions, variables, other)
+    except Exception as error:  # of the model, of any kind
+      raise ConfigurationError(
+        f"{called} is not what train is, and model or metric fail on it ({first_line(error)}); "
+        "give it the structure and the shapes of train."
+      ) from error
+    problems = _loss_problems(tried, variables, other)
+    if problems:
+      raise ConfigurationError(f"of {called}, {problems[0]}.")
+
+
+def _metrics(
+  learned: Task, metrics: Mapping[str, Callable[[Any, Batch], jax.Array]]
+) -> dict[str, Callable[[Any, Batch], Any]]:
+  """Returns what is evaluated beside the loss, by what messages call it."""
+  functions: dict[str, Any] = {f"metric {name}": metric for name, metric in metrics.items()}
+  if learned.metric is not None and not functions:
+    functions = {"metric": learned.metric}
+  return functions
+
+
+def _kind(batch: Batch) -> tuple[Any, list[tuple[int, ...]]]:
+  leaves, structure = jax.tree.flatten(batch)
+  return structure, [leaf.shape[1:] for leaf in leaves]
 
 
 def _constrains_gamma(constraint: Constraint) -> bool:
@@ -161,6 +216,12 @@ def _try(
   @jax.jit
   def run(variables: homotopy.Variables, batch: Batch) -> tuple[dict[str, Any], Any]:
     prediction = learned.predict(variables, batch)
+    for leaf in jax.tree.leaves(prediction):
+      if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | complex):
+        raise ConfigurationError(
+          f"the prediction of the model holds a {type(leaf).__name__}; let it return arrays, in "
+          "tuples, lists, dictionaries, or dataclasses of flax.struct."
+        )
     values = {name: function(prediction, batch) for name, function in functions.items()}
     return values, prediction
 
@@ -232,6 +293,19 @@ def _without_effect(
 
 def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -> list[str]:
   """Judges the shapes of loss and metrics, for samples at two batch sizes."""
+  for name, returned in tried.values.items():
+    parts = returned if isinstance(returned, tuple) else (returned,)
+    odd = [type(part).__name__ for part in parts if not hasattr(part, "shape")]
+    if odd:
+      return [
+        f"the {name} returned {'None' if odd[0] == 'NoneType' else f'a {odd[0]}'}; it must return "
+        "an array [samples, ...], or a pair (values, weights) of them"
+      ]
+    if any(jnp.issubdtype(part.dtype, jnp.complexfloating) for part in parts):
+      return [f"the {name} is complex; it must be real, such as jnp.abs(error) ** 2"]
+    values = weights.values_of(returned)
+    if name == "loss" and not jnp.issubdtype(values.dtype, jnp.inexact):
+      return [f"the loss is of {values.dtype}, which has no gradient; give it as a metric"]
   weighting = [
     problem
     for name, returned in tried.values.items()
@@ -247,12 +321,18 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
     ][:1]
   # Of the projection, whose prediction has the same shapes, and which is traced in half the time.
   plain = homotopy.project(variables)
-  several = {
-    n: tried.values
-    if n == task.size(batch)
-    else jax.eval_shape(tried.run, plain, _shapes(batch, n))[0]
-    for n in ((2, 3) if tried.values else ())
-  }
+  several = {}
+  for n in (2, 3) if tried.values else ():
+    try:
+      alike = n == task.size(batch)
+      several[n] = tried.values if alike else _values(tried, plain, batch, n)
+    except AceError:
+      raise
+    except Exception as error:  # of the model or a loss, of any kind
+      return [
+        f"model or loss fail on {n} samples, and not on {task.size(batch)} ({first_line(error)}); "
+        "let no shape of theirs depend on how many there are"
+      ]
   for name in tried.values:
     shapes = []
     for samples, values in several.items():
@@ -274,6 +354,11 @@ def _loss_problems(tried: _Tried, variables: homotopy.Variables, batch: Batch) -
     for name, function in tried.functions.items()
     if sample_losses.broadcasts(function, tried.prediction, batch)
   ][:1]
+
+
+def _values(tried: _Tried, variables: homotopy.Variables, batch: Batch, samples: int) -> Any:
+  """Returns what loss and metrics return of so many samples, as shapes."""
+  return jax.eval_shape(tried.run, variables, _shapes(batch, samples))[0]
 
 
 def _projection_problems(

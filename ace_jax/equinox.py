@@ -233,18 +233,23 @@ def relax(
   """
   chosen = 0
 
-  def stop(node: Any) -> bool:
-    is_module = isinstance(node, eqx.Module) and node is not module
-    return isinstance(node, Homotopic) or (is_module and where(node))
-
   def wrap(node: Any) -> Any:
     nonlocal chosen
     if isinstance(node, Homotopic) or not isinstance(node, eqx.Module):
       return node
     chosen += 1
-    return Relaxed(node, Homotopic(branch(node), **layer))
+    return Relaxed(within(node), Homotopic(branch(node), **layer))
 
-  relaxed = jax.tree.map(wrap, module, is_leaf=stop)
+  def within(node: Any) -> Any:
+    """Wraps what is chosen below a module, also where that is chosen itself."""
+
+    def stop(child: Any) -> bool:
+      is_module = isinstance(child, eqx.Module) and child is not node
+      return isinstance(child, Homotopic) or (is_module and where(child))
+
+    return jax.tree.map(wrap, node, is_leaf=stop)
+
+  relaxed = within(module)
   if not chosen:
     raise ConfigurationError("relax: `where` chooses no submodule of the model.")
   return relaxed

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export as jax_export
 
 from ace_jax import archives, homotopy
-from ace_jax.errors import ConfigurationError
+from ace_jax.errors import ConfigurationError, first_line
 
 __all__ = [
   "export_function",
@@ -67,14 +68,35 @@ def export_function(
 
   Returns:
     What `load_function` takes.
+
+  Raises:
+    ConfigurationError: an input is no array with the common leading axis; or inputs or results are
+      in containers of another kind, such as a NamedTuple, which a file without Python cannot hold.
   """
+  sizes: dict[int | None, str] = {}
+  for path, leaf in jax.tree_util.tree_flatten_with_path(inputs)[0]:
+    shape = np.shape(leaf)
+    what = f"inputs{jax.tree_util.keystr(path)} of shape {shape}"
+    sizes.setdefault(shape[0] if shape else None, what)
+  if len(sizes) > 1 or None in sizes:
+    raise ConfigurationError(
+      f"export_function: {' and '.join([*sizes.values()][:2])} have no common axis of samples; "
+      "let `apply` hold what is no sample, such as lambda variables, x: apply(variables, x, 3)."
+    )
   (batch,) = jax_export.symbolic_shape("batch")
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((batch, *jnp.shape(x)[1:]), jnp.result_type(x)), inputs
   )
   function = jax.jit(lambda *arrays: apply(variables, *arrays))
   platforms = ["cpu", "cuda", "rocm", "tpu"]
-  return bytes(jax_export.export(function, platforms=platforms)(*shapes).serialize())
+  exported = jax_export.export(function, platforms=platforms)(*shapes)
+  try:
+    return bytes(exported.serialize())
+  except ValueError as error:
+    raise ConfigurationError(
+      f"export_function cannot write this function ({first_line(error)}); let it take and return "
+      "arrays, in tuples, lists and dictionaries."
+    ) from error
 
 
 def load_function(data: bytes) -> Callable[..., Any]:

@@ -95,6 +95,21 @@ def not_finite(called: str, array: Any, unit: str = "sample") -> tuple[int, str]
   return int(rows[0]), _mend(called, count, unit, rows[0])
 
 
+def beyond_type(array: Any) -> Any:
+  """Returns the type that JAX gives an array of whole numbers, if some are beyond it; else None.
+
+  They would become other numbers, and nobody would say so.
+
+  Args:
+    array: Of NumPy.
+  """
+  kept = jax.dtypes.canonicalize_dtype(array.dtype)
+  if array.dtype.kind not in "iu" or kept == array.dtype or not array.size:
+    return None
+  limits = np.iinfo(kept)
+  return None if limits.min <= array.min() and array.max() <= limits.max else kept
+
+
 def first_not_finite(called: str, samples: Batch) -> str:
   """Returns which array of samples holds numbers that are not finite, in words; "" if none does.
 

@@ -9,13 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from flax.core import meta, tracers
+from flax.core import meta, tracers, unfreeze
 from jaxtyping import Array, Bool, Float
 
 # Here too: where the other project was installed last, its __init__.py takes the place of ours.
 import ace_jax.installation  # noqa: F401
 from ace_jax import scales
 from ace_jax.errors import ConfigurationError
+from ace_jax.paths import entries
 from ace_jax.recording import LayerCall, layer_calls, record_call
 
 GAMMA = "gamma"
@@ -53,6 +54,11 @@ def array(x: Any) -> Array:
 def flatten(x: Any, axes: int) -> Float[Array, "... features"]:
   """Joins the last `axes` axes, those of the features, of an array or `IrrepsArray` into one."""
   x = array(x)
+  if not 1 <= axes <= x.ndim:
+    raise ConfigurationError(
+      f"a Homotopic has axes={axes} on an array of shape {x.shape}; give how many of its last axes "
+      "are features, at least 1."
+    )
   return x if axes == 1 else x.reshape(*x.shape[: x.ndim - axes], math.prod(x.shape[-axes:]))
 
 
@@ -267,8 +273,11 @@ def without_sown(variables: Variables) -> dict[str, Any]:
 
 
 def unbox(variables: Variables) -> dict[str, Any]:
-  """Returns the variables without boxes of metadata (`nn.with_partitioning`) around leaves."""
-  return dict(meta.unbox(variables))
+  """Returns the variables without boxes of metadata (`nn.with_partitioning`) around leaves.
+
+  All are dictionaries: what a model updates is one, which a `FrozenDict` could not become.
+  """
+  return dict(unfreeze(meta.unbox(variables)))
 
 
 def merge(theta: Any, gamma: Any, model_state: Variables | None = None) -> dict[str, Any]:
@@ -372,11 +381,17 @@ def names(gamma: Any) -> list[str]:
 
 
 def by_name(gamma: Any) -> dict[str, Array]:
-  """Returns {name of the homotopic layer: leaf} for the collection `gamma` or a tree like it."""
+  """Returns {name of the homotopic layer: leaf} for the collection `gamma` or a tree like it.
+
+  Of other trees, such as the multipliers of a constraint of one's own, the names are the paths of
+  the leaves; a leaf alone is called "all".
+  """
   paths, _ = jax.tree_util.tree_flatten_with_path(gamma)
   return {_name(path): leaf for path, leaf in paths}
 
 
 def _name(path: tuple[Any, ...]) -> str:
-  parts = [str(entry.key) for entry in path]
-  return "/".join(parts[:-1]) or parts[-1]
+  parts = [*map(str, entries(path))]
+  if len(parts) > 1 and parts[-1] == GAMMA:
+    del parts[-1]
+  return "/".join(parts) or "all"

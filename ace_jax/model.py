@@ -114,6 +114,7 @@ def from_linen(module: nn.Module, rngs: Sequence[str] = ("dropout",)) -> Model:
     rngs: Names of its streams of random numbers in training.
   """
   call = type(getattr(module, "relaxed_model", module)).__call__
+  rngs = (rngs,) if isinstance(rngs, str) else rngs
 
   def initial(key: PRNGKeyArray, *inputs: Any) -> tuple[dict[str, Any], set[sown.Path]]:
     # Modes that have no default are given; others stay as the module's author left them.

@@ -156,6 +156,8 @@ def primal_optimizer(
   for name, transformation in given.items():
     if name not in rates:
       raise ConfigurationError(f"optimizer has {name!r}; it moves theta, gamma and slack.")
+    if isinstance(transformation, optax.MultiSteps):
+      transformation = transformation.gradient_transformation()
     if not isinstance(transformation, optax.GradientTransformation):
       raise ConfigurationError(
         f"the optimizer of {name} is a {type(transformation).__name__}; give a transformation such "

@@ -116,7 +116,7 @@ def batches(
       edges and globals are any pytrees, of one structure in all graphs.
     nodes: Nodes of each size, padding included, of which one is always: one number, or up to four,
       from small to large.
-    edges: Edges of each size, as many numbers.
+    edges: Edges of each size, as many numbers; where that of nodes is the same, there is one more.
     count: Real graphs in a batch, at most; None takes as many as fit.
 
   Raises:
@@ -124,8 +124,16 @@ def batches(
       are not the same in all.
   """
   sizes = _sizes(nodes, edges)
-  if count is not None and count < 1:
-    raise ConfigurationError(f"batches: count is {count}; a batch has at least 1 graph.")
+  number = whole(count)
+  if count is not None and (number is None or number < 1):
+    raise ConfigurationError(
+      f"batches: count is {count!r:.40}; it must be a whole number, at least 1."
+    )
+  count = number
+  if isinstance(graph_list, jraph.GraphsTuple):
+    raise ConfigurationError(
+      "batches: given one GraphsTuple; give a list of graphs (jraph.unbatch takes a batch apart)."
+    )
   checked_graphs = [_checked(i, graph, sizes[-1]) for i, graph in enumerate(graph_list)]
   if not checked_graphs:
     return
@@ -175,6 +183,10 @@ def _whole_numbers(name: str, given: Any) -> list[int]:
 
 def _checked(index: int, graph: jraph.GraphsTuple, largest: tuple[int, int]) -> jraph.GraphsTuple:
   """Returns a graph with NumPy arrays, of which none is None but features."""
+  if not isinstance(graph, jraph.GraphsTuple):
+    raise ConfigurationError(
+      f"batches: entry {index} is a {type(graph).__name__}; each must be a jraph.GraphsTuple."
+    )
   counts = np.asarray(graph.n_node), np.asarray(graph.n_edge)
   if any(array.shape != (1,) for array in counts):
     raise ConfigurationError(
@@ -201,6 +213,14 @@ def _checked(index: int, graph: jraph.GraphsTuple, largest: tuple[int, int]) -> 
   arrays: dict[str, Any] = {
     name: jax.tree.map(np.asarray, getattr(graph, name)) for name in ("nodes", "edges", "globals")
   }
+  for name, rows in {"nodes": nodes, "edges": edges, "globals": 1}.items():
+    for leaf in jax.tree.leaves(arrays[name]):
+      without = name == "edges" and not edges and not leaf.size  # of any shape
+      if leaf.shape[:1] != (rows,) and not without:
+        raise ConfigurationError(
+          f"batches: {name} of graph {index} have shape {leaf.shape}; their first axis must have "
+          f"{rows}, one for each{' of its ' + name if name != 'globals' else ' graph'}."
+        )
   arrays |= {"n_node": counts[0].astype(np.int32), "n_edge": counts[1].astype(np.int32)}
   return graph._replace(senders=ends[0], receivers=ends[1], **arrays)
 
@@ -267,7 +287,11 @@ def _padded(
   size = sizes[bisect.bisect_left([_fits(filled, size) for size in sizes], True)]
   most = (size[0] - 1) // smallest
   most = most if count is None else min(most, count)
-  return PaddedGraphs(*jraph.pad_with_graphs(jraph.batch_np(batch), *size, most + 1))
+  # Numbers that are the same would leave open of which of them a loss has values (`of_real`).
+  num_nodes, num_edges = size[0], size[1] + (size[0] == size[1])
+  while most + 1 in (num_nodes, num_edges):
+    most += 1
+  return PaddedGraphs(*jraph.pad_with_graphs(jraph.batch_np(batch), num_nodes, num_edges, most + 1))
 
 
 def nearest(
@@ -308,21 +332,21 @@ def _is_padded(node: Any) -> bool:
 def of_real(loss: weights.Loss) -> weights.Loss:
   """Returns a loss in which padding weighs nothing, with the weights that it has where it has some.
 
-  Its values may be of graphs, of nodes or of edges; which, their number says (in this order).
+  Its values may be of graphs, of nodes or of edges; which, their number says.
 
   Args:
     loss: `loss(prediction, batch)` of a batch with `PaddedGraphs`, for padding too; these may have
       another axis in front, of batches that are stacked.
 
   Raises:
-    ConfigurationError: there are as many values as neither graphs, nodes nor edges.
+    ConfigurationError: there are as many values as neither graphs, nodes nor edges, or as two.
   """
 
   def masked(prediction: Any, batch: Any) -> Any:
     returned = loss(prediction, batch)
     graph = padded_graphs(batch)
-    if graph is None or not jnp.ndim(weights.values_of(returned)):
-      return returned  # the check of `fit` says that a loss must not be one number
+    if graph is None or not getattr(weights.values_of(returned), "ndim", 0):
+      return returned  # the check of `fit` says what a loss must be
     values, given = returned if isinstance(returned, tuple) else (returned, jnp.ones(()))
     mask = _mask_of(graph, values.shape)
     given = weights.weights_of(values, given)
@@ -335,8 +359,17 @@ def _mask_of(graph: PaddedGraphs, shape: tuple[int, ...]) -> Any:
   """Returns which rows of an array of such a shape are of real graphs, nodes or edges."""
   if graph.n_node.ndim > 1:
     return jax.vmap(lambda graph: _mask_of(graph, shape[1:]))(graph)
-  num_nodes = graphs.num_nodes_of(graph)
+  # Of graphs without features of nodes, no number but that of graphs and edges is known.
+  num_nodes = graphs.num_nodes_of(graph) if jax.tree.leaves(graph.nodes) else 0
   sizes = (len(graph.n_node), num_nodes, len(graphs.edge_nodes(graph.senders)))
+  same = [
+    name for name, n in zip(("graphs", "nodes", "edges"), sizes, strict=True) if shape[:1] == (n,)
+  ]
+  if len(same) > 1:
+    raise ConfigurationError(
+      f"a loss or metric of {shape[0]} values may be one for each of the {' or of the '.join(same)}"
+      f" of a padded batch, which has as many of both; pad to other sizes."
+    )
   if shape[:1] == sizes[:1]:
     return _real(graph)
   if shape[:1] == sizes[1:2]:

@@ -225,7 +225,7 @@ def _check_model(path: Path, saved: Saved, model: Any) -> None:
   remedy = "give the model that was trained"
   try:
     expected = dict(jax.eval_shape(as_model(model).init, jax.random.key(0), *inputs))
-  except (TypeError, ValueError) as error:
+  except Exception as error:  # the model's, of any kind
     raise CheckpointError(
       f"{path}: the model cannot take its inputs ({first_line(error)}); {remedy}."
     ) from error

@@ -1,11 +1,13 @@
 """What is learned: a model, what it sees of a batch, and a loss for each sample."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import jraph
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ace_jax import homotopy, weights
@@ -90,8 +92,42 @@ def _of_samples(loss: Loss, prediction: Any, batch: Batch) -> Any:
 
 
 def first(batch: Batch) -> tuple[Any, ...]:
-  """The inputs of a batch (x, y): x alone."""
+  """The inputs of a batch (x, y): x alone.
+
+  Raises:
+    ConfigurationError: the batch is no tuple or list, so that nothing says which part x is.
+  """
+  if not isinstance(batch, tuple | list) or isinstance(batch, jraph.GraphsTuple):
+    some = f"batch[{next(iter(batch), 'x')!r}]" if isinstance(batch, Mapping) else "batch"
+    raise ConfigurationError(
+      f"a batch is {_called(batch)}, no pair (x, y); say what the model is called on, such as "
+      f"inputs=lambda batch: ({some},)."
+    )
   return (batch[0],)
+
+
+def _called(value: Any) -> str:
+  return "an array" if isinstance(value, jax.Array) else f"a {type(value).__name__}"
+
+
+def positional(inputs: Callable[[Batch], tuple[Any, ...]]) -> Callable[[Batch], tuple[Any, ...]]:
+  """Returns `inputs` as it is, but for a line that says where it returns no tuple.
+
+  Args:
+    inputs: Positional arguments of a model, from a batch. An array would be taken apart into them.
+  """
+
+  @functools.wraps(inputs)
+  def checked(batch: Batch) -> tuple[Any, ...]:
+    returned = inputs(batch)
+    if not isinstance(returned, tuple | list) or isinstance(returned, jraph.GraphsTuple):
+      raise ConfigurationError(
+        f"inputs returned {_called(returned)}; it must return a tuple of the model's "
+        "positional arguments, (x,) of one."
+      )
+    return tuple(returned)
+
+  return checked
 
 
 def from_model(
@@ -114,7 +150,7 @@ def from_model(
     rngs: Names of a Linen module's streams of random numbers in training.
     mode: Whether a low ("min") or a high ("max") metric is a good one.
   """
-  functions = as_model(model, rngs)
+  functions, inputs = as_model(model, rngs), positional(inputs)
 
   def apply(variables, batch, key):
     return functions.apply(variables, *inputs(batch), key=key)

@@ -103,14 +103,16 @@ def _masked(values: Array, weights: Any) -> tuple[Array, Array]:
 
 
 def weights_of(values: Array, weights: Any) -> Array:
-  """Returns weights in the shape and dtype of the values, whose leading axes they have.
+  """Returns weights in the shape of the values, whose leading axes they have, as real numbers.
+
+  They are of 32 bits at least: a share is none in the type of values that are whole or true.
 
   Args:
     values: [samples, ...].
     weights: [samples], or with more of the values' axes, each of their length or 1.
   """
   shape = (*jnp.shape(weights), *[1] * (values.ndim - jnp.ndim(weights)))
-  return jnp.broadcast_to(jnp.reshape(weights, shape), values.shape).astype(values.dtype)
+  return _wide(jnp.broadcast_to(jnp.reshape(weights, shape), values.shape))
 
 
 def _guarded(prediction: Any, weights: Array) -> Any:
@@ -119,7 +121,9 @@ def _guarded(prediction: Any, weights: Array) -> Any:
   They would be 0 times what the loss makes of a missing label, a NaN say, and that is a NaN.
   """
 
-  def guard(leaf: Array) -> Array:
+  def guard(leaf: Any) -> Any:
+    if not jnp.ndim(leaf):
+      return leaf
     if leaf.shape[: weights.ndim] == weights.shape:
       counted = weights != 0
     elif leaf.shape[:1] == weights.shape[:1]:

@@ -1,9 +1,13 @@
+from typing import Any, NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ace_jax import Homotopic, export, homotopy
+from ace_jax.errors import ConfigurationError
 from ace_jax.relaxations import MLP
 
 
@@ -52,3 +56,25 @@ def test_exported_functions_take_dictionaries_and_lists():
     outputs = call(*few)
     np.testing.assert_allclose(outputs["energy"], np.sum(x[:count], axis=1), rtol=1e-6)
     np.testing.assert_allclose(outputs["forces"][0], x[:count] * np.arange(count)[:, None])
+
+
+class Pair(NamedTuple):
+  x: Any
+  y: Any
+
+
+def test_what_cannot_be_exported_is_said():
+  model, variables, x = start()
+  for apply, inputs, says in (
+    (lambda v, x: Pair(x, model.apply(v, x)), (x,), "let it take and return arrays, in tuples"),
+    (lambda v, pair: model.apply(v, pair.x), (Pair(x, x),), "let it take and return arrays"),
+    (
+      lambda v, x, by: model.apply(v, x) * by,
+      (x, 2.0),
+      r"inputs\[1\] of shape \(\) have no common",
+    ),
+    (lambda v, x, y: model.apply(v, x), (x, x[:2]), "no common axis of samples; let `apply` hold"),
+  ):
+    with pytest.raises(ConfigurationError, match=says) as error:
+      export.export_function(apply, variables, *inputs)
+    assert "\n" not in str(error.value)

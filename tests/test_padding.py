@@ -225,6 +225,7 @@ def test_masks_that_edges_of_leading_nodes_cannot_keep():
     ({"nodes": (16, 8), "edges": (30, 30)}, "must rise"),
     ({"nodes": 1, "edges": 0}, "at least 2"),
     ({"nodes": 16, "edges": 64, "count": 0}, "count is 0"),
+    ({"nodes": 16, "edges": 64, "count": "2"}, "count is '2'; it must be a whole number"),
     ({"nodes": 16.5, "edges": 64}, "nodes is 16.5; give one whole number, or one a size"),
     ({"nodes": 16, "edges": None}, "edges is None; give one whole number, or one a size"),
   ],
@@ -242,12 +243,19 @@ def test_sizes_that_do_not_fit(sizes, says):
     (graph_of(0, 0), "has no nodes"),
     (graph_of(3, 0)._replace(senders=np.full(6, 3)), "not 6 pairs of its nodes, 0 to 2"),
     (graph_of(3, 0)._replace(senders=np.zeros(5)), "not 6 pairs of its nodes"),
+    (graph_of(3, 0)._replace(globals=np.ones(2)), "globals of graph 1 have shape (2,); their"),
+    (graph_of(3, 0)._replace(globals=np.float32(2)), "globals of graph 1 have shape ()"),
+    (graph_of(3, 0)._replace(nodes=np.ones((2, 3))), "must have 3, one for each of its nodes"),
+    (graph_of(3, 0)._replace(edges=np.ones((7, 3))), "must have 6, one for each of its edges"),
+    (np.ones(3), "entry 1 is a ndarray; each must be a jraph.GraphsTuple"),
   ],
 )
 def test_graphs_that_are_none(graph, says):
   with pytest.raises(ConfigurationError, match=re.escape(says)):
     [*padding.batches([GRAPHS[0], graph], nodes=32, edges=64)]
   assert [*padding.batches([], nodes=32, edges=64)] == []
+  with pytest.raises(ConfigurationError, match="given one GraphsTuple; give a list of graphs"):
+    [*padding.batches(GRAPHS[0], nodes=32, edges=64)]
 
 
 def with_edges(graph, width):

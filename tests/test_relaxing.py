@@ -137,6 +137,26 @@ def test_equinox():
   assert jax.tree.structure(ace_jax.equinox.prune(relaxed)) == jax.tree.structure(model)
 
 
+def test_equinox_submodules_within_others_that_are_chosen_too():
+  keys = jax.random.split(KEY, 3)
+  inner = eqx.nn.Sequential([eqx.nn.Linear(4, 4, key=keys[0]), eqx.nn.Lambda(jnp.tanh)])
+  model = eqx.nn.Sequential([inner, eqx.nn.Linear(4, 2, key=keys[1])])
+  branch = eqx.nn.Linear(4, 4, key=keys[2])
+
+  def chosen(module):
+    return module is inner or module is inner.layers[0]
+
+  relaxed = ace_jax.relax(model, chosen, lambda module: branch)
+  variables = ace_jax.equinox.variables(relaxed)
+  assert [*ace_jax.by_name(variables["gamma"])] == ["layers_0", "layers_0/layers_0"]
+  first, second = inner.layers[0], model.layers[1]
+  for x in X[:2]:
+    expected = second(jnp.tanh(first(x) + branch(x)) + branch(x))
+    np.testing.assert_allclose(relaxed(x), expected, rtol=1e-5, atol=1e-6)
+  back = ace_jax.equinox.prune(relaxed)
+  assert jax.tree.structure(back) == jax.tree.structure(model)
+
+
 class ByName(nn.Module):
   @nn.compact
   def __call__(self, x):

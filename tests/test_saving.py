@@ -40,6 +40,12 @@ class Relaxed(nn.Module):
     return ace_jax.Homotopic(nn.Dense, scale="fixed", name=self.homotopic)(y, x)
 
 
+class OfGraphs(nn.Module):
+  @nn.compact
+  def __call__(self, graph):
+    return nn.Dense(1)(graph.nodes)
+
+
 def squared_error(prediction, batch):
   return jnp.square(prediction - batch[1])
 
@@ -87,6 +93,7 @@ def test_a_file_of_another_model_is_refused(tmp_path, trained):
     (Relaxed(homotopic="other"), "batch_stats/layer/mean_square has shape .* model has no array"),
     (Plain(), "batch_stats/layer/mean_square has shape .* model has no array"),
     (nn.Embed(3, 4), "cannot take its inputs"),
+    (OfGraphs(), "cannot take its inputs"),
   ):
     with pytest.raises(CheckpointError, match=says) as error:
       ace_jax.load(tmp_path / "a.npz", model)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ace_jax
-from ace_jax import graphs, padding
+from ace_jax import graphs, padding, weights
 from ace_jax.constraints.rivals import Remul
 from ace_jax.errors import ConfigurationError
 from ace_jax.symmetry import groups
@@ -211,6 +211,62 @@ def test_padding_counts_nothing_in_batches_that_are_stacked_in_memory():
 def test_what_cannot_be_weights_is_refused(loss, says):
   with pytest.raises(ConfigurationError, match=says):
     fit((X, Y), (X, Y), loss)
+
+
+def test_what_is_true_is_weighed_by_shares():
+  shares = jnp.array([0.5, 3.0, 0.25])
+  for values in (jnp.array([True, False, True]), jnp.array([1, 0, 1])):
+    unweighted = weights.for_means(lambda p, b, v=values: (v, shares))(X, None)
+    CLOSE(jnp.mean(unweighted), 0.75 / 3.75)
+    total, weight = weights.of_samples((values, shares))
+    CLOSE(total.sum() / weight.sum(), 0.75 / 3.75)
+
+
+def sized(nodes, edges, smallest):
+  """Graphs of 4 nodes and a chain of edges, and one that may have a single node."""
+  graph_list = []
+  for n in (4, smallest, 4):
+    ends = np.arange(n - 1)
+    graph_list.append(
+      jraph.GraphsTuple(
+        *(RNG.normal(size=(n, 2)).astype(np.float32), None, ends, ends + 1),
+        *(None, np.array([n]), np.array([n - 1])),
+      )
+    )
+  return graph_list, next(iter(graphs.batches(graph_list, nodes=nodes, edges=edges)))
+
+
+@pytest.mark.parametrize(("nodes", "edges", "smallest"), [(12, 30, 1), (12, 12, 2), (16, 4 * 4, 1)])
+def test_numbers_of_graphs_nodes_and_edges_differ(nodes, edges, smallest):
+  graph_list, batch = sized(nodes, edges, smallest)
+  sizes = [len(batch.n_node), len(batch.nodes), len(batch.senders)]
+  assert len({*sizes}) == 3
+  assert sizes[1] == nodes
+  of_nodes = padding.of_real(lambda p, g: jnp.square(g.nodes[:, 0]))
+  of_edges = padding.of_real(lambda p, g: jnp.square(g.nodes[g.senders, 0] - 1))
+  for loss in (of_nodes, of_edges):
+    values, given = loss(None, batch)
+    plain = [loss(None, graph) for graph in graph_list]
+    CLOSE(jnp.sum(values * given) / jnp.sum(given), np.mean(np.concatenate(plain)))
+
+
+def test_values_that_may_be_of_nodes_or_of_edges_are_refused():
+  loss = padding.of_real(lambda p, g: jnp.square(g.nodes))
+  batch = sized(12, 12, 2)[1]
+  twice = padding.PaddedGraphs(*jraph.pad_with_graphs(batch, 13, 14, len(batch.n_node) + 1))
+  with pytest.raises(ConfigurationError, match="of the nodes or of the edges of a padded batch"):
+    loss(None, twice._replace(senders=twice.senders[:13], receivers=twice.receivers[:13]))
+
+
+def test_graphs_without_features_of_nodes():
+  graph_list = [
+    graph._replace(nodes=None, edges=RNG.normal(size=(int(graph.n_edge[0]), 2)))
+    for graph in sized(12, 30, 2)[0]
+  ]
+  (batch,) = graphs.batches(graph_list, nodes=12, edges=30)
+  values, given = padding.of_real(lambda p, g: jnp.square(g.edges))(None, batch)
+  expected = np.mean(np.square(np.concatenate([graph.edges for graph in graph_list])))
+  CLOSE(jnp.sum(values * given) / jnp.sum(given), expected)
 
 
 def test_real_graphs_weigh_what_the_loss_says():

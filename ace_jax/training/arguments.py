@@ -6,14 +6,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ace_jax import compiling
+from ace_jax.constraints.base import Constraint
+from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import ConfigurationError, did_you_mean
+from ace_jax.finite import beyond_type
 from ace_jax.homotopy import Variables
 from ace_jax.model import Model
 from ace_jax.task import Batch
 from ace_jax.training import loop
 from ace_jax.training.history import Record
+from ace_jax.training.loaders import Loader
 from ace_jax.training.sinks import CallbackLogger, Logger, as_logger
 
 _SEEDS = range(-(2**31), 2**32)
@@ -125,6 +132,61 @@ def loggers_of(
         f"a {type(callback).__name__} cannot log several seeds; give functions of a record."
       )
   return [CallbackLogger(callback, {"seed": seed}) for callback in callbacks if callable(callback)]
+
+
+def constraint_of(given: Constraint | None) -> Constraint:
+  """Returns a constraint as it is, and the default where there is none.
+
+  Raises:
+    ConfigurationError: it is something else, such as the class of one.
+  """
+  if given is not None and not isinstance(given, Constraint):
+    what = given.__name__ if isinstance(given, type) else f"a {type(given).__name__}"
+    raise ConfigurationError(
+      f"constraint is {what}; give an instance of one, such as ace_jax.Resilient(rho=0.1)."
+    )
+  return Equality() if given is None else given
+
+
+def require_samples(**kinds: Any) -> None:
+  """Refuses data in memory that are not arrays of numbers with one leading axis of samples.
+
+  Args:
+    **kinds: Data by what they are called; None and loaders are left out.
+
+  Raises:
+    ConfigurationError: names the first entry, and what it is.
+  """
+  for called, data in kinds.items():
+    if data is None or isinstance(data, Loader):
+      continue
+    sizes: dict[int, str] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]:
+      where = f"{called}{jax.tree_util.keystr(path)}"
+      if not isinstance(leaf, np.ndarray | jax.Array) or not leaf.ndim:
+        raise ConfigurationError(
+          f"{where} is a {type(leaf).__name__}, no array with an axis of samples; give an array of "
+          "NumPy or JAX, or leave it out."
+        )
+      kinds_of_numbers = (np.number, np.bool_, jax.dtypes.extended)
+      if not any(jnp.issubdtype(leaf.dtype, kind) for kind in kinds_of_numbers):
+        raise ConfigurationError(
+          f"{where} is an array of {leaf.dtype}; give numbers, or leave it out."
+        )
+      narrow = beyond_type(leaf) if isinstance(leaf, np.ndarray) else None
+      if narrow is not None:
+        raise ConfigurationError(
+          f"{where} holds whole numbers beyond {narrow}, which JAX would change; scale them, or "
+          "enable jax_enable_x64."
+        )
+      sizes.setdefault(len(leaf), where)
+    if not sizes or 0 in sizes:
+      raise ConfigurationError(f"{called} has no samples; give some.")
+    if len(sizes) > 1:
+      (a, first), (b, other) = [*sizes.items()][:2]
+      raise ConfigurationError(
+        f"{first} has {a} samples, {other} {b}; all arrays must have the same, in their first axis."
+      )
 
 
 def options_of(settings: dict[str, Any], others: Sequence[str]) -> loop.Settings:

@@ -3,7 +3,7 @@
 import inspect
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 
 from ace_jax import checking, finite, homotopy, padding, saving, signals, task
 from ace_jax.constraints.base import Constraint
-from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import Interrupted
 from ace_jax.model import as_model
 from ace_jax.optimizers import check_moves, dual_optimizer, primal_adam, primal_optimizer
@@ -267,6 +266,7 @@ def fit(
   earlier = continuing.earlier_of(state, [*runs.values()], variables, options.epochs)
   if earlier and seeds is None:
     runs = {"": earlier[0].settings.seed}
+  callbacks = [*callbacks] if isinstance(callbacks, Iterator) else callbacks  # of several seeds
   loggers = {
     name: arguments.loggers_of(callbacks, None if seeds is None else number)
     for name, number in runs.items()
@@ -277,13 +277,19 @@ def fit(
   else:
     primal = primal_optimizer(optimizer, lr, gamma_lr, slack_lr, clip_norm, decay)
   given, model = model, as_model(model, rngs)
-  constraint = Equality() if constraint is None else constraint
+  inputs = task.positional(inputs)
+  constraint = arguments.constraint_of(constraint)
   train, valid, test, options = sources.opened(
     train, valid, test, steps_per_epoch, options, settings
   )
+  arguments.require_samples(train=train, valid=() if valid is None else valid, test=test)
   mesh = parallel.default_mesh(len(runs)) if mesh is None else mesh
-  loader = isinstance(train, loaders.Loader)
-  sample = train.sample() if loader else task.take(train, slice(0, 2))
+  samples = {
+    called: data.sample() if isinstance(data, loaders.Loader) else task.take(data, slice(0, 2))
+    for called, data in {"train": train, "valid": valid, "test": test}.items()
+    if data is not None
+  }
+  sample = samples.pop("train")
   if padding.padded_graphs(sample) is not None:
     metric = {**metric} if isinstance(metric, Mapping) else metric
     loss, metric = padding.of_real(loss), jax.tree.map(padding.of_real, metric)
@@ -306,6 +312,7 @@ def fit(
       start = model.without_sown(start, *inputs(sample))
     if not states:
       checking.require(method.task, start, sample, constraint, strict=strict, metrics=metrics)
+      checking.require_evaluated(method.task, start, sample, samples, metrics)
       arrays = sources.in_memory(train=train, valid=valid, test=test)
       finite.require_finite(method.task, start, arrays)
     if not states and optimizer is not None:
@@ -371,7 +378,7 @@ def fit(
     kept.replace()
     return now
 
-  with resuming.kept(workdir, settings_of_runs, resume) as kept:
+  with resuming.kept(workdir, settings_of_runs, resume, [*runs]) as kept:
     end, histories = loop.train(
       method,
       begun,

@@ -259,7 +259,7 @@ class Kept:
 
 @contextlib.contextmanager
 def kept(
-  workdir: str | Path | None, settings: Sequence[FitSettings], resume: bool
+  workdir: str | Path | None, settings: Sequence[FitSettings], resume: bool, names: Sequence[str]
 ) -> Iterator[Kept]:
   """Locks a workdir, and compares its run, if it is resumed, with what is given now.
 
@@ -267,6 +267,7 @@ def kept(
     workdir: The folder; None has no run.
     settings: Of each replica, as given now.
     resume: Whether the run in the folder is continued.
+    names: Folder of each replica in it, "" of one that was given alone.
 
   Yields:
     What writes the settings, once the run is read; a new run's are written before.
@@ -284,11 +285,11 @@ def kept(
     if not checkpoints.exists(folder / CHECKPOINTS):
       keeps.replace()
     elif resume:
-      keeps.same_metric = bool(hosts.from_first(lambda: _compare(folder, settings)))
+      keeps.same_metric = bool(hosts.from_first(lambda: _compare(folder, settings, names)))
     yield keeps
 
 
-def _compare(workdir: Path, settings: Sequence[FitSettings]) -> int:
+def _compare(workdir: Path, settings: Sequence[FitSettings], names: Sequence[str]) -> int:
   """Says in a line what differs from the settings in a workdir, or refuses it.
 
   Returns:
@@ -310,6 +311,16 @@ def _compare(workdir: Path, settings: Sequence[FitSettings]) -> int:
     names = [f"seed={those[0]}" if len(those) == 1 else f"seeds={those}" for those in seeds]
     raise ConfigurationError(
       f"the run in {workdir} has {names[0]}, not {names[1]}; give that, or choose another workdir."
+    )
+  # One seed may have been given alone, or in a list of one, whose records lie elsewhere.
+  seed = settings[0].seed
+  given, other = f"seed={seed}", f"seeds=[{seed}]"
+  given, other = (other, given) if names[0] else (given, other)
+  folders = (names[0], "" if names[0] else f"seed{seed}")
+  here, there = ((workdir / folder / history.FILE).exists() for folder in folders)
+  if len(names) == 1 and there and not here:
+    raise ConfigurationError(
+      f"the run in {workdir} has {other}, not {given}; give that, or choose another workdir."
     )
   what = f"the run in {workdir}"
   say(what, compared(what, runs[0], settings[0], same_data=True))

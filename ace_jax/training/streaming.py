@@ -124,7 +124,7 @@ class Errors:
           values = errors(variables, batch)
           counts = _samples(batch, len(jax.tree.leaves(values)[0]), rows[i])
           sums = jax.tree.map(lambda v, c=counts: weights.summed(v, c), values)
-          totals[name] = jax.lax.psum((sums, jnp.sum(counts)), parallel.DATA)
+          totals[name] = jax.lax.psum((sums, jnp.sum(counts, dtype=jnp.int32)), parallel.DATA)
         return jax.tree.map(jnp.add, carry, totals)
 
       shapes = jax.eval_shape(lambda: {k: errors(v, batches[0]) for k, v in predictors.items()})
@@ -208,10 +208,17 @@ def _samples(batch: Batch, rows: int, samples: Any) -> Any:
 
 def _prefetched(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
   """Yields what an iterator does, of which a thread has the next ready."""
+  # A `with jax.enable_x64` sets it for its own thread alone.
+  wide = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+  def read() -> Chunk | None:
+    with jax.enable_x64(wide):
+      return next(chunks, None)
+
   with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-    ahead = thread.submit(next, chunks, None)
+    ahead = thread.submit(read)
     while (chunk := _agreed(ahead.result())) is not None:
-      ahead = thread.submit(next, chunks, None)
+      ahead = thread.submit(read)
       yield chunk
 
 
