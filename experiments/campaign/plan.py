@@ -15,8 +15,8 @@ import dataclasses
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from data.errors import DataError
 from experiments.harness import replicas, result_files
@@ -127,25 +127,29 @@ def read(path: Path) -> Plan:
   return Plan(tuple(runs), comparisons)
 
 
-def _run(path: Path, index: int, entry: dict[str, Any]) -> Run:
+def _run(path: Path, index: int, entry: Mapping[str, object]) -> Run:
   where = f"{path}: run {entry.get('name', index)!r}"
   unknown = {*entry} - {field.name for field in dataclasses.fields(Run)}
   if unknown:
     raise DataError(f"{where}: {sorted(unknown)[0]!r} is nothing of a run; {_REMEDY}.")
+  texts: dict[str, str] = {}
   for name in ("name", "group", "row", "command"):
-    if not isinstance(entry.get(name), str) or not entry[name]:
+    text = entry.get(name)
+    if not isinstance(text, str) or not text:
       raise DataError(f"{where}: {name} is missing or no text; {_REMEDY}.")
+    texts[name] = text
   for name in ("name", "row"):
-    if not re.fullmatch(r"\w[\w.+-]*", entry[name]):
-      raise DataError(f"{where}: {name} {entry[name]!r} cannot be a folder's; {_REMEDY}.")
+    if not re.fullmatch(r"\w[\w.+-]*", texts[name]):
+      raise DataError(f"{where}: {name} {texts[name]!r} cannot be a folder's; {_REMEDY}.")
   minutes, commit = entry.get("minutes"), entry.get("commit")
-  numeric = isinstance(minutes, int | float) and not isinstance(minutes, bool)
-  if not numeric or not 0 < minutes < math.inf:
+  if (
+    not isinstance(minutes, int | float) or isinstance(minutes, bool) or not 0 < minutes < math.inf
+  ):
     raise DataError(f"{where}: minutes must be a positive number; {_REMEDY}.")
   if not (commit is None or (isinstance(commit, str) and re.fullmatch("[0-9a-f]{4,40}", commit))):
     raise DataError(f"{where}: commit must be null or a hash; {_REMEDY}.")
   try:
-    words = shlex.split(entry["command"])
+    words = shlex.split(texts["command"])
   except ValueError as error:
     raise DataError(f"{where}: command: {error}; {_REMEDY}.") from error
   if words[:2] != ["python", "-m"] or not all(word.startswith("--") for word in words[3:]):
@@ -153,7 +157,7 @@ def _run(path: Path, index: int, entry: dict[str, Any]) -> Run:
   for word in words[3:]:
     if word.lstrip("-").partition("=")[0] in _OWNED:
       raise DataError(f"{where}: {word} is given by the campaign itself; {_REMEDY}.")
-  run = Run(entry["name"], entry["group"], entry["row"], tuple(words[2:]), float(minutes), commit)
+  run = Run(texts["name"], texts["group"], texts["row"], tuple(words[2:]), float(minutes), commit)
   try:
     run.replicas()
   except UsageError as error:
@@ -161,24 +165,27 @@ def _run(path: Path, index: int, entry: dict[str, Any]) -> Run:
   return run
 
 
-def _comparison(path: Path, index: int, entry: dict[str, Any], rows: dict[str, Run]) -> Comparison:
+def _comparison(
+  path: Path, index: int, entry: Mapping[str, object], rows: dict[str, Run]
+) -> Comparison:
   where = f"{path}: comparison {entry.get('name', index)!r}"
-  if not isinstance(entry.get("name"), str) or entry.get("test") not in TESTS:
+  title, test = entry.get("name"), entry.get("test")
+  if not isinstance(title, str) or not isinstance(test, str) or test not in TESTS:
     raise DataError(f"{where} needs a name and a test, {'|'.join(TESTS)}; {_REMEDY}.")
-  count = 1 if entry["test"] == "at_most" else 2
+  count = 1 if test == "at_most" else 2
+  lists: dict[str, tuple[str, ...]] = {}
   for name in ("rows", "numbers"):
     texts = entry.get(name)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
       raise DataError(f"{where}: {name} must be a list of texts; {_REMEDY}.")
     if len(texts) != count:
-      raise DataError(f"{where}: {entry['test']} takes {count} of {name}; {_REMEDY}.")
-  for row in entry["rows"]:
+      raise DataError(f"{where}: {test} takes {count} of {name}; {_REMEDY}.")
+    lists[name] = tuple(texts)
+  for row in lists["rows"]:
     if row not in rows:
       raise DataError(f"{where}: no run is of row {row!r}; {_REMEDY}.")
   bound = entry.get("bound")
-  numeric = isinstance(bound, int | float) and not isinstance(bound, bool)
-  if numeric != (entry["test"] == "at_most") or not (numeric or bound is None):
+  expected = bound is None if test != "at_most" else isinstance(bound, int | float)
+  if not expected or isinstance(bound, bool) or not isinstance(bound, int | float | None):
     raise DataError(f"{where}: bound is a number for at_most, else null; {_REMEDY}.")
-  return Comparison(
-    entry["name"], entry["test"], tuple(entry["rows"]), tuple(entry["numbers"]), bound
-  )
+  return Comparison(title, test, lists["rows"], lists["numbers"], bound)

@@ -155,7 +155,7 @@ class _Runner:
     )
     return self._machine.submit(command, task.folder, str(checkout))
 
-  def _entry(self, task: Program) -> dict:
+  def _entry(self, task: Program) -> campaign_state.Started:
     entries = self._state.programs
     if task.name not in entries:
       commit = resolve(self._repository, task.runs[0].commit or "HEAD")
@@ -332,7 +332,9 @@ def status(plan: Plan, state: State, collected: Path) -> str:
   )
 
 
-def _how(task: Program, planned_run: Run, entry: dict | None, running: bool) -> str:
+def _how(
+  task: Program, planned_run: Run, entry: campaign_state.Started | None, running: bool
+) -> str:
   if task.finished(planned_run):
     return "done"
   if running:

@@ -15,7 +15,7 @@ import os
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from data.errors import DataError
 from experiments.campaign.plan import Plan, Run
@@ -96,19 +96,33 @@ class Program:
     return done, total, statistics.mean(usual)
 
 
+class Started(TypedDict):
+  """What state.json keeps of a program that was started.
+
+  `runs` are names; `command` is module and flags, `commit` the hash that they ran at; `seconds` is
+  the time spent in all attempts; `failure` is why the last one ended, null where it did not fail.
+  """
+
+  runs: list[str]
+  command: list[str]
+  commit: str
+  seconds: float
+  failure: NotRequired[str | None]
+
+
 @dataclasses.dataclass
 class State:
   """What is in state.json.
 
   Attributes:
     workdir: The campaign's folder.
-    programs: By name: `runs`, `command`, `commit`, `seconds` spent, `failure` (or null).
+    programs: By name.
     comparisons: As they were when the first run started.
     running: Names of the programs that the runner has started, and not seen end.
   """
 
   workdir: Path
-  programs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  programs: dict[str, Started] = dataclasses.field(default_factory=dict)
   comparisons: dict[str, Any] = dataclasses.field(default_factory=dict)
   running: list[str] = dataclasses.field(default_factory=list)
 
@@ -199,7 +213,7 @@ def _companions(run: Run, runs: Iterable[Run], begun: dict[str, str]) -> list[Ru
   ]
 
 
-def _check_unchanged(program: Program, entry: dict[str, Any]) -> None:
+def _check_unchanged(program: Program, entry: Started) -> None:
   missing = len(program.runs) < len(entry["runs"])
   if missing or list(program.command()) != entry["command"]:
     raise DataError(

@@ -14,6 +14,7 @@ has `runs` and `number` of the second, `published` says what was published of th
 import dataclasses
 import math
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Errors:
     """
     for pattern in self.runs:
       files = sorted(folder.glob(f"{pattern}/result.json"))
-      results = [result_files.read_result(file) for file in files]
+      results = [result_files.read_training(file) for file in files]
       if results:
         pairs = zip(files, results, strict=True)
         numbers = [_number(result, self.number, file) for file, result in pairs]
@@ -138,7 +139,7 @@ def _shown(numbers: list[float], epochs: list[int], scale: float) -> str:
   return f"{float(mean):g}{''.join(rest)} ({len(numbers)}, {lengths})"
 
 
-def _number(result: dict[str, Any], path: str, file: Path) -> float:
+def _number(result: result_files.Result, path: str, file: Path) -> float:
   number = result_files.number(result, path, file, _REMEDY)
   if not math.isfinite(number):
     raise DataError(f"{file}: {path} is {number}, not a finite number; {_REMEDY}.")
@@ -168,7 +169,7 @@ def _claim(entry: Any, where: str) -> Claim:
   return Claim(entry["claim"], published, scale, _errors(entry, where), test, second)
 
 
-def _errors(entry: dict[str, Any], where: str) -> Errors:
+def _errors(entry: Mapping[str, object], where: str) -> Errors:
   runs, number = entry["runs"], entry["number"]
   if not (isinstance(runs, list) and runs and all(isinstance(x, str) and x for x in runs)):
     raise DataError(f"{where}: runs must be a list of patterns; {_REMEDY}.")

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ace_jax import files, plots, task
 from ace_jax.symmetry import actions, report, verdicts
@@ -87,6 +87,44 @@ class Campaign:
     ]
 
 
+class Judged(TypedDict):
+  """The verdicts on a run: their `outcome` together, each by generator, why some are missing."""
+
+  outcome: str
+  called_broken: list[str]
+  verdicts: dict[str, str]
+  reasons: list[str]
+
+
+class JudgedRun(Judged):
+  """A run after so many epochs, as it is judged alone.
+
+  `training` has the fields of `verdicts.Training`; errors and gammas are those of the model then,
+  `test_mse` by predictor; `memory` is the expected peak in bytes, None where it is not known;
+  `generators` has the Lie error, the loss of data fit and its standard error of each.
+  """
+
+  kind: str
+  strength: float
+  data_seed: int
+  seed: int
+  epochs: int
+  training: dict[str, Any]
+  test_mse: dict[str, float]
+  memory: dict[str, Any] | None
+  largest_gamma: float | None
+  largest_multiplier: float | None
+  generators: dict[str, dict[str, float]]
+
+
+class Counts(TypedDict):
+  """How often each verdict is given, of generators whose `truth` is "broken" or "kept"."""
+
+  epochs: int
+  truth: str
+  verdicts: dict[str, int]
+
+
 def run(campaign: Campaign, folder: Path) -> None:
   """Runs every program that is not finished, then counts, prints and draws.
 
@@ -97,7 +135,7 @@ def run(campaign: Campaign, folder: Path) -> None:
   with workdirs.opened(
     folder, dataclasses.asdict(campaign), resume=(folder / workdirs.CONFIG).exists()
   ):
-    rows = []
+    rows: list[JudgedRun] = []
     for kind, strength, data_seed in progress.over(campaign.programs(), "program"):
       path = folder / f"{kind}{exact(strength)}_data{data_seed}.json"
       if not path.exists():
@@ -106,7 +144,7 @@ def run(campaign: Campaign, folder: Path) -> None:
     write(folder, campaign, rows)
 
 
-def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> list[dict[str, Any]]:
+def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> list[JudgedRun]:
   """Trains the seeds of one data set as replicas, and judges each alone after every length."""
   settings = SETTINGS.replace(
     rho=campaign.rho,
@@ -126,7 +164,7 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
   baseline = data.summary["linear_mse"]["valid"]
   report_memory, peaks = results.keep_memory()
   records: list[list[history.Record]] = [[] for _ in seeds]
-  rows = []
+  rows: list[JudgedRun] = []
   for epochs in campaign.lengths:
     states, new = loop.train(
       problems.method(settings, problem),
@@ -145,7 +183,10 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
       generators = report.generator_reports([measure(relaxed, held_out)], [training])
       rows.append(
         {
-          **{"kind": kind, "strength": strength, "data_seed": data_seed, "seed": seed},
+          "kind": kind,
+          "strength": strength,
+          "data_seed": data_seed,
+          "seed": seed,
           "epochs": epochs,
           **judged(generators, BROKEN[kind] if strength else ()),
           "training": dataclasses.asdict(training),
@@ -166,7 +207,7 @@ def train(campaign: Campaign, kind: str, strength: float, data_seed: int) -> lis
   return rows
 
 
-def judged(generators: Sequence[report.GeneratorReport], truth: Sequence[str]) -> dict[str, Any]:
+def judged(generators: Sequence[report.GeneratorReport], truth: Sequence[str]) -> Judged:
   """Returns whether the verdicts on a run are right, what they are, and why one is missing.
 
   Args:
@@ -183,7 +224,7 @@ def judged(generators: Sequence[report.GeneratorReport], truth: Sequence[str]) -
   }
 
 
-def by_generator(judged_runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def by_generator(judged_runs: Sequence[JudgedRun]) -> list[Counts]:
   """Counts verdicts on single generators, by length of training and what is true of them.
 
   Those that the model keeps by construction are left out.
@@ -208,7 +249,7 @@ def by_generator(judged_runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   ]
 
 
-def write(folder: Path, campaign: Campaign, judged_runs: list[dict[str, Any]]) -> None:
+def write(folder: Path, campaign: Campaign, judged_runs: list[JudgedRun]) -> None:
   """Prints the table, and writes result.json and detection.png."""
   table, counts, curves, shares = [], [], {}, {}
   for kind, strengths in campaign.strengths.items():

@@ -36,6 +36,9 @@ RECORDS, PREDICTIONS = "records.jsonl.gz", "predictions.npz"
 VARIABLES = {name: f"variables_{name}.npz" for name in ("projection", "relaxed")}
 FILES = (workdirs.CONFIG, workdirs.RESULT, RECORDS, *VARIABLES.values(), PREDICTIONS)
 
+Predictions = Mapping[str, jax.Array | np.ndarray]
+"""Arrays of a fixed few test samples, by name: inputs, the truth, and what each predictor says."""
+
 _EVERY = 5
 _DIGITS = 7  # of float32
 _ROTATION_SEED = 0
@@ -56,7 +59,7 @@ def write(
   folder: Path,
   end: state.AceState,
   records: Sequence[history.Record],
-  predictions: Mapping[str, Any],
+  predictions: Predictions,
 ) -> None:
   """Writes all but config.json and result.json, each atomically.
 

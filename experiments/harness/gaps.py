@@ -68,7 +68,7 @@ def add(
 
   gaps = {name: on_test(variables) for name, variables in end.selected().items()}
   predictors = {name: errors | gaps[name] for name, errors in result["predictors"].items()}
-  result = result | {"predictors": predictors}
+  result = {**result, "predictors": predictors}
   if not isinstance(end.constraint, Functional | ResilientFunctional):
     return result
   name = "relaxed" if end.primal.gamma else "projection"
@@ -83,4 +83,4 @@ def add(
       "cannot be told.",
       stacklevel=2,
     )
-  return result | {"functional": {"asked": asked, "selected": gaps[name], "final": final}}
+  return {**result, "functional": {"asked": asked, "selected": gaps[name], "final": final}}

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from experiments.harness.result_files import Result
+
 _SUBJECT = {
   **{"model": "", "subject": "", "source": "", "symmetry_breaking": ""},
   **{"breaking_from": "breaking from", "system": "", "force_clip": "clip by", "data_file": ""},
@@ -18,7 +20,7 @@ _NEVER = {"seed", "log_test", "checkpoint_every", "keep_period"}
 
 
 def distinguished(
-  labels: Sequence[str], results: Sequence[Mapping[str, Any]], shown: Collection[str] = ()
+  labels: Sequence[str], results: Sequence[Result], shown: Collection[str] = ()
 ) -> list[str]:
   """Returns labels that name what differs among the runs, and so differ where their runs do.
 
@@ -58,7 +60,7 @@ def _told_apart(
   return extended
 
 
-def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(result: Result) -> dict[str, Any]:
   mocap = result.get("experiment") == "mocap"
   data = {name: result["data"].get(name) for name in ("subject", "source") if mocap}
   named = {name: result.get(name) for name in ("experiment", "model")}

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,12 +132,13 @@ def read(folder: Path, root: Path | None = None) -> Run:
     return Run(folder, "folder", " ".join(of_many(folder, root)[1]))
   ended = max(_changed(folder / name) for name in there)
   config: dict[str, Any] = {}
+  result: dict[str, Any]
   try:
     # Replicas that still train have the config.json of their command alone.
     shared = folder if CONFIG in there or RECORDS not in there else folder.parent
     if inside(shared / CONFIG, root):
       config = result_files.read_json(shared / CONFIG, _AGAIN)
-    result = result_files.read_result(folder / RESULT) if RESULT in there else {}
+    result = {**result_files.read_result(folder / RESULT)} if RESULT in there else {}
   except DataError as error:
     facts: dict[str, Any] = {
       "settings": dictionary(workdirs.portable(config.get("settings"))),
@@ -159,7 +160,7 @@ def read(folder: Path, root: Path | None = None) -> Run:
     status = "damaged" if note else "finished"
     return Run(folder, status, note, epoch=result.get("epochs"), **facts)
   if RECORDS not in there:
-    return _begun(folder, facts)
+    return _begun(Run(folder, "running", **facts))
   note = _damage(folder)
   if note:
     return Run(folder, "damaged", note, **facts)
@@ -204,7 +205,7 @@ def ago(seconds: float) -> str:
   return f"{max(0, seconds):.0f} seconds ago"
 
 
-def _trained(result: dict[str, Any]) -> bool:
+def _trained(result: Mapping[str, object]) -> bool:
   return result.get("experiment") in models.experiments()
 
 
@@ -212,11 +213,11 @@ def _runs_below(folder: Path) -> Iterator[Path]:
   return (path for name in (CONFIG, RESULT, RECORDS) for path in folder.glob(f"*/{name}"))
 
 
-def _begun(folder: Path, facts: dict[str, Any]) -> Run:
-  idle = time.time() - facts["ended"]
+def _begun(run: Run) -> Run:
+  idle = time.time() - run.ended
   if idle < _IDLE:
-    return Run(folder, "running", "no epoch is done yet", **facts)
-  return Run(folder, "stopped", f"no epoch was done; begun {ago(idle)}", **facts)
+    return dataclasses.replace(run, note="no epoch is done yet")
+  return dataclasses.replace(run, status="stopped", note=f"no epoch was done; begun {ago(idle)}")
 
 
 def _changed(path: Path) -> float:
@@ -257,7 +258,7 @@ def _whole(value: Any) -> int | None:
   return int(value) if result_files.finite(value) else None
 
 
-def _curve(result: dict[str, Any]) -> list[history.Record]:
+def _curve(result: Mapping[str, object]) -> list[history.Record]:
   """Returns the evaluations that a result.json has."""
   return [
     {name: value for name, value in record.items() if isinstance(value, int | float)}

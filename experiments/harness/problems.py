@@ -16,6 +16,7 @@ from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history, loop, parallel
 from ace_jax.training.finishing import Finish
 from experiments.harness import build, constraints
+from experiments.harness.artifacts import Predictions
 from experiments.harness.result_files import ERROR, MSE
 from experiments.harness.settings import Settings, Training
 
@@ -66,13 +67,13 @@ class Problem:
   measured: tasks.Batch
   measure: Callable[[tasks.Task, state.AceState, tasks.Batch], dict[str, jax.Array]]
   published: Mapping[str, Any]
-  draw: Callable[[Path, state.AceState, list[history.Record], dict[str, Any]], None]
+  draw: Callable[[Path, state.AceState, list[history.Record], Predictions], None]
   eval_batch_size: int = 500
   symmetry: Symmetry | None = None
   rotations: Mapping[str, Symmetry] = dataclasses.field(default_factory=dict)
   error_name: str = ERROR
   metric_name: str = MSE
-  predictions: Callable[[tasks.Task, state.AceState], dict[str, Any]] = lambda learned, end: {}
+  predictions: Callable[[tasks.Task, state.AceState], Predictions] = lambda learned, end: {}
 
   @functools.cached_property
   def task(self) -> tasks.Task:

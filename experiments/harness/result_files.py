@@ -6,9 +6,8 @@ Both name their `format`. Before 2, in files that name none, `remul` was the rul
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict, TypeGuard
 
 from data.errors import DataError, first_line
 from experiments.harness import constraints, models, regularisation
@@ -36,64 +35,74 @@ _NULLABLE = ("decay_epochs", "particles", "neighbours", *regularisation.NUMBERS)
 """Settings that may be null, or left out."""
 
 
-class Predictor(TypedDict, total=False):
+class Predictor(TypedDict):
   """What a training found of one predictor, at its lowest validation error.
 
-  `phase` ("constrained" or "finish") is there after a finish; the gaps are mean squared
-  equivariance errors on test data, where a symmetry is known.
+  `phase` ("constrained" or "finish") is there after a finish; `test_mse_turned` is the error on
+  turned samples, by the name of the rotations; the gaps are mean squared equivariance errors on
+  test data, where a symmetry is known.
   """
 
   valid_mse: float
   best_epoch: int
   test_mse: float
-  test_mse_turned: dict[str, float]
-  final_equivariance_error: float | None
-  final_equivariance_error_about_origin: float | None
-  phase: str
-  test_gap: float
-  test_gap_error: float
-  test_gap_relative: float
+  test_mse_turned: NotRequired[dict[str, float]]
+  final_equivariance_error: NotRequired[float | None]
+  final_equivariance_error_about_origin: NotRequired[float | None]
+  phase: NotRequired[str]
+  test_gap: NotRequired[float]
+  test_gap_error: NotRequired[float]
+  test_gap_relative: NotRequired[float]
 
 
-class Result(TypedDict, total=False):
+class Content(TypedDict):
+  """What every result.json holds, of a training (`Result`) or of a comparison of several runs.
+
+  A comparison has, beside it, what it compares. `environment` is what it ran on, from the moment
+  that it is written.
+  """
+
+  experiment: str
+  format: NotRequired[int]
+  environment: NotRequired[dict[str, Any]]
+
+
+class Result(Content):
   """The content of a training's result.json.
 
   Errors (`valid_mse`, `test_mse`, `linear_mse`) are means of `metric`, of squared errors where none
   is named. `settings` are flat (`experiments.harness.settings`); `curve` has the numbers of every
   evaluation, `final` those of every layer by kind (gamma, multiplier, slack); `seconds` and
   `memory` are of all `replicas` together; `functional` and `finish` are there where the run has
-  them. A comparison of runs has experiment, format and environment, and what it compares.
+  them. The first files name no `format`, `replica` and `replicas`.
   """
 
-  format: int
-  experiment: str
   model: str
   constraint: str
   seeds: list[int]
   epochs: int
   steps: int
   train_samples: int
-  metric: str
+  metric: NotRequired[str]
   linear_mse: float
   predictors: dict[str, Predictor]
   curve: list[dict[str, Any]]
   final: dict[str, dict[str, float]]
   largest_gamma_in_last_tenth: float
-  finish: dict[str, Any]
-  functional: dict[str, Any]
+  finish: NotRequired[dict[str, Any]]
+  functional: NotRequired[dict[str, Any]]
   seconds: float
   steps_per_second: float
-  replica: str
-  replicas: int
-  memory: dict[str, Any] | None
+  replica: NotRequired[str]
+  replicas: NotRequired[int]
+  memory: NotRequired[dict[str, Any] | None]
   settings: dict[str, Any]
   differs_from_published: dict[str, list[Any]]
   data: dict[str, Any]
-  environment: dict[str, Any]
 
 
-def read_result(path: Path) -> Any:
-  """Reads a result.json; a training's, a `Result`, has everything that tables and curves need.
+def read_result(path: Path) -> Content:
+  """Reads a result.json; a training's (`is_training`) has what tables and curves need.
 
   Raises:
     DataError: it cannot be read, or is no result; names what is wrong.
@@ -111,6 +120,23 @@ def read_result(path: Path) -> Any:
       if ERROR in predictor:  # the name that it had at first
         predictor[ERROR_ABOUT_ORIGIN] = predictor.pop(ERROR)
   return result
+
+
+def is_training(content: Content) -> TypeGuard[Result]:
+  """Whether a result.json is of a training, not of a comparison of several runs."""
+  return content["experiment"] in models.experiments()
+
+
+def read_training(path: Path) -> Result:
+  """Reads the result.json of a training.
+
+  Raises:
+    DataError: it cannot be read, or is of something else.
+  """
+  content = read_result(path)
+  if not is_training(content):
+    raise DataError(f"{path}: is of {content['experiment']}, not of a training; name another.")
+  return content
 
 
 def read_settings(path: Path, remedy: str) -> dict[str, Any]:
@@ -135,12 +161,12 @@ def read_config(path: Path, remedy: str) -> tuple[dict[str, Any], bool]:
   return settings, renamed
 
 
-def about_origin(predictor: Mapping[str, Any]) -> bool:
+def about_origin(predictor: Predictor) -> bool:
   """Whether a predictor's `equivariance_error` is of other rotations than its `test_gap`."""
   return ERROR_ABOUT_ORIGIN in predictor
 
 
-def equivariance_error(predictor: Mapping[str, Any]) -> float | None:
+def equivariance_error(predictor: Predictor) -> float | None:
   """Returns a predictor's last relative equivariance error on validation samples, if there is one.
 
   Args:
@@ -169,7 +195,7 @@ def number(result: Any, path: str, file: Path, remedy: str) -> float:
   return float(value)
 
 
-def but_for_seed(result: dict[str, Any]) -> str:
+def but_for_seed(result: Result) -> str:
   """Returns what the runs of one configuration share: experiment and settings, but for the seed.
 
   A setting that is None counts as left out, so that runs from before there was a choice are
@@ -182,7 +208,7 @@ def but_for_seed(result: dict[str, Any]) -> str:
   return json.dumps([result["experiment"], settings], sort_keys=True)
 
 
-def graph_label(result: dict[str, Any]) -> list[str]:
+def graph_label(result: Result) -> list[str]:
   """Returns what tables say of N-body graphs other than those of 5 particles and all pairs.
 
   Args:

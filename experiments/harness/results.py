@@ -145,7 +145,7 @@ def summary_table(results: Sequence[Result], baseline: str, scale: float = 1.0) 
   linear = results[0]["linear_mse"]
   rows.append([baseline, shown(linear), "", "", "", "1.0"])
   for result in results:
-    replica = f", {result['replica']}" if result["replica"] else ""
+    replica = f", {name}" if (name := result.get("replica")) else ""
     for name, predictor in result["predictors"].items():
       equivariance = equivariance_error(predictor)
       rows.append(

@@ -123,7 +123,7 @@ def where(folder: Path, contents: Sequence[Result]) -> str:
     folder: The folder of the command.
     contents: The content of each result.json.
   """
-  names = [result["replica"] for result in contents if result["replica"]]
+  names = [name for result in contents if (name := result.get("replica"))]
   if not names:
     return f"Everything is in {folder}: {page.PAGE}, result.json, figures/, ..."
   shown = ", ".join(str(folder / name) for name in names[:4])

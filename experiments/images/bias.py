@@ -1,8 +1,8 @@
 """The second part of `experiments.images`: constraints, with and without a position bias."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,41 @@ BROKEN = {"none": set(), "x": {"shift_x"}, "y": {"shift_y"}}
 _POINTS = 8
 
 
+class Judged(TypedDict):
+  """The verdicts on a training.
+
+  Generators that are `called_broken`; the verdict on each, in words; and their `outcome` together:
+  "right", "wrong" or "cannot tell".
+  """
+
+  called_broken: list[str]
+  verdicts: dict[str, str]
+  outcome: str
+
+
+class Summary(TypedDict):
+  """The numbers of one training, and those of `Judged` where the model has a gamma.
+
+  Losses are cross-entropies, accuracies shares of the test images; gamma, multipliers and slack are
+  final, by layer; `memory` is the expected peak in bytes, if that is known.
+  """
+
+  bias: str
+  constraint: str
+  seed: int
+  projection_test_loss: float
+  relaxed_test_loss: float
+  projection_test_accuracy: float
+  relaxed_test_accuracy: float
+  gamma: dict[str, float]
+  multipliers: dict[str, float]
+  slack: dict[str, float]
+  memory: dict[str, Any] | None
+  called_broken: NotRequired[list[str]]
+  verdicts: NotRequired[dict[str, str]]
+  outcome: NotRequired[str]
+
+
 class Results(NamedTuple):
   """What came of the second part.
 
@@ -38,13 +73,13 @@ class Results(NamedTuple):
     records: By (bias, constraint), of the first seed: the history.
   """
 
-  rows: list[dict[str, Any]]
+  rows: list[Summary]
   reports: dict[tuple[str, str], list[report.GeneratorReport]]
   layers: dict[tuple[str, str], list[report.LayerReport]]
   records: dict[tuple[str, str], list[history.Record]]
 
 
-def run(settings: Flags, folder: Path, progress: Any) -> Results:
+def run(settings: Flags, folder: Path, progress: Callable[[str], None]) -> Results:
   """Trains every constraint on every data set, and reports on what has a gamma.
 
   Args:
@@ -63,11 +98,12 @@ def run(settings: Flags, folder: Path, progress: Any) -> Results:
       for seed in settings.seeds:
         workdir = folder / f"{constraint}_bias_{bias}_seed{seed}_epochs{settings.epochs}"
         fit = images_training.train(NETWORK, data, constraint, seed, settings, workdir)
-        row = summarise(bias, constraint, seed, fit, test)
+        row: Summary = summarise(bias, constraint, seed, fit, test)
         if fit.state.primal.gamma:
           measured.append(jax.device_get(measure(fit.relaxed, test)))
           trainings.append(report.evidence(fit.history, baseline))
-          row |= judged(report.generator_reports(measured[-1:], trainings[-1:]), BROKEN[bias])
+          reports = report.generator_reports(measured[-1:], trainings[-1:])
+          row = {**row, **judged(reports, BROKEN[bias])}
           if seed == settings.seeds[0]:
             inputs = (test["image"],)
             layers = report.layer_reports(NETWORK, fit.state.relaxed, inputs, fit.history)
@@ -93,7 +129,7 @@ def constant_error(
   return float(-np.mean(np.log(counts / counts.sum())[labels]))
 
 
-def judged(generators: Sequence[report.GeneratorReport], truth: set[str]) -> dict[str, Any]:
+def judged(generators: Sequence[report.GeneratorReport], truth: set[str]) -> Judged:
   """Returns whether the verdicts on a training are right, and what they are."""
   judgements = {reported.name: reported.judgement for reported in generators}
   return {
@@ -104,26 +140,28 @@ def judged(generators: Sequence[report.GeneratorReport], truth: set[str]) -> dic
 
 
 def summarise(
-  bias: str, constraint: str, seed: int, fit: ace_jax.Fit, test: dict[str, Any]
-) -> dict[str, Any]:
+  bias: str, constraint: str, seed: int, fit: ace_jax.Fit, test: digits.Split
+) -> Summary:
   """Returns the numbers of one training."""
   network = jax.jit(NETWORK.apply)
   relaxed = "relaxed" if "relaxed" in fit.test else "projection"
   last = fit.history[-1]
-  kinds = {"gamma": "gamma", "multiplier": "multipliers", "slack": "slack"}
+
+  def share_right(variables: Any) -> float:
+    logits: Any = network(variables, test["image"])
+    return float(images_training.accuracy(logits, test["label"]))
+
   return {
     "bias": bias,
     "constraint": constraint,
     "seed": seed,
     "projection_test_loss": fit.test["projection"],
     "relaxed_test_loss": fit.test[relaxed],
-    **{
-      f"{name}_test_accuracy": float(
-        images_training.accuracy(network(variables, test["image"]), test["label"])
-      )
-      for name, variables in (("projection", fit.projection), ("relaxed", fit.relaxed))
-    },
-    **{plural: history.of_kind(last, kind) for kind, plural in kinds.items()},
+    "projection_test_accuracy": share_right(fit.projection),
+    "relaxed_test_accuracy": share_right(fit.relaxed),
+    "gamma": history.of_kind(last, "gamma"),
+    "multipliers": history.of_kind(last, "multiplier"),
+    "slack": history.of_kind(last, "slack"),
     "memory": fit.memory and fit.memory.record(),
   }
 
@@ -170,13 +208,17 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     of_key = [row for row in results.rows if (row["bias"], row["constraint"]) == key]
     outcomes = [row["outcome"] for row in of_key if "outcome" in row]
     names = sorted({name for row in of_key for name in row.get("called_broken", ())})
-    counts = [f"{name} {sum(name in row['called_broken'] for row in of_key)}" for name in names]
+    counts = [
+      f"{name} {sum(name in row.get('called_broken', ()) for row in of_key)}" for name in names
+    ]
     kinds = ("right", "wrong", "cannot tell")
     shown.append(
       [
         ", ".join(key),
-        *(_percent(of_key, f"{name}_test_accuracy") for name in ("projection", "relaxed")),
-        *(_largest(of_key, kind) for kind in ("gamma", "multipliers")),
+        _percent([row["projection_test_accuracy"] for row in of_key]),
+        _percent([row["relaxed_test_accuracy"] for row in of_key]),
+        _largest([row["gamma"] for row in of_key]),
+        _largest([row["multipliers"] for row in of_key]),
         ", ".join(counts),
         ", ".join(str(outcomes.count(kind)) for kind in kinds) if outcomes else "",
       ]
@@ -184,11 +226,12 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
   return header, shown
 
 
-def _percent(rows: list[dict[str, Any]], key: str) -> str:
-  return f"{100 * np.mean([row[key] for row in rows]):.1f}%"
+def _percent(shares: list[float]) -> str:
+  return f"{100 * np.mean(shares):.1f}%"
 
 
-def _largest(rows: list[dict[str, Any]], kind: str) -> str:
-  values = [max((abs(v) for v in row[kind].values()), default=None) for row in rows]
+def _largest(by_layer: list[dict[str, float]]) -> str:
+  """Returns the largest absolute value of each seed, the mean over seeds; "" where one has none."""
+  values = [max((abs(v) for v in layers.values()), default=None) for layers in by_layer]
   largest = [value for value in values if value is not None]
   return f"{np.mean(largest):.3f}" if len(largest) == len(values) else ""

@@ -1,12 +1,13 @@
 """Figures of the image experiment."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ace_jax.plots import style
+from experiments.images import bias as images_bias
+from experiments.images import shifts as images_shifts
 
 _PLACINGS = {"centre": "trained on centred digits", "uniform": "trained on digits placed anywhere"}
 _NETWORKS = {
@@ -17,12 +18,11 @@ _NETWORKS = {
 _CONSTRAINTS = {"none": "no constraint"}
 
 
-def flips(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def flips(rows: Sequence[images_shifts.Summary]) -> Figure:
   """Draws the share of predictions that a shift flips, against the shift.
 
   Args:
-    rows: With network, placing, seed and flips_along_x; one panel for each placing of the
-      training images, means over seeds.
+    rows: Of every training; one panel for each placing of the training images, means over seeds.
   """
   placings = list(dict.fromkeys(row["placing"] for row in rows))
   networks = list(dict.fromkeys(row["network"] for row in rows))
@@ -45,12 +45,11 @@ def flips(rows: Sequence[Mapping[str, Any]]) -> Figure:
   return figure
 
 
-def accuracies(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def accuracies(rows: Sequence[images_bias.Summary]) -> Figure:
   """Draws the test accuracy of both predictors by constraint, one panel for each bias.
 
   Args:
-    rows: With bias, constraint, seed, projection_test_accuracy and relaxed_test_accuracy; bars are
-      means, dots the seeds. A strict model is its own projection.
+    rows: Of every training; bars are means, dots the seeds. A strict model is its own projection.
   """
   biases = list(dict.fromkeys(row["bias"] for row in rows))
   constraints = list(dict.fromkeys(row["constraint"] for row in rows))
@@ -62,7 +61,8 @@ def accuracies(rows: Sequence[Mapping[str, Any]]) -> Figure:
         if constraint == "strict" and predictor == "relaxed":
           continue
         alike = [r for r in rows if (r["bias"], r["constraint"]) == (bias, constraint)]
-        values = [100 * row[f"{predictor}_test_accuracy"] for row in alike]
+        key = "projection_test_accuracy" if i == 0 else "relaxed_test_accuracy"
+        values = [100 * row[key] for row in alike]
         x = j if constraint == "strict" else j + 0.4 * i - 0.2
         axes.bar(x, np.mean(values), 0.36, color=look.color, alpha=0.55)
         axes.plot([x] * len(values), values, look.marker, color="k", mfc="none", ms=4)

@@ -1,8 +1,8 @@
 """What `experiments.images` does once its flags are checked: both parts, result, figures."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ace_jax.symmetry import report
 from ace_jax.training.progress import Progress
@@ -24,7 +24,8 @@ def run(settings: Flags, folder: Path) -> None:
   trainings = len(settings.seeds) * (
     len(settings.networks) * len(settings.placing) + len(settings.constraint) * len(settings.bias)
   )
-  rows, results = [], images_bias.Results([], {}, {}, {})
+  rows: list[images_shifts.Summary] = []
+  results = images_bias.Results([], {}, {}, {})
   # What decides a training and is not in the name of its folder.
   fixed = images_training.SETTINGS.to_json()
   shared = {"data_seed": settings.data_seed, "rho": settings.rho}
@@ -32,7 +33,7 @@ def run(settings: Flags, folder: Path) -> None:
   with workdirs.opened(folder, shared, resume=(folder / workdirs.CONFIG).exists()):
     with Progress(trainings, "training") as shown:
 
-      def progress(what):
+      def progress(what: str) -> None:
         shown.advance(1, {"last": what})
 
       if settings.networks:
@@ -63,7 +64,7 @@ def run(settings: Flags, folder: Path) -> None:
   print(f"\nEverything is in {folder}: result.json, {page.PAGE}, figures/")
 
 
-def say(rows: list[dict[str, Any]], results: images_bias.Results) -> None:
+def say(rows: Sequence[images_shifts.Summary], results: images_bias.Results) -> None:
   """Prints the tables and the verdicts."""
   if rows:
     print(f"\n{tables.table(*images_shifts.table(rows))}")
@@ -75,7 +76,7 @@ def say(rows: list[dict[str, Any]], results: images_bias.Results) -> None:
     print(tables.table(header, lines))
 
 
-def draw(folder: Path, rows: list[dict[str, Any]], results: images_bias.Results) -> None:
+def draw(folder: Path, rows: Sequence[images_shifts.Summary], results: images_bias.Results) -> None:
   """Draws flips against shift, accuracies, and gammas and report of every constraint."""
   from ace_jax import plots
   from experiments.images import figures as image_plots

@@ -1,8 +1,9 @@
 """The first part of `experiments.images`: what subsampling and padding do to ordinary CNNs."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,32 @@ NETWORKS = {
 that each differs from `circular` in one thing alone; three of them halve the width three times."""
 
 
-def run(settings: Flags, folder: Path, progress: Any) -> list[dict[str, Any]]:
+class Measurement(TypedDict):
+  """What `compile_measure` measures of a network: shares of test images, and relative errors.
+
+  `flips_along_x` has an entry for each shift, from 0 pixels on; `equivariance_error` is by layer.
+  """
+
+  test_accuracy: float
+  uniform_accuracy: float
+  flips_one_pixel: float
+  flips_random_shift: float
+  flips_along_x: list[float]
+  invariance_error: float
+  equivariance_error: dict[str, float]
+
+
+class Summary(Measurement):
+  """The numbers of one training; `memory` is its expected peak in bytes, if that is known."""
+
+  network: str
+  placing: str
+  seed: int
+  test_loss: float
+  memory: dict[str, Any] | None
+
+
+def run(settings: Flags, folder: Path, progress: Callable[[str], None]) -> list[Summary]:
   """Trains and measures every network.
 
   Args:
@@ -42,7 +68,7 @@ def run(settings: Flags, folder: Path, progress: Any) -> list[dict[str, Any]]:
     A row of numbers for each network, placing and seed.
   """
   uniform = digits.load(canvas=CANVAS, data_seed=settings.data_seed)["test"]
-  rows = []
+  rows: list[Summary] = []
   for placing in settings.placing:
     data = digits.load("none", placing, canvas=CANVAS, data_seed=settings.data_seed)
     for name in settings.networks:
@@ -51,10 +77,17 @@ def run(settings: Flags, folder: Path, progress: Any) -> list[dict[str, Any]]:
         workdir = folder / f"{name}_{placing}_seed{seed}_epochs{settings.epochs}"
         fit = images_training.train(NETWORKS[name], data, "strict", seed, settings, workdir)
         numbers = measure(fit.projection, data["test"], uniform)
-        loss = fit.test["projection"]
-        row = {"network": name, "placing": placing, "seed": seed, "test_loss": loss}
-        row["memory"] = fit.memory and fit.memory.record()
-        rows.append(row | jax.tree.map(lambda a: np.asarray(a).tolist(), numbers))
+        measured: Measurement = jax.tree.map(lambda a: np.asarray(a).tolist(), numbers)
+        rows.append(
+          {
+            "network": name,
+            "placing": placing,
+            "seed": seed,
+            "test_loss": fit.test["projection"],
+            "memory": fit.memory and fit.memory.record(),
+            **measured,
+          }
+        )
         progress(f"{name}, trained on {placing} digits, seed {seed}")
   return rows
 
@@ -119,7 +152,7 @@ def compile_measure(network: cnn.ConvNet):
   return measure
 
 
-def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def table(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
   """Returns header and rows of the table: means over seeds."""
   header = ["network, training digits", "accuracy", "uniform digits", "flips, 1 pixel"]
   header += ["any shift", "logits' error", "layers' errors"]

@@ -1,11 +1,12 @@
 """The training of one network on digits, and how shifts act on them."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import ace_jax
@@ -13,6 +14,7 @@ from ace_jax import homotopy
 from ace_jax.symmetry import actions, groups
 from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import checkpoints, loop
+from data import digits
 from experiments.harness import build
 from experiments.harness.settings import (
   Branch,
@@ -64,14 +66,14 @@ def cross_entropy(logits: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
   return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
 
 
-def visible(split: dict[str, Any]) -> dict[str, Any]:
+def visible(split: digits.Split) -> digits.Split:
   """Returns images and labels of a split, without what no network may see."""
   return {name: split[name] for name in ("image", "label")}
 
 
 def train(
   network: nn.Module,
-  data: dict[str, dict[str, Any]],
+  data: Mapping[str, digits.Split],
   constraint: str,
   seed: int,
   flags: Flags,
@@ -114,6 +116,6 @@ def train(
   return finished(trained, f"saved in {folder}")
 
 
-def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def accuracy(logits: jax.Array, labels: jax.Array | np.ndarray) -> jax.Array:
   """Returns the share of samples whose largest logit is the label's."""
   return jnp.mean(jnp.argmax(logits, -1) == labels)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data import mocap
 from experiments.harness import kept, models, problems, result_files, training
+from experiments.harness.artifacts import Predictions
 from experiments.harness.replicas import Plan
 from experiments.mocap import models as mocap_models
 from experiments.mocap.settings import Settings, preset_values
@@ -211,7 +211,7 @@ def equivariance(
   return errors
 
 
-def predictions(data: mocap.Dataset, learned: task.Task, end: state.AceState) -> dict[str, Any]:
+def predictions(data: mocap.Dataset, learned: task.Task, end: state.AceState) -> Predictions:
   """Returns bones, and start, true and predicted poses of one window of each test trial."""
   ends = np.cumsum(list(data.summary["trials"]["test"].values()))
   shown = task.take(data.test, ends - 1)
@@ -227,7 +227,7 @@ def draw(
   folder: Path,
   end: state.AceState,
   records: list[history.Record],
-  shown: dict[str, Any],
+  shown: Predictions,
 ) -> None:
   """Draws every figure of a run."""
   from ace_jax import plots
@@ -239,5 +239,6 @@ def draw(
   if plots.layers(records, "gamma") or plots.layers(records, "multiplier"):
     plots.save(plots.gamma_and_multipliers(records), folder / "gamma.png")
   labels = {f"{label}, {name}": np.asarray(shown[name]) for name in end.selected()}
-  figure = skeleton_plots.stick_figures(data.bones, shown["start"], shown["truth"], labels)
+  start, truth = np.asarray(shown["start"]), np.asarray(shown["truth"])
+  figure = skeleton_plots.stick_figures(data.bones, start, truth, labels)
   plots.save(figure, folder / "poses.png")

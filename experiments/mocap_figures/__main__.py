@@ -34,10 +34,12 @@ def main() -> None:
   if not FLAGS.runs:
     raise UsageError("name finished runs: --runs=FOLDER,FOLDER.")
   runs, remedy = folders.runs_in(FLAGS.runs), "name the folder of a finished motion capture run"
-  results = [result_files.read_result(Path(folder) / "result.json") for folder in runs]
-  for folder, result in zip(runs, results, strict=True):
-    if result["experiment"] != "mocap":
+  contents = [result_files.read_result(Path(folder) / "result.json") for folder in runs]
+  results: list[result_files.Result] = []
+  for folder, content in zip(runs, contents, strict=True):
+    if not result_files.is_training(content) or content["experiment"] != "mocap":
       raise DataError(f"{folder}: holds no motion capture run; {remedy}.")
+    results.append(content)
   names = labels.distinguished(
     [f"{result['model']}, {result['constraint']}" for result in results], results, ("model",)
   )

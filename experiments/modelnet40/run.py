@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ace_jax.symmetry.data import Symmetry
 from ace_jax.training import history
 from data import modelnet
 from experiments.harness import artifacts, problems, training
+from experiments.harness.artifacts import Predictions
 from experiments.harness.replicas import Plan
 from experiments.modelnet40 import models as modelnet_models
 from experiments.modelnet40.settings import Settings, preset_values
@@ -101,7 +103,9 @@ def make_problem(settings: Settings, data: modelnet.Dataset) -> problems.Problem
     measured=task.take(valid, slice(0, _MEASURED)),
     measure=equivariance,
     published=published(),
-    draw=functools.partial(draw, summary, settings.constraint.name),
+    draw=functools.partial(
+      draw, summary["classes"], summary["linear_mse"]["valid"], settings.constraint.name
+    ),
     eval_batch_size=_EVALUATED,
     symmetry=SYMMETRY,
     rotations=turned_about(vertical),
@@ -193,7 +197,7 @@ def equivariance(
 
 def predictions(
   test: modelnet.Split, vertical: str, learned: task.Task, end: state.AceState
-) -> dict[str, Any]:
+) -> Predictions:
   """Returns the class of every test shape: the truth, and what each predictor says of it.
 
   What it says of shapes turned about random axes has "_random_axes" after its name.
@@ -224,21 +228,22 @@ def predictions(
 
 
 def draw(
-  about: dict[str, Any],
+  classes: Sequence[str],
+  baseline: float,
   label: str,
   folder: Path,
   end: state.AceState,
   records: list[history.Record],
-  shown: dict[str, Any],
+  shown: Predictions,
 ) -> None:
   """Draws every figure of a run."""
   from ace_jax import plots  # Matplotlib is slow to import
   from experiments.modelnet40 import figures
 
-  plots.save(figures.accuracy(label, records, about), folder / "accuracy.png")
+  plots.save(figures.accuracy(label, records, baseline), folder / "accuracy.png")
   plots.save(plots.equivariance_error(records), folder / "equivariance_error.png")
   if plots.layers(records, "gamma") or plots.layers(records, "multiplier"):
     plots.save(plots.gamma_and_multipliers(records), folder / "gamma.png")
-  predicted = {name: array for name, array in shown.items() if name != "truth"}
-  figure = figures.confusion(about["classes"], shown["truth"], predicted)
+  predicted = {name: np.asarray(array) for name, array in shown.items() if name != "truth"}
+  figure = figures.confusion(classes, np.asarray(shown["truth"]), predicted)
   plots.save(figure, folder / "confusion.png")

@@ -29,6 +29,7 @@ from experiments.harness import (
   training,
   workdirs,
 )
+from experiments.harness.artifacts import Predictions
 from experiments.harness.replicas import Plan
 from experiments.nbody.settings import PARTICLES, PRESETS, SIMULATED, Data, Settings
 
@@ -204,7 +205,7 @@ _PUBLISHED = {
 }
 
 
-def predictions(data: nbody.Dataset, learned: task.Task, end: state.AceState) -> dict[str, Any]:
+def predictions(data: nbody.Dataset, learned: task.Task, end: state.AceState) -> Predictions:
   """Returns the first test trajectories: start, velocities, charges, truth and predicted ends.
 
   With `paths`, the true positions on the way, where the data have them.
@@ -224,7 +225,7 @@ def draw(
   folder: Path,
   end: state.AceState,
   records: list[history.Record],
-  shown: dict[str, Any],
+  shown: Predictions,
 ) -> None:
   """Draws every figure of a run."""
   from ace_jax import plots  # Matplotlib is slow to import
@@ -236,7 +237,12 @@ def draw(
     plots.save(plots.gamma_and_multipliers(records), folder / "gamma.png")
   predicted = {name: np.asarray(shown[name]) for name in end.selected()}
   figure = plots.trajectories(
-    data.paths, shown["start"], shown["velocities"], shown["truth"], predicted, "length"
+    data.paths,
+    np.asarray(shown["start"]),
+    np.asarray(shown["velocities"]),
+    np.asarray(shown["truth"]),
+    predicted,
+    "length",
   )
   plots.save(figure, folder / "trajectories.png")
 
@@ -323,7 +329,7 @@ def _curve(
       )
       finished = [workdir / name / workdirs.RESULT for name, _ in plan.expand(varied)]
       if resume and all(path.exists() for path in finished):
-        results = [*map(result_files.read_result, finished)]
+        results = [*map(result_files.read_training, finished)]
       else:
         problem = make_problem(varied, subset)
         results = training.train(problem, varied, workdir, resume and workdir.exists(), plan)

@@ -1,13 +1,13 @@
 """Figures of the pendulum experiment."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ace_jax.plots import style
+from experiments.pendulum.run import Summary
 
 
 def phase_portraits(
@@ -43,13 +43,13 @@ def phase_portraits(
   return figure
 
 
-def error_by_damping(results: Sequence[Mapping[str, Any]]) -> Figure:
+def error_by_damping(results: Sequence[Summary]) -> Figure:
   """Draws the test error of every constraint's model against the damping.
 
   Points of one damping stand side by side. The colour is the constraint; projections are hollow.
 
   Args:
-    results: With constraint, damping, projection_test_mse and relaxed_test_mse.
+    results: Of every training.
   """
   figure, grid = style.panels(1, 1, 6.8, 4.8)
   axes = grid[0, 0]
@@ -64,11 +64,8 @@ def error_by_damping(results: Sequence[Mapping[str, Any]]) -> Figure:
   handles = []
   for offset, (constraint, predictor) in zip(offsets, models, strict=True):
     look = style.look(constraint)
-    by_damping = {
-      row["damping"]: row[f"{predictor}_test_mse"]
-      for row in results
-      if row["constraint"] == constraint
-    }
+    key = "projection_test_mse" if predictor == "projection" else "relaxed_test_mse"
+    by_damping = {r["damping"]: r[key] for r in results if r["constraint"] == constraint}
     x = [dampings.index(c) + offset for c in by_damping]
     hollow = predictor == "projection" and constraint != "strict"
     face = "white" if hollow else look.color

@@ -1,8 +1,9 @@
 """What `experiments.pendulum` does once its flags are checked."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,26 @@ RULE = (
 )
 
 
+class Summary(TypedDict):
+  """The numbers of one training.
+
+  `damping` is the constant c, in units of sqrt(g / l); the errors are those of the vector field, in
+  units of m, l and g; `gamma` and `multipliers` are final, by layer; `equivariance_error` is
+  relative, under time reversal; `training` has the fields of `verdicts.Training`; `memory` is the
+  expected peak in bytes, None where it is not known.
+  """
+
+  constraint: str
+  damping: float
+  projection_test_mse: float
+  relaxed_test_mse: float
+  gamma: dict[str, float]
+  multipliers: dict[str, float]
+  equivariance_error: float
+  training: dict[str, Any]
+  memory: dict[str, Any] | None
+
+
 def run(damping: list[float], epochs: int, seed: int, rho: float, folder: Path) -> None:
   """Trains every constraint at every damping, and draws and says what came out.
 
@@ -45,8 +66,9 @@ def run(damping: list[float], epochs: int, seed: int, rho: float, folder: Path) 
     folder: Where to write.
   """
   settings = {"damping": damping, "epochs": epochs, "seed": seed, "rho": rho}
-  fits: dict[str, dict[float, Any]] = {name: {} for name in CONSTRAINTS}
-  results, rows = [], []
+  fits: dict[str, dict[float, ace_jax.Fit]] = {name: {} for name in CONSTRAINTS}
+  results: list[Summary] = []
+  rows = []
   with (
     workdirs.opened(folder, settings, resume=True),
     Progress(len(damping) * len(CONSTRAINTS), "training") as shown,
@@ -76,7 +98,9 @@ def model() -> TimeReversalField:
   return TimeReversalField(relaxation=Relaxation(scale="fixed", axis_name=DATA))
 
 
-def train(name: str, data: dict[str, Any], epochs: int, seed: int, rho: float) -> ace_jax.Fit:
+def train(
+  name: str, data: Mapping[str, pendulum.Split], epochs: int, seed: int, rho: float
+) -> ace_jax.Fit:
   """Trains one network."""
   network = model()
   splits = {split: (part["state"], part["field"]) for split, part in data.items()}
@@ -114,7 +138,7 @@ def squared_error(prediction: jax.Array, batch: tuple[jax.Array, jax.Array]) -> 
   return jnp.square(prediction - batch[1])
 
 
-def summarise(name: str, c: float, fit: ace_jax.Fit, data: dict[str, Any]) -> dict[str, Any]:
+def summarise(name: str, c: float, fit: ace_jax.Fit, data: Mapping[str, pendulum.Split]) -> Summary:
   """Returns the numbers of one training."""
   flip = jnp.array([1.0, -1.0])
   errors = equivariance_statistics(
@@ -141,22 +165,20 @@ def summarise(name: str, c: float, fit: ace_jax.Fit, data: dict[str, Any]) -> di
   }
 
 
-def row(result: dict[str, Any]) -> list[str]:
+def row(result: Summary) -> list[str]:
   """Formats a row of the final table."""
-  largest = {
-    key: max((abs(v) for v in result[key].values()), default=None)
-    for key in ("gamma", "multipliers")
-  }
+  by_layer = (result["gamma"], result["multipliers"])
+  largest = [max((abs(v) for v in values.values()), default=None) for values in by_layer]
   return [
     f"{result['constraint']}, {result['damping']:g}",
     f"{result['projection_test_mse']:.2e}",
     f"{result['relaxed_test_mse']:.2e}",
-    *("" if value is None else f"{value:.3f}" for value in largest.values()),
+    *("" if value is None else f"{value:.3f}" for value in largest),
     f"{result['equivariance_error']:.1e}",
   ]
 
 
-def verdict(c: float, results: list[dict[str, Any]]) -> str:
+def verdict(c: float, results: list[Summary]) -> str:
   """Says what the data do to time reversal, by `RULE`: breaks it, keeps it, or cannot tell why."""
   here = {r["constraint"]: r for r in results if r["damping"] == c}
   strict, free = here["strict"], here["resilient"]
@@ -177,7 +199,12 @@ def verdict(c: float, results: list[dict[str, Any]]) -> str:
   return f"damping {c:g}: {said} ({numbers})."
 
 
-def draw(folder: Path, damping: list[float], fits: Any, results: list[dict[str, Any]]) -> None:
+def draw(
+  folder: Path,
+  damping: list[float],
+  fits: Mapping[str, Mapping[float, ace_jax.Fit]],
+  results: list[Summary],
+) -> None:
   """Draws phase portraits, gamma and multipliers, and error against damping."""
   from ace_jax import plots
   from experiments.pendulum import figures as pendulum_plots

@@ -16,6 +16,7 @@ from ace_jax.training import history
 from ace_jax.training.progress import Progress
 from data import qm9
 from experiments.harness import problems, training
+from experiments.harness.artifacts import Predictions
 from experiments.harness.replicas import Plan
 from experiments.qm9 import models as qm9_models
 from experiments.qm9.settings import Settings, preset_values
@@ -150,7 +151,7 @@ def equivariance(
   }
 
 
-def predictions(data: qm9.Dataset, learned: task.Task, end: state.AceState) -> dict[str, Any]:
+def predictions(data: qm9.Dataset, learned: task.Task, end: state.AceState) -> Predictions:
   """Returns the first test molecules: index, truth, predictions."""
   shown = task.take(data.test, slice(0, _SHOWN))
   predict = jax.jit(learned.predict)
@@ -165,7 +166,7 @@ def draw(
   folder: Path,
   end: state.AceState,
   records: list[history.Record],
-  shown: dict[str, Any],
+  shown: Predictions,
 ) -> None:
   """Draws every figure of a run."""
   from ace_jax import plots  # Matplotlib is slow to import

@@ -19,11 +19,12 @@ import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from absl import flags
 
 from experiments.harness import app, folders, paths
+from experiments.harness.result_files import Result
 from experiments.mocap import settings as mocap_presets
 from experiments.nbody import settings as nbody_presets
 
@@ -63,6 +64,31 @@ _LOOSE = 0.5
 """A band that reaches below this share of our mean could not have shown ours to be worse."""
 
 Curve = dict[int, float]
+"""Errors by the epochs of training."""
+
+
+class Comparison(TypedDict):
+  """Ours against a curve of the reference, at the epochs that all of them have.
+
+  `epochs` are the first and the last of them, `evaluations` how many there are. `shares` of them
+  are "worse", "better", "matched", or "cannot_tell" where ours could not have been worse.
+  `first_ratio` is their first error over ours. The mean errors over the `last_evaluations` are
+  `ours_at_the_end`, one a seed, and `reference_at_the_end`.
+  """
+
+  epochs: list[int]
+  evaluations: int
+  shares: dict[str, float]
+  first_ratio: float
+  last_evaluations: int
+  ours_at_the_end: list[float]
+  reference_at_the_end: float
+
+
+class ComparedRuns(Comparison):
+  """An entry of comparison.json: a comparison, and the seeds of our runs."""
+
+  seeds: list[int]
 
 
 def read_reference(path: Path) -> dict[tuple[str, str, str], Curve]:
@@ -117,17 +143,12 @@ def _add(curves: dict[tuple[str, str, str], Curve], row: Mapping[str, str | None
       curve[int(epoch) + 1] = error
 
 
-def compare(seeds: list[Curve], reference: Curve) -> dict[str, Any]:
+def compare(seeds: list[Curve], reference: Curve) -> Comparison:
   """Compares curves at the epochs that all of them have.
 
   Args:
     seeds: {epoch: error} of each of our seeds.
     reference: {epoch: error} of the reference.
-
-  Returns:
-    epochs compared; the shares of them at which ours is `worse`, `matched`, `better`, or where it
-    could not have been found worse (`cannot_tell`); the ratio of the first errors, theirs over
-    ours; and the mean over the last evaluations of ours (each seed) and of the reference.
 
   Raises:
     ValueError: fewer epochs in common than are averaged.
@@ -156,7 +177,7 @@ def compare(seeds: list[Curve], reference: Curve) -> dict[str, Any]:
   }
 
 
-def comparable(result: dict[str, Any]) -> bool:
+def comparable(result: Result) -> bool:
   """Whether a run had the model, data and settings of the reference, seed and length apart."""
   settings, data = result["settings"], result["data"]
   from_file = bool(settings.get("data_file")) or data.get("source") == "file"
@@ -171,7 +192,7 @@ def comparable(result: dict[str, Any]) -> bool:
   return same and settings["preset"] == "paper" and not differing
 
 
-def check_size(report: Mapping[str, Mapping[str, Any]]) -> None:
+def check_size(report: Mapping[str, ComparedRuns]) -> None:
   """Refuses curves of other data or in other units, by their errors after the first epoch.
 
   A single curve may begin far from ours: a projection that is not trained as a predictor, say.
@@ -187,7 +208,7 @@ def check_size(report: Mapping[str, Mapping[str, Any]]) -> None:
     )
 
 
-def check_kept(folder: Path, report: Mapping[str, Any]) -> None:
+def check_kept(folder: Path, report: Mapping[str, ComparedRuns]) -> None:
   """Refuses to write over a comparison that has more than this one.
 
   Raises:
@@ -222,11 +243,12 @@ def main() -> None:
   source = FLAGS.folder or f"results/{FLAGS.experiment}"
   scale = SCALES[FLAGS.experiment]
   reference = read_reference(Path(FLAGS.reference))
-  runs: dict[str, list[dict[str, Any]]] = {}
+  runs: dict[str, list[Result]] = {}
   for result in table.read([source]):
     if result["experiment"] == FLAGS.experiment and comparable(result):
       runs.setdefault(result["constraint"], []).append(result)
-  report, rows, figures = {}, [], {}
+  report: dict[str, ComparedRuns] = {}
+  rows, figures = [], {}
   for (run, split, predictor), curve in reference.items():
     constraint, key = CONSTRAINTS[run], f"{split}/{predictor}"
     if constraint not in runs:

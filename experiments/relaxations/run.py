@@ -3,8 +3,9 @@
 import multiprocessing
 import signal
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import jax
 
@@ -14,10 +15,11 @@ from data.errors import DataError
 from experiments.harness import app, comparison_figures, page, result_files, tables, workdirs
 from experiments.harness import programs as processes
 from experiments.harness.replicas import Plan
+from experiments.harness.result_files import Predictor, Result
 from experiments.mocap.settings import Settings as MocapSettings
 from experiments.nbody.settings import Settings as NBodySettings
 from experiments.relaxations import sizes as branch_sizes
-from experiments.relaxations.sizes import Variant
+from experiments.relaxations.sizes import Size, Variant
 from experiments.sweep import plan as sweep_plan
 from experiments.sweep import run as sweep_run
 from experiments.sweep.plan import Program, Sweep
@@ -29,6 +31,38 @@ _HEADER = [
   *("equal", "branch", "gamma", "size", "parameters", "step ms", "seeds"),
   *("test MSE, relaxed", "test MSE, projection", "equiv. MSE", "equiv. error, relative"),
 ]
+
+
+class Asked(TypedDict):
+  """What a command asks for: the experiment, its flags and seeds; branches, gammas and budgets."""
+
+  experiment: str
+  flags: list[str]
+  seeds: list[int]
+  branches: list[str]
+  gammas: list[str]
+  budgets: list[str]
+
+
+class Entry(Size):
+  """A branch of a chosen size, and the results of its trainings, one a seed."""
+
+  runs: list[Result]
+
+
+class Summary(TypedDict):
+  """What is kept of the result.json of a training, under the same names."""
+
+  seeds: list[int]
+  epochs: int
+  train_samples: int
+  predictors: dict[str, Predictor]
+  seconds: float
+  replicas: int
+  settings: dict[str, Any]
+  differs_from_published: dict[str, list[Any]]
+  final: dict[str, dict[str, float]]
+  environment: dict[str, Any]
 
 
 def run(
@@ -51,26 +85,33 @@ def run(
   """
   jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
   experiment, seeds = sweep.experiment, sweep.seeds
-  asked = {"experiment": experiment, "flags": list(sweep.given), "seeds": list(seeds)}
-  asked |= {"branches": list(branches), "gammas": list(gammas), "budgets": list(budgets)}
+  asked: Asked = {
+    "experiment": experiment,
+    "flags": list(sweep.given),
+    "seeds": list(seeds),
+    "branches": list(branches),
+    "gammas": list(gammas),
+    "budgets": list(budgets),
+  }
   (_, described), *_ = sweep_plan.describe(sweep, ())
   with workdirs.opened(folder, asked, resume=(folder / workdirs.CONFIG).exists()):
     if not (folder / SIZES).exists():
       print("Choosing the sizes of the branches ...", flush=True)
-      files.write_json(folder / SIZES, _choose(experiment, described, branches, gammas, budgets))
-    sizes = result_files.read_json(folder / SIZES, "remove it and run again", list)
-    print(f"\n{tables.table(_HEADER[:6], [cells(entry)[:6] for entry in sizes])}\n", flush=True)
+      settings = {"nbody": NBodySettings, "mocap": MocapSettings}[experiment].from_json(described)
+      files.write_json(folder / SIZES, _choose(settings, branches, gammas, budgets))
+    sizes: list[Size] = result_files.read_json(folder / SIZES, "remove it and run again", list)
+    print(f"\n{tables.table(_HEADER[:6], [cells(entry) for entry in sizes])}\n", flush=True)
     trained = sweep_run.train(sweep, folder, programs(sizes, seeds), jobs)
     by_name = {program.name: results for program, results in trained}
-    entries = [{**entry, "runs": by_name[variant(entry).label()]} for entry in sizes]
+    entries: list[Entry] = [{**entry, "runs": by_name[variant(entry).label()]} for entry in sizes]
     write(folder, asked, [entry for entry in entries if entry["runs"]])
 
 
-def _choose(experiment: str, described: dict[str, Any], *rest: Any) -> list[dict[str, Any]]:
+def _choose(settings: NBodySettings | MocapSettings, *names: Sequence[str]) -> list[Size]:
   """Chooses sizes in a process of its own, which gives the devices back when it ends."""
   context = multiprocessing.get_context("spawn")
   receiver, sender = context.Pipe(duplex=False)
-  process = context.Process(target=_choose_there, args=(sender, experiment, described, *rest))
+  process = context.Process(target=_choose_there, args=(sender, settings, *names))
   with processes.ended_by_signal(left="no sizes were chosen yet"):
     # It inherits that Ctrl-C is not for it.
     with signals.handling(signal.SIG_IGN, signal.SIGINT):  # pyright: ignore[reportArgumentType]
@@ -90,21 +131,22 @@ def _choose(experiment: str, described: dict[str, Any], *rest: Any) -> list[dict
   return answer
 
 
-def _choose_there(sender: Any, experiment: str, described: dict[str, Any], *rest: Any) -> None:
-  settings = {"nbody": NBodySettings, "mocap": MocapSettings}[experiment].from_json(described)
+def _choose_there(
+  sender: Connection, settings: NBodySettings | MocapSettings, *names: Sequence[str]
+) -> None:
   app.set_up_jax(settings.training.precision)
   try:
-    sender.send(branch_sizes.choose(settings, *rest))
+    sender.send(branch_sizes.choose(settings, *names))
   except (AceError, DataError) as error:
     sender.send(error)
 
 
-def variant(entry: dict[str, Any]) -> Variant:
+def variant(entry: Size) -> Variant:
   """Returns the variant of an entry of sizes.json."""
   return Variant(entry["branch"], entry["gamma"], entry["size"])
 
 
-def programs(sizes: Sequence[dict[str, Any]], seeds: tuple[int, ...]) -> list[Program]:
+def programs(sizes: Sequence[Size], seeds: tuple[int, ...]) -> list[Program]:
   """Returns a program for each variant, those with one gamma a layer first.
 
   A variant that two budgets share is trained once.
@@ -118,15 +160,17 @@ def programs(sizes: Sequence[dict[str, Any]], seeds: tuple[int, ...]) -> list[Pr
   ]
 
 
-def cells(entry: dict[str, Any]) -> list[str]:
-  """Returns a row of the table; before training, without what it found."""
+def cells(entry: Size) -> list[str]:
+  """Returns the cells of the table that are known before the training."""
   size = entry["size"] or ("" if entry["branch"] == "linear" else "2n, n")
   known = [entry["budget"], entry["branch"], entry["gamma"], str(size), str(entry["parameters"])]
-  known.append(f"{entry['step_ms']:.2f}")
-  if not entry.get("runs"):
-    return known
+  return [*known, f"{entry['step_ms']:.2f}"]
+
+
+def row(entry: Entry) -> list[str]:
+  """Returns a row of the table."""
   return [
-    *known,
+    *cells(entry),
     ",".join(str(result["settings"]["seed"]) for result in entry["runs"]),
     tables.spread(_values(entry, "relaxed", "test_mse")),
     tables.spread(_values(entry, "projection", "test_mse")),
@@ -135,28 +179,32 @@ def cells(entry: dict[str, Any]) -> list[str]:
   ]
 
 
-def _values(entry: dict[str, Any], predictor: str, name: str) -> list[float]:
-  return [result["predictors"][predictor][name] for result in entry["runs"]]
+def _values(
+  entry: Entry, predictor: str, name: Literal["test_mse", "test_gap", "test_gap_relative"]
+) -> list[float]:
+  predictors = [result["predictors"][predictor] for result in entry["runs"]]
+  # N-body and motion capture trainings measure their gaps.
+  return [measured[name] for measured in predictors]  # pyright: ignore[reportTypedDictNotRequiredAccess]
 
 
-def write(folder: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+def write(folder: Path, asked: Asked, entries: list[Entry]) -> None:
   """Prints the table, and writes result.json, table.md and relaxations.png."""
-  lines = [cells(row) for row in entries]
+  lines = [row(entry) for entry in entries]
   print(f"\n{tables.table(_HEADER, lines)}\n")
-  kept = [{**row, "runs": [_summary(result) for result in row["runs"]]} for row in entries]
+  kept = [{**entry, "runs": [_summary(run) for run in entry["runs"]]} for entry in entries]
   result = {"experiment": "relaxations", "asked": asked, "entries": kept}
   workdirs.write_result(folder, result)
   files.write_text(folder / "table.md", tables.markdown(_HEADER, lines) + "\n")
   drawn: dict[str, list[comparison_figures.Entry]] = {}
-  for row in entries:
-    entry = comparison_figures.Entry(
-      label=f"{row['branch']} {row['size'] or ''}".strip() + f", one gamma a {row['gamma']}",
-      relaxed=_values(row, "relaxed", "test_mse"),
-      projection=_values(row, "projection", "test_mse"),
-      gaps=_values(row, "relaxed", "test_gap"),
+  for entry in entries:
+    marks = comparison_figures.Entry(
+      label=f"{entry['branch']} {entry['size'] or ''}".strip() + f", one gamma a {entry['gamma']}",
+      relaxed=_values(entry, "relaxed", "test_mse"),
+      projection=_values(entry, "projection", "test_mse"),
+      gaps=_values(entry, "relaxed", "test_gap"),
     )
-    name = {"parameters": "number of parameters", "time": "step time"}[row["budget"]]
-    drawn.setdefault(name, []).append(entry)
+    name = {"parameters": "number of parameters", "time": "step time"}[entry["budget"]]
+    drawn.setdefault(name, []).append(marks)
   unit = _UNITS.get(str(asked.get("experiment")), "")
   plots.save(comparison_figures.branches(drawn, unit), folder / "relaxations.png")
   page.write(folder)
@@ -164,11 +212,16 @@ def write(folder: Path, asked: dict[str, Any], entries: list[dict[str, Any]]) ->
   print(f"Everything is in {folder}: {made}, a folder a program.")
 
 
-_KEPT = (
-  *("seeds", "epochs", "train_samples", "predictors", "seconds", "replicas", "settings"),
-  *("differs_from_published", "final", "environment"),
-)
-
-
-def _summary(result: dict[str, Any]) -> dict[str, Any]:
-  return {name: result[name] for name in _KEPT}
+def _summary(result: Result) -> Summary:
+  return {
+    "seeds": result["seeds"],
+    "epochs": result["epochs"],
+    "train_samples": result["train_samples"],
+    "predictors": result["predictors"],
+    "seconds": result["seconds"],
+    "replicas": result.get("replicas", 1),
+    "settings": result["settings"],
+    "differs_from_published": result["differs_from_published"],
+    "final": result["final"],
+    "environment": result.get("environment", {}),
+  }

@@ -5,7 +5,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypedDict
 
 import jax
 
@@ -36,9 +36,9 @@ class Variant:
   gamma: str = "layer"
   size: int | None = None
 
-  def settings(self) -> dict[str, Any]:
+  def settings(self) -> dict[str, str | int]:
     """Returns the settings that it stands for."""
-    settings = {"relaxation": self.branch, "gamma": self.gamma}
+    settings: dict[str, str | int] = {"relaxation": self.branch, "gamma": self.gamma}
     setting = registry.get(self.branch).size
     return (
       settings if self.size is None or setting is None else {**settings, setting.name: self.size}
@@ -48,6 +48,23 @@ class Variant:
     """Returns its name, such as "mlp_12_channel"."""
     size = "" if self.size is None else f"_{self.size}"
     return f"{self.branch}{size}_{self.gamma}"
+
+
+class Size(TypedDict):
+  """The size of a branch that was chosen for a budget, an entry of sizes.json, and its cost.
+
+  `branch`, `gamma` and `size` are those of a `Variant`; `parameters` counts those of all branches,
+  gammas included; a step takes `step_ms` milliseconds, `step_ratio` times that of the MLP of
+  published size.
+  """
+
+  budget: str
+  branch: str
+  gamma: str
+  size: int | None
+  parameters: int
+  step_ratio: float
+  step_ms: float
 
 
 def nearest(
@@ -134,7 +151,7 @@ def choose(
   branches: Sequence[str],
   gammas: Sequence[str],
   budgets: Sequence[str],
-) -> list[dict[str, Any]]:
+) -> list[Size]:
   """Chooses the size of every branch for every budget, and measures what it costs.
 
   A size is chosen, and a step timed, with one gamma a layer; both are kept for one a channel.
@@ -147,8 +164,7 @@ def choose(
       published size).
 
   Returns:
-    For each budget, branch and gamma: the variant's fields, its `parameters`, and the time of its
-    step, `step_ms` and `step_ratio` to that of the published MLP.
+    An entry for each budget, branch and gamma.
   """
   problem = _problem_of(settings)
   reference = Timed(problem(Variant("mlp")), settings)
@@ -173,22 +189,27 @@ def choose(
     first, _ = nearest(lambda n: parameters(Variant(branch, size=n)), target)
     return nearest(lambda n: step(Variant(branch, size=n)), 1.0, first, 0.04, most=5)[0]
 
-  entries = []
+  entries: list[tuple[str, Variant, int, float]] = []
   for budget in budgets:
     for branch in branches:
       chosen = size(branch, budget)
       for gamma in gammas:
         variant = Variant(branch, gamma, chosen)
-        entries.append(
-          {
-            "budget": budget,
-            **dataclasses.asdict(variant),
-            "parameters": parameters(variant),
-            "step_ratio": round(step(dataclasses.replace(variant, gamma="layer")), 3),
-          }
-        )
+        step_ratio = round(step(dataclasses.replace(variant, gamma="layer")), 3)
+        entries.append((budget, variant, parameters(variant), step_ratio))
   milliseconds = 1e3 * statistics.median(reference.seconds() for _ in range(_ROUNDS))
-  return [{**entry, "step_ms": round(entry["step_ratio"] * milliseconds, 2)} for entry in entries]
+  return [
+    {
+      "budget": budget,
+      "branch": variant.branch,
+      "gamma": variant.gamma,
+      "size": variant.size,
+      "parameters": branch_parameters,
+      "step_ratio": step_ratio,
+      "step_ms": round(step_ratio * milliseconds, 2),
+    }
+    for budget, variant, branch_parameters, step_ratio in entries
+  ]
 
 
 def _problem_of(

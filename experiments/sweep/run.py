@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import tqdm
@@ -18,6 +18,7 @@ from ace_jax import files, plots
 from ace_jax.errors import AceError
 from ace_jax.training.progress import Progress
 from experiments.harness import page, programs, result_files, tables, workdirs
+from experiments.harness.result_files import Result
 from experiments.sweep import figures as sweep_plots
 from experiments.sweep import plan as sweep_plan
 from experiments.sweep.plan import Program, Sweep, Value
@@ -43,13 +44,28 @@ class Trial:
   seed: int
   settings: dict[str, Any]
 
-  def result(self) -> dict[str, Any] | None:
+  def result(self) -> Result | None:
     """Returns the content of its result.json; None if it has none with its settings."""
     path = self.folder / workdirs.RESULT
     result = result_files.read_json(path, "remove it and run again") if path.exists() else None
     if result is None or workdirs.differences(result["settings"], workdirs.portable(self.settings)):
       return None
     return result
+
+
+class Outcome(TypedDict):
+  """What a trial came to.
+
+  `folder` is its own, below the sweep's; `valid_mse` is by predictor, empty without a result;
+  `objective` is that of the predictor that counts; `failure` says why there is no result.
+  """
+
+  folder: str
+  parameters: dict[str, Value]
+  seed: int
+  valid_mse: dict[str, float]
+  objective: float | None
+  failure: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +138,7 @@ def run(
 
 def train(
   sweep: Sweep, parent: Path, program_list: list[Program], jobs: int | None = None
-) -> list[tuple[Program, list[dict[str, Any]]]]:
+) -> list[tuple[Program, list[Result]]]:
   """Runs those of given programs that are not finished, as processes over the local devices.
 
   Args:
@@ -275,9 +291,10 @@ def _drive(
       shown.advance()
 
 
-def outcomes(task: Task, objective: str, failed: dict[Path, str]) -> list[dict[str, Any]]:
+def outcomes(task: Task, objective: str, failed: dict[Path, str]) -> list[Outcome]:
   """Returns what each trial of a program came to: its validation errors, or why it has none."""
-  diverged, rows = task.diverged(), []
+  diverged = task.diverged()
+  rows: list[Outcome] = []
   for trial in task.trials:
     result = trial.result()
     valid = {k: v["valid_mse"] for k, v in result["predictors"].items()} if result else {}
@@ -295,20 +312,20 @@ def outcomes(task: Task, objective: str, failed: dict[Path, str]) -> list[dict[s
   return rows
 
 
-def points(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Value], list[dict[str, Any]]]]:
+def points(rows: list[Outcome]) -> list[tuple[dict[str, Value], list[Outcome]]]:
   """Joins the seeds of each point, the best point first and those without a result last."""
-  groups: dict[tuple[Value, ...], list[dict[str, Any]]] = {}
+  groups: dict[tuple[Value, ...], list[Outcome]] = {}
   for row in rows:
     groups.setdefault(tuple(row["parameters"].values()), []).append(row)
 
-  def order(group):
+  def order(group: list[Outcome]) -> tuple[bool, float]:
     errors = [row["objective"] for row in group if row["objective"] is not None]
     return len(errors) < len(group), statistics.mean(errors) if errors else float("inf")
 
   return [(group[0]["parameters"], group) for group in sorted(groups.values(), key=order)]
 
 
-def table(rows: list[dict[str, Any]], objective: str) -> str:
+def table(rows: list[Outcome], objective: str) -> str:
   """Formats the outcomes: a row a point, the best first."""
   lines = []
   for rank, (parameters, group) in enumerate(points(rows), 1):
@@ -332,7 +349,7 @@ def table(rows: list[dict[str, Any]], objective: str) -> str:
   return tables.table(header, lines)
 
 
-def write(folder: Path, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
+def write(folder: Path, sweep: Sweep, rows: list[Outcome]) -> None:
   """Prints the table, and writes sweep.json and the figures.
 
   Raises:

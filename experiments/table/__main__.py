@@ -6,12 +6,12 @@ Runs that differ in the seed alone are one row, mean +- standard deviation over 
 import os
 import statistics
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from data.errors import DataError
 from experiments.harness import app, labels, paths, regularisation, result_files, tables
+from experiments.harness.result_files import ERROR, Result
 from experiments.harness.usage import UsageError
 
 FLAGS = flags.FLAGS
@@ -36,13 +36,13 @@ flags.DEFINE_enum("format", "text", ["text", "markdown", "latex"], "How to write
 NBODY_HEADER = ["run", "predictor", "epochs", "seeds", "test MSE x 10^-3", "equiv. error"]
 
 
-def read(folders: list[str]) -> list[dict[str, Any]]:
-  """Returns every result below the folders.
+def read(folders: list[str]) -> list[Result]:
+  """Returns the result of every training below the folders; comparisons are left out.
 
   Raises:
     DataError: a folder has none, or a file is damaged.
   """
-  return [*map(result_files.read_result, files(folders))]
+  return [*filter(result_files.is_training, map(result_files.read_result, files(folders)))]
 
 
 def files(folders: list[str]) -> list[Path]:
@@ -62,9 +62,9 @@ def files(folders: list[str]) -> list[Path]:
   return [*there.values()]
 
 
-def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
+def nbody_rows(results: list[Result]) -> list[list[str]]:
   """Returns the rows of the N-body table: one a configuration and predictor."""
-  groups: dict[str, list[dict[str, Any]]] = {}
+  groups: dict[str, list[Result]] = {}
   for result in results:
     if result["experiment"] == "nbody":
       groups.setdefault(result_files.but_for_seed(result), []).append(result)
@@ -74,7 +74,7 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
   for label, group in zip(names, groups.values(), strict=True):
     for name in group[0]["predictors"]:
       metrics = [result["predictors"][name] for result in group]
-      errors = [f["final_equivariance_error"] for f in metrics]
+      errors = [error for f in metrics if (error := f.get(ERROR)) is not None]
       rows.append(
         [
           label,
@@ -82,7 +82,7 @@ def nbody_rows(results: list[dict[str, Any]]) -> list[list[str]]:
           epochs_of(group),
           ",".join(str(seed) for result in group for seed in result["seeds"]),
           _spread([1e3 * f["test_mse"] for f in metrics]),
-          f"{statistics.mean(errors):.1e}" if None not in errors else "",
+          f"{statistics.mean(errors):.1e}" if len(errors) == len(metrics) else "",
         ]
       )
   return sorted(rows)
@@ -92,14 +92,14 @@ _SHOWN = {"constraint", "keep", "preset", "train_samples", "epochs", "particles"
 """What the labels of the N-body table, or its columns, name already."""
 
 
-def _label(result: dict[str, Any]) -> str:
+def _label(result: Result) -> str:
   settings = result["settings"]
   kind = [settings["constraint"], *regularisation.describe(settings), settings["preset"]]
   graph = result_files.graph_label(result)
   return ", ".join([*kind, f"{result['train_samples']} samples", *graph])
 
 
-def epochs_of(group: list[dict[str, Any]]) -> str:
+def epochs_of(group: list[Result]) -> str:
   """Returns the epochs of some runs, as an interval where some stopped earlier."""
   epochs = sorted({result["epochs"] for result in group})
   return "-".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from experiments.harness import regularisation, tables
+from experiments.harness.result_files import Result
 
-Results = Sequence[dict[str, Any]]
 
-
-def groups(results: Results, experiment: str, apart: Iterable[str] = ()) -> list[Results]:
+def groups(
+  results: Sequence[Result], experiment: str, apart: Iterable[str] = ()
+) -> list[list[Result]]:
   """Returns the results of an experiment, those together that differ in the seed alone.
 
   Args:
@@ -18,7 +18,7 @@ def groups(results: Results, experiment: str, apart: Iterable[str] = ()) -> list
     apart: Further settings that may differ within a group.
   """
   left_out = {"seed", *apart}
-  grouped: dict[str, list[dict[str, Any]]] = {}
+  grouped: dict[str, list[Result]] = {}
   for result in results:
     if result["experiment"] == experiment:
       settings = {k: v for k, v in result["settings"].items() if k not in left_out}
@@ -27,13 +27,13 @@ def groups(results: Results, experiment: str, apart: Iterable[str] = ()) -> list
   return [grouped[key] for key in sorted(grouped)]
 
 
-def kind(result: dict[str, Any]) -> str:
+def kind(result: Result) -> str:
   """Returns model, constraint and what regularises it, of a run."""
   settings = result["settings"]
   return ", ".join([result["model"], result["constraint"], *regularisation.describe(settings)])
 
 
-def differences(group: Results, said: Iterable[str] = ()) -> str:
+def differences(group: Sequence[Result], said: Iterable[str] = ()) -> str:
   """Returns which settings are not the published ones, "none" where all are.
 
   Args:

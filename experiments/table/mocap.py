@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from experiments.harness import tables
+from experiments.harness.result_files import Result
 
 SUBJECTS = ("run", "walk")
 HEADER = [
@@ -32,15 +33,15 @@ class Row(NamedTuple):
   label: str
   published: Mapping[str, str]
   predictor: str | None
-  wanted: Callable[[dict[str, Any]], bool]
+  wanted: Callable[[Mapping[str, object]], bool]
   choose: str | None = None
 
 
-def _egno(constraint: str, **fixed: Any) -> Callable[[dict[str, Any]], bool]:
+def _egno(constraint: str, **fixed: Any) -> Callable[[Mapping[str, object]], bool]:
   return _fixed("egno", constraint, **fixed)
 
 
-def _fixed(model: str, constraint: str, **fixed: Any) -> Callable[[dict[str, Any]], bool]:
+def _fixed(model: str, constraint: str, **fixed: Any) -> Callable[[Mapping[str, object]], bool]:
   # What is left out of the settings is this, unless the row asks for another.
   fixed = {"gamma_optimizer": None, "keep": None, "height": True, **fixed}
 
@@ -52,16 +53,16 @@ def _fixed(model: str, constraint: str, **fixed: Any) -> Callable[[dict[str, Any
   return wanted
 
 
-def _damped(constraint: str, **fixed: Any) -> Callable[[dict[str, Any]], bool]:
+def _damped(constraint: str, **fixed: Any) -> Callable[[Mapping[str, object]], bool]:
   inner = _egno(constraint, **fixed)
   return lambda settings: inner(settings) and bool(settings["augmented"])
 
 
-def _strict(model: str) -> Callable[[dict[str, Any]], bool]:
+def _strict(model: str) -> Callable[[Mapping[str, object]], bool]:
   return _fixed(model, "strict")
 
 
-def _never(settings: dict[str, Any]) -> bool:
+def _never(settings: Mapping[str, object]) -> bool:
   del settings
   return False
 
@@ -141,7 +142,7 @@ OURS = (
 )
 
 
-def rows(results: list[dict[str, Any]]) -> list[list[str]]:
+def rows(results: list[Result]) -> list[list[str]]:
   """Returns the rows of the table, a rule of dashes between the published ones and ours alone.
 
   A cell is mean +- standard deviation over seeds of the test MSE x 10^-2 at the lowest validation
@@ -157,7 +158,7 @@ def rows(results: list[dict[str, Any]]) -> list[list[str]]:
   return lines + [_line(row, results) for row in OURS]
 
 
-def _line(row: Row, results: list[dict[str, Any]]) -> list[str]:
+def _line(row: Row, results: list[Result]) -> list[str]:
   cells = [row.label]
   for subject in SUBJECTS:
     runs, note = _runs(row, results, subject)
@@ -165,9 +166,7 @@ def _line(row: Row, results: list[dict[str, Any]]) -> list[str]:
   return cells
 
 
-def _runs(
-  row: Row, results: list[dict[str, Any]], subject: str
-) -> tuple[list[dict[str, Any]], str]:
+def _runs(row: Row, results: list[Result], subject: str) -> tuple[list[Result], str]:
   """Returns the runs of a row, and what is said of the setting that was chosen among them."""
   runs = [
     result
@@ -188,7 +187,7 @@ def _runs(
   return runs, f", {row.choose}={chosen:g}"
 
 
-def _cell(row: Row, runs: list[dict[str, Any]], note: str) -> str:
+def _cell(row: Row, runs: list[Result], note: str) -> str:
   if row.predictor is None:
     return ""
   if not runs:
@@ -201,11 +200,12 @@ def _cell(row: Row, runs: list[dict[str, Any]], note: str) -> str:
   return f"{mean} ({seeds}, {length} epochs{note})"
 
 
-def _turned(row: Row, runs: list[dict[str, Any]]) -> str:
-  if not runs:
+def _turned(row: Row, runs: list[Result]) -> str:
+  if not runs or row.predictor is None:
     return ""
-  kept = [result["predictors"][row.predictor].get("test_mse_turned") for result in runs]
-  if None in kept:
+  predictors = [result["predictors"][row.predictor] for result in runs]
+  kept = [p["test_mse_turned"] for p in predictors if "test_mse_turned" in p]
+  if len(kept) < len(runs):
     return _NOT_KEPT
   vertical, random = (
     100 * statistics.mean(errors[name] for errors in kept) for name in ("vertical", "random_axes")
@@ -220,7 +220,7 @@ _OTHER = {
 """A run that differs from the published settings in one of these is no seed of a row."""
 
 
-def _chosen(results: list[dict[str, Any]], name: str, predictor: str) -> Any:
+def _chosen(results: list[Result], name: str, predictor: str) -> Any:
   """Returns the value of a setting with the lowest mean validation error."""
   errors: dict[Any, list[float]] = {}
   for result in results:

@@ -4,7 +4,7 @@ No published accuracies stand beside them: those are the best over epochs on the
 not at hand.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 from experiments.harness import result_files
 from experiments.table import by_protocol
@@ -17,7 +17,7 @@ _SAID = ("rotations", "data_dir")
 _TURNED = ("vertical", "random_axes")
 
 
-def rows(results: by_protocol.Results) -> list[list[str]]:
+def rows(results: Sequence[result_files.Result]) -> list[list[str]]:
   """Returns the rows of the table: one a configuration and predictor.
 
   An accuracy is mean +- standard deviation over seeds, with their number, of that on test shapes at
@@ -31,7 +31,7 @@ def rows(results: by_protocol.Results) -> list[list[str]]:
     first = group[0]
     for predictor in first["predictors"]:
       errors = [r["predictors"][predictor] for r in group if predictor in r["predictors"]]
-      turned = [error["test_mse_turned"] for error in errors if _is_turned(error)]
+      turned = [error.get("test_mse_turned", {}) for error in errors if _is_turned(error)]
       shown.append(
         [
           by_protocol.kind(first),
@@ -48,7 +48,7 @@ def rows(results: by_protocol.Results) -> list[list[str]]:
   return shown
 
 
-def _is_turned(error: dict[str, Any]) -> bool:
+def _is_turned(error: result_files.Predictor) -> bool:
   turned = error.get("test_mse_turned")
   return isinstance(turned, dict) and all(result_files.finite(turned.get(n)) for n in _TURNED)
 

@@ -3,15 +3,16 @@
 No published errors stand beside them: those of this model and protocol are not at hand.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
+from experiments.harness.result_files import Result
 from experiments.table import by_protocol
 
 _APART = ("target", "atom_references")
 _NO_PROTOCOL = ("target", "atom_references", "data_dir")
 
 
-def table(results: by_protocol.Results) -> tuple[list[str], list[list[str]]]:
+def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
   """Returns header and rows: a row a configuration and predictor, a column a target.
 
   A cell is mean +- standard deviation over seeds, with their number, of the test error at the
@@ -49,7 +50,7 @@ def table(results: by_protocol.Results) -> tuple[list[str], list[list[str]]]:
   return [*header, "not as published"], rows
 
 
-def _column(result: dict[str, Any]) -> str:
+def _column(result: Result) -> str:
   settings = result["settings"]
   unit = str(result.get("metric", "")).removeprefix("MAE ")
   less = " - atoms" if settings.get("atom_references", "none") != "none" else ""

@@ -3,11 +3,12 @@
 import math
 import statistics
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from data.errors import DataError
 from experiments.harness import constraints, labels, regularisation, result_files, tables
 from experiments.harness.models import experiments, plain_models
+from experiments.harness.result_files import Result
 
 HEADER = [
   *("run", "predictor", "train", "epochs", "seeds", "test MSE"),
@@ -23,7 +24,7 @@ class Line(NamedTuple):
     predictor: "projection" or "relaxed".
   """
 
-  results: list[dict[str, Any]]
+  results: list[Result]
   predictor: str
 
   @property
@@ -41,7 +42,7 @@ class Line(NamedTuple):
     kept_rotations = settings.get("keep") or ""
     return first["experiment"], first["model"], *sizes, *lengths, *graph, kept_rotations
 
-  def values(self, name: str) -> list[float]:
+  def values(self, name: Literal["test_mse", "test_gap"]) -> list[float]:
     """Returns a number of the predictor, of every seed that has it."""
     numbers = [result["predictors"][self.predictor].get(name) for result in self.results]
     return [value for value in numbers if value is not None]
@@ -85,7 +86,7 @@ class Line(NamedTuple):
     ]
 
 
-def rows(results: list[dict[str, Any]]) -> list[list[str]]:
+def rows(results: list[Result]) -> list[list[str]]:
   """Returns the rows, one a configuration and predictor.
 
   Below each row of a functional constraint stand, once more, the REMUL run and the one with the gap
@@ -123,7 +124,7 @@ def _names(lines: list[Line]) -> list[str]:
   return labels.distinguished([line.label() for line in lines], firsts, _SHOWN)
 
 
-def draw(results: list[dict[str, Any]], path: Path) -> None:
+def draw(results: list[Result], path: Path) -> None:
   """Draws networks without symmetry: bounds and what they reach, test against equivariance error.
 
   Args:
@@ -172,8 +173,8 @@ def _rule(line: Line) -> str:
   return line.constraint.replace("_", " ") + weighting + decay
 
 
-def _lines(results: list[dict[str, Any]]) -> list[Line]:
-  groups: dict[str, list[dict[str, Any]]] = {}
+def _lines(results: list[Result]) -> list[Line]:
+  groups: dict[str, list[Result]] = {}
   for result in results:
     if result["experiment"] in experiments():
       groups.setdefault(result_files.but_for_seed(result), []).append(result)
@@ -189,7 +190,7 @@ def _lines(results: list[dict[str, Any]]) -> list[Line]:
   )
 
 
-def _shown(result: dict[str, Any]) -> list[str]:
+def _shown(result: Result) -> list[str]:
   names = list(result["predictors"])
   if result["constraint"] in constraints.where(predictor="projection"):
     return ["projection"]

@@ -2,13 +2,14 @@
 
 import statistics
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scipy import stats
 
 from data.errors import DataError
 from experiments.harness import constraints, labels, regularisation, result_files, tables
 from experiments.harness.models import experiments
+from experiments.harness.result_files import Result
 
 HEADER = [
   *("run", "train", "seeds", "epochs", "steps", "f_eq x 10^-3", "relaxed x 10^-3"),
@@ -22,7 +23,7 @@ _LENGTHS = ("epochs", "eval_every", "checkpoint_every", "log_test", "keep_period
 class Line(NamedTuple):
   """Runs that differ in the seed alone: contents of their result.json."""
 
-  results: list[dict[str, Any]]
+  results: list[Result]
 
   @property
   def protocol(self) -> tuple[Any, ...]:
@@ -55,7 +56,9 @@ class Line(NamedTuple):
     ]
     return ", ".join([first["constraint"], *regularisation.describe(first["settings"]), *others])
 
-  def errors(self, predictor: str, kind: str = "test_mse") -> list[float]:
+  def errors(
+    self, predictor: str, kind: Literal["test_mse", "valid_mse"] = "test_mse"
+  ) -> list[float]:
     """Returns a predictor's error of every seed; [] where there is no such predictor."""
     predictors = [result["predictors"].get(predictor) for result in self.results]
     return [predicted[kind] for predicted in predictors if predicted]
@@ -71,13 +74,13 @@ class Line(NamedTuple):
     return statistics.mean(each)
 
 
-def lines(results: list[dict[str, Any]]) -> list[Line]:
+def lines(results: list[Result]) -> list[Line]:
   """Returns the runs of each configuration, by data, length and label.
 
   Args:
     results: Contents of result.json files.
   """
-  groups: dict[str, list[dict[str, Any]]] = {}
+  groups: dict[str, list[Result]] = {}
   for result in results:
     if result["experiment"] in experiments():
       groups.setdefault(result_files.but_for_seed(result), []).append(result)
@@ -87,7 +90,7 @@ def lines(results: list[dict[str, Any]]) -> list[Line]:
   )
 
 
-def rows(results: list[dict[str, Any]]) -> list[list[str]]:
+def rows(results: list[Result]) -> list[list[str]]:
   """Returns the rows, one a configuration: errors are mean +- standard deviation over seeds.
 
   Two columns hold f_eq against the plain strict model: at equal steps, and against the strict runs
@@ -147,7 +150,7 @@ def against(line: Line, strict: Line) -> str:
   return f"{share:+.1f} %, p = {p:.2g}"
 
 
-def draw(results: list[dict[str, Any]], path: Path) -> None:
+def draw(results: list[Result], path: Path) -> None:
   """Draws f_eq and the relaxed model of every row, a panel for each data set and length.
 
   Args:

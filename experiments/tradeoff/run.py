@@ -3,12 +3,13 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import jax
 
 from ace_jax import files, plots
 from experiments.harness import comparison_figures, page, tables, workdirs
+from experiments.harness.result_files import Predictor, Result
 from experiments.sweep import run as sweep_run
 from experiments.sweep.plan import Sweep
 from experiments.tradeoff.plan import CONSTANT, programs
@@ -17,6 +18,36 @@ _HEADER = [
   *("data", "constraint", "seeds", "test MSE", "projection's"),
   *("equiv. MSE", "equiv. error, relative", "largest gamma"),
 ]
+
+
+class Asked(TypedDict):
+  """What a command asks for: flags of the experiment, constants, seeds and data sets."""
+
+  flags: list[str]
+  grids: Mapping[str, Sequence[float]]
+  seeds: list[int]
+  data: list[str]
+
+
+class Point(TypedDict):
+  """What the curve needs of one training.
+
+  `data` is the broken symmetry or "none"; `constant` that of the constraint, if it has one;
+  `largest_gamma` the largest |gamma| of the final model, None of one without; `seconds` are those
+  of a program over its replicas; `settings` and `environment` are as in its result.json.
+  """
+
+  data: str
+  constraint: str
+  constant: float | None
+  seed: int
+  epochs: int
+  train_samples: int
+  predictors: dict[str, Predictor]
+  largest_gamma: float | None
+  seconds: float
+  settings: dict[str, Any]
+  environment: dict[str, Any]
 
 
 def run(
@@ -38,7 +69,7 @@ def run(
   jax.config.update("jax_platforms", "cpu")  # the devices are for the programs
   # Not the data sets: more of them may be added to a workdir.
   identity = {"flags": list(sweep.given), "grids": grids, "seeds": list(sweep.seeds)}
-  asked = {**identity, "data": list(data)}
+  asked = Asked(flags=list(sweep.given), grids=grids, seeds=list(sweep.seeds), data=list(data))
   with workdirs.opened(folder, identity, resume=(folder / workdirs.CONFIG).exists()):
     begin = time.monotonic()
     trained = sweep_run.train(sweep, folder, programs(grids, data, sweep.seeds), jobs)
@@ -46,7 +77,7 @@ def run(
     write(folder, asked, [point(result) for _, results in trained for result in results])
 
 
-def point(result: dict[str, Any]) -> dict[str, Any]:
+def point(result: Result) -> Point:
   """Returns what the curve needs of the result.json of one replica."""
   settings, constraint = result["settings"], result["constraint"]
   return {
@@ -58,21 +89,21 @@ def point(result: dict[str, Any]) -> dict[str, Any]:
     "train_samples": result["train_samples"],
     "predictors": result["predictors"],
     "largest_gamma": max(map(abs, result["final"]["gamma"].values()), default=None),
-    "seconds": result["seconds"] / result["replicas"],
+    "seconds": result["seconds"] / result.get("replicas", 1),
     "settings": settings,
-    "environment": result["environment"],
+    "environment": result.get("environment", {}),
   }
 
 
-def groups(points: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def groups(points: Sequence[Point]) -> list[list[Point]]:
   """Joins the seeds of each point, in the order in which they come."""
-  grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+  grouped: dict[tuple[str, str, float | None], list[Point]] = {}
   for entry in points:
     grouped.setdefault((entry["data"], entry["constraint"], entry["constant"]), []).append(entry)
   return list(grouped.values())
 
 
-def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
+def rows(points: Sequence[Point]) -> list[list[str]]:
   """Returns the rows of the table: one a point, means over seeds."""
   lines = []
   for group in groups(points):
@@ -97,12 +128,18 @@ def rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
   return lines
 
 
-def values(group: Sequence[dict[str, Any]], predictor: str, name: str) -> list[float]:
+def values(
+  group: Sequence[Point],
+  predictor: str,
+  name: Literal["test_mse", "test_gap", "test_gap_relative"],
+) -> list[float]:
   """Returns a number of a predictor, of every seed."""
-  return [entry["predictors"][predictor][name] for entry in group]
+  predictors = [entry["predictors"][predictor] for entry in group]
+  # Every N-body training measures its gaps.
+  return [measured[name] for measured in predictors]  # pyright: ignore[reportTypedDictNotRequiredAccess]
 
 
-def write(folder: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> None:
+def write(folder: Path, asked: Asked, points: list[Point]) -> None:
   """Prints the table, and writes result.json, table.md and tradeoff.png."""
   lines = rows(points)
   print(f"\n{tables.table(_HEADER, lines)}\n")
@@ -115,7 +152,7 @@ def write(folder: Path, asked: dict[str, Any], points: list[dict[str, Any]]) -> 
   print(f"Everything is in {folder}: {made}, a folder a program.")
 
 
-def curves(points: Sequence[dict[str, Any]]) -> dict[str, list[comparison_figures.Mark]]:
+def curves(points: Sequence[Point]) -> dict[str, list[comparison_figures.Mark]]:
   """Returns the marks of the figure, by data set."""
   marks: dict[str, list[comparison_figures.Mark]] = {}
   for group in groups(points):

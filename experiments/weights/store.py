@@ -106,6 +106,7 @@ def add(
   config = result_files.read_json(run / CONFIG, "name the folder of a finished run")
   result = result_files.read_result(run / RESULT)
   subject = _subject(result["experiment"])
+  assert result_files.is_training(result)  # as whatever has a subject
   settings = subject.settings.from_json(config["settings"])
   chosen = cards.pick(predictors, [*result["predictors"]])
   data = subject.load(settings)
@@ -187,7 +188,7 @@ def _variables(path: Path) -> homotopy.Variables:
 
 def _saved(
   variables: Mapping[str, homotopy.Variables],
-  result: Mapping[str, Any],
+  result: result_files.Result,
   settings: Settings,
   problem: Problem,
 ) -> saving.Saved:
