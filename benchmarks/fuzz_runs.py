@@ -14,6 +14,7 @@ from benchmarks import mutations
 from benchmarks.fuzz_loader import expect, packed
 from data.errors import DataError
 from experiments.harness import result_files, workdirs
+from experiments.reference import curves
 from experiments.table import __main__ as table
 from experiments.table import mocap as mocap_table
 from experiments.table import modelnet40 as modelnet40_table
@@ -83,10 +84,6 @@ def _training_result() -> dict[str, Any]:
 
 
 def _result(folder: Path, real: Path | None, trap: Path):
-  from experiments.reference import (
-    __main__ as reference,  # it has a flag that must be given where it is imported first
-  )
-
   del real, trap
   path = folder / workdirs.RESULT
 
@@ -99,7 +96,7 @@ def _result(folder: Path, real: Path | None, trap: Path):
     qm9_table.table([result, result])
     modelnet40_table.rows([result, result])
     if result["experiment"] in ("nbody", "mocap"):
-      reference.comparable(result)
+      curves.comparable(result)
 
   whole = _training_result()
   cases = [mutations.broken_json({**whole, "experiment": name}) for name in _TRAININGS]
@@ -107,8 +104,6 @@ def _result(folder: Path, real: Path | None, trap: Path):
 
 
 def _reference(folder: Path, real: Path | None, trap: Path):
-  from experiments.reference import __main__ as reference
-
   del trap
   path = folder / "curve.csv"
   text = "run,epoch,valid_mse_projection,test_mse_projection,valid_mse_relaxed,test_mse_relaxed\n"
@@ -118,8 +113,8 @@ def _reference(folder: Path, real: Path | None, trap: Path):
 
   def load(content: bytes) -> None:
     path.write_bytes(content)
-    curves = reference.read_reference(path)
-    numbers = [value for curve in curves.values() for value in curve.values()]
+    reference = curves.read_reference(path)
+    numbers = [error for of_run in reference.values() for error in of_run.values()]
     expect(np.isfinite(numbers).all(), "an error is not finite")
 
   return mutations.broken_text(text.replace(",", ", ")).map(packed), load, (DataError,)

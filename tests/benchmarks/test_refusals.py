@@ -15,6 +15,7 @@ from tests import commands
     ("scaling", ["--records=README.md", "--axes=layers"], "cannot write to records README.md/"),
     ("all", ["--only=", "--results=README.md"], "cannot write to results README.md: File exists"),
     ("overhead", ["--constraints=soft"], "--constraints=soft is none of equality, resilient"),
+    ("fuzz", ["--out=results"], "--out=results is a folder; name a file in it."),
     ("faults", ["--out=README.md/faults.json"], "cannot write to out README.md: File exists"),
     ("misuse", ["--latest=nan"], "--latest=nan must be finite."),
     ("accelerator", ["--minutes=inf"], "--minutes=inf must be finite."),

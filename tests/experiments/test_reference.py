@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
-from experiments.reference import __main__ as reference
+from experiments.reference import curves
 
 EXPERIMENT = "reference"
 RESULTS = Path(__file__).parent.parent.parent / "results"
-HEADER = ",".join(reference.COLUMNS)
+HEADER = ",".join(curves.COLUMNS)
 
 
 def seeds(*errors, epochs=10):
@@ -19,7 +19,7 @@ def seeds(*errors, epochs=10):
 def test_the_three_ways_to_compare_are_against_two_deviations():
   # The band is 1.1 +- 2 * 0.1414.
   curve = {1: 0.81, 2: 0.82, 3: 1.38, 4: 1.39, **dict.fromkeys(range(5, 11), 1.0), 99: 9.0}
-  compared = reference.compare(seeds(1.0, 1.2), curve)
+  compared = curves.compare(seeds(1.0, 1.2), curve)
   assert compared["shares"] == {"worse": 0.1, "better": 0.1, "matched": 0.8, "cannot_tell": 0.0}
   assert (compared["epochs"], compared["evaluations"]) == ([1, 10], 10)
   assert compared["ours_at_the_end"] == pytest.approx([1.0, 1.2])
@@ -29,21 +29,21 @@ def test_the_three_ways_to_compare_are_against_two_deviations():
 
 def test_nothing_matches_where_ours_could_not_have_been_worse():
   # 2 - 2 sqrt(2) < 1: half our error would have been within the band.
-  compared = reference.compare(seeds(1.0, 3.0), {**seeds(0.01)[0], 10: 5.0})
+  compared = curves.compare(seeds(1.0, 3.0), {**seeds(0.01)[0], 10: 5.0})
   assert compared["shares"] == {"worse": 0.0, "better": 0.1, "matched": 0.0, "cannot_tell": 0.9}
 
 
 def test_few_epochs_in_common_are_no_comparison():
   with pytest.raises(ValueError, match="9 epochs in common with our runs, and 10 are needed"):
-    reference.compare(seeds(1.0), seeds(1.0, epochs=9)[0])
+    curves.compare(seeds(1.0), seeds(1.0, epochs=9)[0])
 
 
 def test_epochs_of_a_reference_count_finished_ones(tmp_path):
   path = tmp_path / "curve.csv"
   path.write_text(f"{HEADER}\nstrict,0,0.5,0.6,,\n")
-  assert reference.read_reference(path)["strict", "test", "projection"] == {1: 0.6}
+  assert curves.read_reference(path)["strict", "test", "projection"] == {1: 0.6}
   path.write_text(f"\ufeff{HEADER}\r\nstrict,0,0.5,0.7,,\r\n", encoding="utf-8")  # of a spreadsheet
-  assert reference.read_reference(path)["strict", "test", "projection"] == {1: 0.7}
+  assert curves.read_reference(path)["strict", "test", "projection"] == {1: 0.7}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_is_no_reference_is_refused(tmp_path, text, says):
   if text is not None:
     path.write_text(text)
   with pytest.raises(DataError, match=says):
-    reference.read_reference(path)
+    curves.read_reference(path)
 
 
 def curve_file(path, factor, runs=("strict",)):
@@ -91,7 +91,7 @@ def curve_file(path, factor, runs=("strict",)):
 @pytest.mark.slow
 def test_what_is_written_and_what_stays(run, tmp_path):
   out = tmp_path / "out"
-  committed = (RESULTS / "nbody" / reference.REPORT).read_bytes()
+  committed = (RESULTS / "nbody" / curves.REPORT).read_bytes()
   # Of another experiment, or in other units.
   done = run(f"--reference={curve_file(tmp_path / 'a.csv', 100)}", f"--out={out}")
   assert (done.returncode, out.exists()) == (1, False)
@@ -100,21 +100,21 @@ def test_what_is_written_and_what_stays(run, tmp_path):
   both = curve_file(tmp_path / "b.csv", 1.0, ("strict", "equality"))
   done = run(f"--reference={both}", f"--out={out}")
   assert done.returncode == 0, done.stderr
-  kept = (out / reference.REPORT).read_bytes()
+  kept = (out / curves.REPORT).read_bytes()
   assert len(json.loads(kept)) == 6
   # A comparison of less than what is there.
   done = run(f"--reference={curve_file(tmp_path / 'c.csv', 1.0)}", f"--out={out}")
   assert done.returncode == 1
   assert "has equality/test/projection" in done.stderr
-  assert (out / reference.REPORT).read_bytes() == kept
-  assert (RESULTS / "nbody" / reference.REPORT).read_bytes() == committed
+  assert (out / curves.REPORT).read_bytes() == kept
+  assert (RESULTS / "nbody" / curves.REPORT).read_bytes() == committed
 
 
 def test_a_comparison_goes_into_a_new_folder_unless_asked(run, tmp_path):
   done = run(f"--reference={curve_file(tmp_path / 'a.csv', 1.0)}")
   assert done.returncode == 0, done.stderr
   folder = RESULTS.parent / done.stdout.split("Everything is written to ")[1].split()[0]
-  assert (folder / reference.REPORT).exists()
+  assert (folder / curves.REPORT).exists()
   shutil.rmtree(folder)
 
 
@@ -127,9 +127,9 @@ def test_only_runs_of_the_reference_model_are_held_against_it():
     "data": {"split": "published"},
     "differs_from_published": {"epochs": [300, 3000]},
   }
-  assert reference.comparable(result)
-  assert not reference.comparable({**result, "model": "egnn"})
+  assert curves.comparable(result)
+  assert not curves.comparable({**result, "model": "egnn"})
   other_rate = {**result, "settings": {"preset": "paper", "dual_lr": 5e-4}}
-  assert not reference.comparable(other_rate)
-  assert reference.comparable({**other_rate, "constraint": "strict"})
-  assert not reference.comparable({**result, "differs_from_published": {"lr": [1e-3, 5e-4]}})
+  assert not curves.comparable(other_rate)
+  assert curves.comparable({**other_rate, "constraint": "strict"})
+  assert not curves.comparable({**result, "differs_from_published": {"lr": [1e-3, 5e-4]}})
