@@ -100,6 +100,7 @@ def test_equinox_gradients_train_as_those_by_hand():
   assert abs(run.gamma["step/layer"] - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_equinox_scans_checkpoints_and_jits_train_as_the_layers_do():
   expected = fit(listed())
   gammas = [float(expected.gamma[f"steps_{i}/layer"]) for i in range(2)]

@@ -182,7 +182,7 @@ def test_the_projection_is_invariant_and_the_relaxed_model_is_not(name):
       np.testing.assert_allclose(moved, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("neighbours", [4, None])
+@pytest.mark.parametrize("neighbours", with_slow([4, None], None))
 @pytest.mark.parametrize("name", with_slow(NETWORKS, "segnn"))
 def test_the_dense_model_is_that_of_packed_graphs(name, neighbours):
   with jax.enable_x64(True):

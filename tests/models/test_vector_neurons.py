@@ -177,6 +177,7 @@ def test_sizes_that_do_not_fit():
     vn.VNDGCNN(4, k=2, pooling="sum").init(jax.random.key(0), cloud(dtype=jnp.float32))
 
 
+@pytest.mark.slow
 def test_what_all_points_share_is_mapped_once():
   """The same numbers and initial values as of the features joined at every point."""
   with jax.enable_x64(True):

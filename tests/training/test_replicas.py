@@ -88,6 +88,7 @@ def test_every_mesh_gives_each_replica_what_it_finds_alone(shape):
         assert record["slack/layer"] == pytest.approx(other["slack/layer"], rel=1e-8, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_accelerators_vmap_their_replicas_to_the_same_end(monkeypatch):
   monkeypatch.setattr(parallel, "_MAPS", {})
   test_every_mesh_gives_each_replica_what_it_finds_alone((2, 2))
