@@ -73,9 +73,10 @@ def as_model(model: Any, rngs: Sequence[str] = ("dropout",)) -> Model:
     from ace_jax import equinox as ace_equinox
 
     return ace_equinox.as_model(model)
+  what = "the class " + model.__name__ if isinstance(model, type) else type(model).__name__
   raise ConfigurationError(
-    f"a model of type {type(model).__name__} is unknown; give a Linen module, an instance of an "
-    "NNX or Equinox module, or ace_jax.Model(init, apply)."
+    f"{what} is no model; give an instance of a module of Linen, NNX or Equinox, or "
+    "ace_jax.Model(init, apply)."
   )
 
 

@@ -219,3 +219,10 @@ def test_a_run_that_was_given_alone_is_no_list_of_one(tmp_path):
     fit(workdir=tmp_path / "listed", resume=True, epochs=2)
   (again,) = fit(workdir=tmp_path / "listed", resume=True, seeds=(0,), epochs=2)
   assert [record["epoch"] for record in again.history] == [1, 2]
+
+
+def test_what_is_no_model_is_said():
+  with pytest.raises(ConfigurationError, match="the class Net is no model; give an instance"):
+    ace_jax.fit(Net, squared, (X, Y), (X, Y))
+  with pytest.raises(ConfigurationError, match="function is no model; give an instance"):
+    ace_jax.fit(squared, squared, (X, Y), (X, Y))
