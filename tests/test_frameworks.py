@@ -257,7 +257,7 @@ def test_a_pair_of_functions():
 
   with pytest.raises(ConfigurationError, match="layer layer is never called"):
     train(ace_jax.Model(init, strictly))
-  with pytest.raises(ConfigurationError, match="function is no model; give an instance of a module of Linen"):
+  with pytest.raises(ConfigurationError, match="function is no model; give an instance"):
     train(lambda x: x)
 
 
