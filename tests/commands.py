@@ -24,5 +24,5 @@ def python(*words, cwd=ROOT, environment=ENVIRONMENT):
     env=environment,
     capture_output=True,
     text=True,
-    timeout=900,
+    timeout=1800,
   )
