@@ -95,19 +95,25 @@ def not_finite(called: str, array: Any, unit: str = "sample") -> tuple[int, str]
   return int(rows[0]), _mend(called, count, unit, rows[0])
 
 
-def beyond_type(array: Any) -> Any:
-  """Returns the type that JAX gives an array of whole numbers, if some are beyond it; else None.
-
-  They would become other numbers, and nobody would say so.
+def require_kept(where: str, array: Any) -> None:
+  """Refuses whole numbers beyond the type that JAX gives them: it would change them silently.
 
   Args:
-    array: Of NumPy.
+    where: What messages call the array.
+    array: Of NumPy; those of JAX have their type already.
+
+  Raises:
+    ConfigurationError: some are beyond it.
   """
+  if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or not array.size:
+    return
   kept = jax.dtypes.canonicalize_dtype(array.dtype)
-  if array.dtype.kind not in "iu" or kept == array.dtype or not array.size:
-    return None
   limits = np.iinfo(kept)
-  return None if limits.min <= array.min() and array.max() <= limits.max else kept
+  if kept != array.dtype and (array.min() < limits.min or array.max() > limits.max):
+    raise ConfigurationError(
+      f"{where} holds whole numbers beyond {kept}, which JAX would change; scale them, or enable "
+      "jax_enable_x64."
+    )
 
 
 def first_not_finite(called: str, samples: Batch) -> str:

@@ -14,7 +14,7 @@ from ace_jax import compiling
 from ace_jax.constraints.base import Constraint
 from ace_jax.constraints.on_gamma import Equality
 from ace_jax.errors import ConfigurationError, did_you_mean
-from ace_jax.finite import beyond_type
+from ace_jax.finite import require_kept
 from ace_jax.homotopy import Variables
 from ace_jax.model import Model
 from ace_jax.task import Batch
@@ -173,12 +173,7 @@ def require_samples(**kinds: Any) -> None:
         raise ConfigurationError(
           f"{where} is an array of {leaf.dtype}; give numbers, or leave it out."
         )
-      narrow = beyond_type(leaf) if isinstance(leaf, np.ndarray) else None
-      if narrow is not None:
-        raise ConfigurationError(
-          f"{where} holds whole numbers beyond {narrow}, which JAX would change; scale them, or "
-          "enable jax_enable_x64."
-        )
+      require_kept(where, leaf)
       sizes.setdefault(len(leaf), where)
     if not sizes or 0 in sizes:
       raise ConfigurationError(f"{called} has no samples; give some.")

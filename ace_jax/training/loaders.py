@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from ace_jax.errors import ConfigurationError
-from ace_jax.finite import beyond_type, not_finite
+from ace_jax.finite import not_finite, require_kept
 from ace_jax.task import Batch, take
 from ace_jax.training import hosts, loader_states
 from ace_jax.whole import whole as whole_number
@@ -307,12 +307,7 @@ def _array(leaf: Any, where: str) -> np.ndarray:
   dtype = leaf.dtype
   if not (jax.numpy.issubdtype(dtype, np.number) or jax.numpy.issubdtype(dtype, np.bool_)):
     raise ConfigurationError(f"{where} is an array of {dtype}; give numbers, or leave it out.")
-  narrow = beyond_type(leaf) if isinstance(leaf, np.ndarray) else None
-  if narrow is not None:
-    raise ConfigurationError(
-      f"{where} holds whole numbers beyond {narrow}, which JAX would change; scale them, or enable "
-      "jax_enable_x64."
-    )
+  require_kept(where, leaf)
   return np.asarray(leaf, jax.dtypes.canonicalize_dtype(dtype))
 
 
